@@ -1,0 +1,1 @@
+"""Which models exist, exactly: sources, digests, versions, aliases."""

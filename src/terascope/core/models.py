@@ -1,0 +1,121 @@
+"""What a model is, to every room: names, modes, versions."""
+
+import re
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from terascope.core.errors import BadRequest
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._/-]{0,127}\Z", re.IGNORECASE)
+_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+
+
+class Mode(StrEnum):
+    """A way of using a model (arXiv 2402.03480, section 3)."""
+
+    QUERY = "query"
+    EMBED = "embed"
+    INTERNALS = "internals"
+    TUNE = "tune"
+
+
+class LifeCycle(StrEnum):
+    """Where a model version stands."""
+
+    PREVIEW = "preview"
+    STABLE = "stable"
+    DEPRECATED = "deprecated"
+    RETIRED = "retired"
+
+
+class Task(StrEnum):
+    """What a checkpoint was trained to do."""
+
+    GENERATE = "generate"
+    EMBED = "embed"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFile:
+    """One file of a model version: its path below the version's directory, size in bytes, sha256 in hex."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelVersion:
+    """One immutable `name@version` of the catalogue.
+
+    `digest` is the sha256 over the sorted lines `sha256  path` of `files`, so it names the exact bytes of
+    weights, tokenizer, chat template and configuration. `directory` is where they are on this machine; it is
+    empty for a model that only a remote engine holds (then `files` is empty and `digest` names the source).
+    """
+
+    name: str
+    version: str
+    digest: str
+    source: str
+    directory: str
+    task: Task
+    context_length: int
+    files: tuple[ModelFile, ...] = ()
+    architecture: str = ""
+    parameters: int = 0
+    licence: str = ""
+    chat_template_sha256: str = ""
+    tokenizer_sha256: str = ""
+    life_cycle: LifeCycle = LifeCycle.STABLE
+    created: float = 0.0
+
+    @property
+    def public_name(self) -> str:
+        """`name@version`: what answers and receipts say."""
+        return f"{self.name}@{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class ModelName:
+    """A model as a request names it: `name[@version]`."""
+
+    name: str
+    version: str = ""
+
+    @classmethod
+    def parse(cls, text: str) -> "ModelName":
+        """Read `name[@version]`.
+
+        Raises `BadRequest` when the text cannot name a model.
+        """
+        name, at, version = text.partition("@")
+        if not _NAME.match(name) or (at and not _VERSION.match(version)):
+            raise BadRequest(f"{text[:80]!r} is not a model name; write name or name@version", param="model")
+        return cls(name, version)
+
+    def __str__(self) -> str:
+        return f"{self.name}@{self.version}" if self.version else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What an engine can do, as it says itself and as the conformance suite checks.
+
+    `endpoints` are paths below `/v1` such as `chat/completions`, besides `tokenize` and `detokenize`;
+    `features` are request features that not every engine has, see `Feature`.
+    """
+
+    endpoints: frozenset[str] = field(default_factory=frozenset)
+    features: frozenset[str] = field(default_factory=frozenset)
+
+
+class Feature(StrEnum):
+    """Request features that a request may need and an engine may lack."""
+
+    LOGPROBS = "logprobs"
+    SEED = "seed"
+    TOOLS = "tools"
+    JSON_SCHEMA = "json_schema"
+    ECHO = "echo"
+    TOKEN_PROMPTS = "token_prompts"  # noqa: S105 - the name of a feature, not a password
+    LOGIT_BIAS = "logit_bias"

@@ -1,0 +1,110 @@
+"""The contract between Terascope and whatever runs a model.
+
+An engine speaks OpenAI's HTTP surface, and its bytes are passed on as they are. So the contract is small: send
+one JSON body to one endpoint, get a status and a stream of bytes. `terascope.testing.check_engine` is the
+conformance suite that every implementation passes.
+"""
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from terascope.core.models import Capabilities
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCall:
+    """One request to an engine.
+
+    `endpoint` is a path below `/v1` (`chat/completions`, `completions`, `embeddings`), or `tokenize` or
+    `detokenize`. `body` is JSON whose `model` is the engine's served name.
+    """
+
+    request_id: str
+    endpoint: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What an engine says about itself once it answers; goes into run records."""
+
+    engine: str
+    version: str
+    capabilities: Capabilities
+    context_length: int = 0
+    dtype: str = ""
+    device: str = ""
+    details: tuple[tuple[str, str], ...] = ()
+
+
+class Headers(dict[str, str]):
+    """HTTP headers of an answer, names in lower case, the last of equal names kept."""
+
+
+class EngineAnswer(Protocol):
+    """One answer, from its status line on.
+
+    Iterate it once for the body. `chunks` are cut where the network cut them: neither at events nor at
+    characters. Leaving it early is allowed only through `aclose`.
+    """
+
+    @property
+    def status(self) -> int:
+        """HTTP status of the engine."""
+        ...
+
+    @property
+    def headers(self) -> Headers:
+        """The engine's response headers, names in lower case."""
+        ...
+
+    def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it comes.
+
+        Returns only when the engine ended its answer properly (a whole Content-Length, the last chunk).
+        Raises `EngineLost` when the connection ended before that.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """End the answer: if it is unfinished, the engine stops working on it within a second. Idempotent."""
+        ...
+
+
+class Engine(Protocol):
+    """An adapter to one running engine. Safe for concurrent use from one event loop."""
+
+    async def generate(self, call: EngineCall) -> EngineAnswer:
+        """Send `call`; return once the engine's status and headers are known.
+
+        Any status is returned, not raised. Raises `EngineUnreachable` when no answer began; the call may then
+        be sent elsewhere. On cancellation the connection is closed, which stops the engine's work.
+        """
+        ...
+
+    async def probe(self) -> EngineInfo:
+        """Ask the engine whether it can answer requests now, and what it is.
+
+        Raises `EngineUnreachable` while it cannot.
+        """
+        ...
+
+    async def metrics(self) -> str:
+        """Return the engine's own metrics in Prometheus' text format, empty when it has none.
+
+        Raises `EngineUnreachable`.
+        """
+        ...
+
+    async def aclose(self) -> None:
+        """Release connections; running answers are cut. Idempotent."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a replica is reached: `unix:/path` or `http(s)://host:port[/prefix]`, and the secret it demands."""
+
+    url: str
+    secret: str = field(default="", repr=False)

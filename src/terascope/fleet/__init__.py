@@ -1,0 +1,1 @@
+"""Where replicas run: launchers, replica rows, the reconciler."""

@@ -1,0 +1,1 @@
+"""What starts a replica. `contract.py` says what each must do."""

@@ -1,0 +1,1 @@
+"""The one page that every request takes."""

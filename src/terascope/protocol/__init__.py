@@ -1,0 +1,1 @@
+"""The wire: OpenAI models, our own endpoints, SSE in and out."""

@@ -1,0 +1,1 @@
+"""What was run: a record for every request."""

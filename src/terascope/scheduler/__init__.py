@@ -1,0 +1,1 @@
+"""Who goes next and where: pure decisions, no I/O."""

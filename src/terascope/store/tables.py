@@ -1,0 +1,103 @@
+"""Every table, as SQLAlchemy Core metadata; `migrations/versions` brings a database to this shape.
+
+Times are seconds since the epoch (UTC), as `Clock.now` gives them.
+"""
+
+from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+
+metadata = MetaData(
+    naming_convention={
+        "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+        "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+        "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+        "pk": "pk_%(table_name)s",
+    }
+)
+
+keys = Table(
+    "keys",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("name", String(200), nullable=False),
+    Column("prefix", String(20), nullable=False),  # the start of the key, to recognise it by
+    Column("sha256", String(64), nullable=False, unique=True),  # of the whole key; the key itself is never stored
+    Column("scopes", JSON, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float),
+    Column("revoked", Float),
+)
+
+models = Table(
+    "models",
+    metadata,
+    Column("name", String(128), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("digest", String(64), nullable=False),
+    Column("source", Text, nullable=False),
+    Column("directory", Text, nullable=False),
+    Column("task", String(20), nullable=False),
+    Column("context_length", Integer, nullable=False),
+    Column("files", JSON, nullable=False),
+    Column("architecture", String(100), nullable=False),
+    Column("parameters", BigInteger, nullable=False),
+    Column("licence", String(100), nullable=False),
+    Column("chat_template_sha256", String(64), nullable=False),
+    Column("tokenizer_sha256", String(64), nullable=False),
+    Column("life_cycle", String(20), nullable=False),
+    Column("created", Float, nullable=False),
+)
+
+aliases = Table(
+    "aliases",
+    metadata,
+    Column("alias", String(128), primary_key=True),
+    Column("name", String(128), nullable=False),
+    Column("version", String(64), nullable=False),  # empty: the newest version of `name`
+    Column("moved", Float, nullable=False),
+)
+
+replicas = Table(
+    "replicas",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("deployment", String(128), nullable=False, index=True),
+    Column("model", String(200), nullable=False),  # name@version
+    Column("engine", String(40), nullable=False),
+    Column("launcher", String(40), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("target", String(20), nullable=False),
+    Column("url", Text, nullable=False),
+    Column("handle", JSON, nullable=False),  # what the launcher needs to find and stop it: a pid, a job id
+    Column("message", Text, nullable=False),
+    Column("restarts", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+    Column("changed", Float, nullable=False),
+)
+
+runs = Table(
+    "runs",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("started", Float, nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("endpoint", String(40), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("digest", String(64), nullable=False),
+    Column("replica", String(40), nullable=False),
+    Column("engine", String(80), nullable=False),
+    Column("parameters", JSON, nullable=False),
+    Column("stream", Boolean, nullable=False),
+    Column("outcome", String(20), nullable=False),
+    Column("status", Integer, nullable=False),
+    Column("error", String(60), nullable=False),
+    Column("prompt_tokens", Integer, nullable=False),
+    Column("completion_tokens", Integer, nullable=False),
+    Column("queued_s", Float, nullable=False),
+    Column("first_s", Float, nullable=False),
+    Column("total_s", Float, nullable=False),
+    Column("attempts", Integer, nullable=False),
+)
+Index("ix_runs_started", runs.c.started)
+Index("ix_runs_key_id_started", runs.c.key_id, runs.c.started)
+
+__all__ = ["aliases", "keys", "metadata", "models", "replicas", "runs"]

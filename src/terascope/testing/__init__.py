@@ -1,0 +1,1 @@
+"""Shipped, never imported at run time: conformance suites, fault doubles, fakes."""
