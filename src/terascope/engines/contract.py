@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from terascope.core.models import Capabilities
+from terascope.core.config import DeploymentConfig
+from terascope.core.models import Capabilities, ModelVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +109,32 @@ class Endpoint:
 
     url: str
     secret: str = field(default="", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """What one replica is to run: a deployment's settings and the model version they resolved to."""
+
+    deployment: DeploymentConfig
+    version: ModelVersion
+
+    @property
+    def served_name(self) -> str:
+        """The model's name in the engine's own requests and answers."""
+        return self.deployment.served_name or self.version.public_name
+
+
+class EngineKind(Protocol):
+    """One kind of engine, as the registry holds it: how to start its server and how to talk to it."""
+
+    def command(self, launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
+        """Return the command line that serves `launch` at `endpoint`; empty when nothing is to be started.
+
+        The endpoint's secret is not on it: the launcher passes it in `TERASCOPE_REPLICA_SECRET`. Raises
+        `ConfigError` when the deployment's settings are impossible.
+        """
+        ...
+
+    def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
+        """Return an adapter to the engine at `endpoint`; makes no connection yet."""
+        ...

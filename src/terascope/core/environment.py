@@ -1,0 +1,50 @@
+"""Every environment variable that Terascope reads, and nothing else reads the environment (a test sees to it)."""
+
+import os
+from pathlib import Path
+
+REPLICA_SECRET = "TERASCOPE_REPLICA_SECRET"  # noqa: S105 - the name of a variable
+
+
+def replica_secret() -> str:
+    """The secret a replica demands of whoever talks to it; set by the launcher."""
+    return os.environ.get(REPLICA_SECRET, "")
+
+
+def url() -> str:
+    """Where the gateway is, for the CLI and the SDK."""
+    return os.environ.get("TERASCOPE_URL", "")
+
+
+def api_key() -> str:
+    """The key the CLI and the SDK use."""
+    return os.environ.get("TERASCOPE_API_KEY", "")
+
+
+def data_dir() -> Path | None:
+    """The data directory, when `--data-dir` does not say."""
+    return _path("TERASCOPE_DATA_DIR")
+
+
+def cache_dir() -> Path | None:
+    """Where fetched models are kept, shared by all data directories."""
+    return _path("TERASCOPE_CACHE_DIR")
+
+
+def config_file() -> Path | None:
+    """The configuration, when `--config` does not say."""
+    return _path("TERASCOPE_CONFIG")
+
+
+def secret(name: str) -> str:
+    """A secret that the configuration names by its variable, such as `api_key_env`; empty when it is not set."""
+    return os.environ.get(name, "")
+
+
+def for_child() -> dict[str, str]:
+    """The environment that a program started by Terascope inherits."""
+    return dict(os.environ)
+
+
+def _path(name: str) -> Path | None:
+    return Path(value) if (value := os.environ.get(name)) else None
