@@ -12,7 +12,7 @@ from typing import Any, Literal
 def _key(default: Any, help: str) -> Any:
     """A setting with a default and the sentence that documents it."""
     if isinstance(default, (list, dict)):
-        return field(default_factory=lambda: default.copy(), metadata={"help": help})
+        return field(default_factory=default.copy, metadata={"help": help})
     return field(default=default, metadata={"help": help})
 
 

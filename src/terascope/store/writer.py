@@ -87,7 +87,7 @@ class GroupWriter:
         try:
             with connection.begin():
                 results = _apply(connection, batch)
-        except Exception as error:  # the thread is a process edge: the reason goes to whoever waits
+        except Exception as error:  # noqa: BLE001 - the thread is an edge: the reason goes to whoever waits
             if len(batch) == 1:
                 _finish(batch, [error])
             else:

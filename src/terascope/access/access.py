@@ -1,0 +1,39 @@
+"""Who may do it: identification and admission, the first and third hop of every request."""
+
+import hmac
+import secrets
+
+from terascope.access.keys import Keys
+from terascope.access.principal import Grant, Principal
+from terascope.access.scopes import OPERATOR
+from terascope.core.errors import NotAuthenticated
+from terascope.core.models import Mode, ModelVersion
+
+LOCAL_KEY_ID = "key_local"
+
+
+class Access:
+    """Identifies callers and admits their requests."""
+
+    def __init__(self, keys: Keys) -> None:
+        self.keys = keys
+        self.local_token = secrets.token_urlsafe(32)
+        """The CLI's key on the gateway's own machine: made at every start, never stored in the database."""
+
+    async def identify(self, authorization: str) -> Principal:
+        """Return the caller that an `Authorization` header names.
+
+        Raises `NotAuthenticated` when there is no bearer token or it is not valid.
+        """
+        scheme, _, token = authorization.partition(" ")
+        token = token.strip()
+        if scheme.lower() != "bearer" or not token:
+            raise NotAuthenticated("no API key; send it as `Authorization: Bearer KEY`")
+        if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self.local_token.encode()):
+            return Principal(LOCAL_KEY_ID, "local operator", frozenset({OPERATOR}))
+        return await self.keys.identify(token)
+
+    async def admit(self, principal: Principal, version: ModelVersion, mode: Mode) -> Grant:
+        """Return the right to one request in `mode`. Raises `NotAllowed`."""
+        principal.require(mode)
+        return Grant(principal, mode, version.public_name)

@@ -1,0 +1,92 @@
+"""API keys: made once, shown once, kept as hashes.
+
+A key has 256 random bits, so a plain sha256 cannot be turned back by guessing (NIST SP 800-63B, 5.1.2.2 asks for
+slow hashes only below 112 bits), and looking it up by its hash tells an attacker nothing by its timing.
+"""
+
+import hashlib
+import hmac
+import secrets
+from collections import OrderedDict
+
+from terascope.access.principal import Principal
+from terascope.access.scopes import checked
+from terascope.core.clock import Clock
+from terascope.core.errors import BadRequest, NotAuthenticated, NotFound
+from terascope.core.ids import new_id
+from terascope.store.keys import KeyRow, KeyStore
+
+PREFIX = "tera-"
+_SHOWN = 10  # characters of a key that listings show, to recognise it by
+_CACHE_S = 5.0  # another gateway's revocation is seen within this time; one's own at once
+_CACHED = 20_000
+
+
+class Keys:
+    """Creates, lists, revokes and recognises keys."""
+
+    def __init__(self, store: KeyStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        self._cache: OrderedDict[str, tuple[float, KeyRow]] = OrderedDict()
+
+    async def create(self, name: str, scopes: list[str], *, expires: float | None = None) -> tuple[str, KeyRow]:
+        """Make a key; return it with its row. The key cannot be had again.
+
+        `expires` is a time (seconds since the epoch). Raises `BadRequest` for an unknown scope, an empty or
+        overlong name, or a time that has passed.
+        """
+        name = name.strip()
+        if not name or len(name) > 200 or not name.isprintable():
+            raise BadRequest("a key needs a printable name of at most 200 characters", param="name")
+        if expires is not None and not self._clock.now() < expires < 1e11:
+            raise BadRequest("`expires` must be a time to come, in seconds since 1970", param="expires")
+        key = PREFIX + secrets.token_urlsafe(32)
+        row = KeyRow(new_id("key"), name, key[:_SHOWN], _hash(key), checked(scopes), self._clock.now(), expires)
+        await self._store.add(row)
+        return key, row
+
+    async def list(self) -> list[KeyRow]:
+        """Return every key, oldest first."""
+        return await self._store.all()
+
+    async def revoke(self, key_id: str) -> KeyRow:
+        """Make a key void from now on; one that is already void stays so.
+
+        Raises `NotFound` when there is no such key.
+        """
+        await self._store.revoke(key_id, self._clock.now())
+        self._cache.clear()
+        if row := await self._store.by_id(key_id):
+            return row
+        raise NotFound(f"there is no key {key_id[:60]!r}; `terascope keys list` shows them")
+
+    async def identify(self, token: str) -> Principal:
+        """Return who holds `token`. Raises `NotAuthenticated` when nobody does."""
+        sha256 = _hash(token)
+        row = self._cached(sha256) or await self._load(sha256)
+        # the rows were found by their hash; this compares without telling where two hashes differ
+        if row is None or not hmac.compare_digest(row.sha256, sha256):
+            raise NotAuthenticated("this API key is not known here; ask an operator for one")
+        if row.revoked is not None:
+            raise NotAuthenticated("this API key has been revoked; ask an operator for a new one")
+        if row.expires is not None and row.expires <= self._clock.now():
+            raise NotAuthenticated("this API key has expired; ask an operator for a new one")
+        return Principal(row.id, row.name, frozenset(row.scopes))
+
+    def _cached(self, sha256: str) -> KeyRow | None:
+        found = self._cache.get(sha256)
+        return found[1] if found and self._clock.monotonic() - found[0] < _CACHE_S else None
+
+    async def _load(self, sha256: str) -> KeyRow | None:
+        row = await self._store.by_sha256(sha256)
+        if row is not None:
+            self._cache[sha256] = (self._clock.monotonic(), row)
+            self._cache.move_to_end(sha256)
+            if len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+        return row
+
+
+def _hash(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()

@@ -1,0 +1,35 @@
+"""Who asks: the result of identification."""
+
+from dataclasses import dataclass
+
+from terascope.access.scopes import OPERATOR
+from terascope.core.errors import NotAllowed
+from terascope.core.models import Mode
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """A verified caller: the key used and what it may do."""
+
+    key_id: str
+    name: str
+    scopes: frozenset[str]
+
+    @property
+    def operator(self) -> bool:
+        """True when the caller may do everything."""
+        return OPERATOR in self.scopes
+
+    def require(self, scope: str) -> None:
+        """Raise `NotAllowed` unless the caller has `scope` or is an operator."""
+        if scope not in self.scopes and not self.operator:
+            raise NotAllowed(f"this key lacks the scope {scope!r}; ask an operator for a key that has it")
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The right to one request: who asks, in which mode, for which model version."""
+
+    principal: Principal
+    mode: Mode
+    model: str

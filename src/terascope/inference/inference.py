@@ -1,0 +1,97 @@
+"""The one page that every request to a model takes: six hops, in order.
+
+The gateway and the batch runner both call `Inference.answer`; nothing else reaches an engine.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from terascope.access.access import Access
+from terascope.access.principal import Grant, Principal
+from terascope.catalog.catalog import Catalog
+from terascope.core.clock import Clock
+from terascope.core.config import ServerConfig
+from terascope.core.errors import EngineLost, EngineUnreachable, ServiceError
+from terascope.core.models import Mode, ModelVersion
+from terascope.inference.passing import Passing
+from terascope.inference.patience import Patience
+from terascope.inference.reply import Reply
+from terascope.inference.run import Run
+from terascope.inference.turns import Turns
+from terascope.protocol.request import ModelRequest
+from terascope.provenance.recorder import Recorder
+
+MOST_ATTEMPTS = 3  # a request that takes its replica down with it must not take all of them
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A request as it arrives: everything but the body, which is read only once the caller is known."""
+
+    id: str
+    authorization: str
+    endpoint: str
+    mode: Mode
+    body: Callable[[], Awaitable[bytes]]
+    deadline_s: float | None = None
+
+
+class Inference:
+    """Takes requests from identification to their record."""
+
+    def __init__(
+        self, access: Access, catalog: Catalog, turns: Turns, recorder: Recorder, config: ServerConfig, clock: Clock
+    ) -> None:
+        self._access = access
+        self._catalog = catalog
+        self._turns = turns
+        self._recorder = recorder
+        self._config = config
+        self._clock = clock
+
+    async def answer(self, asked: Asked, reply: Reply) -> Run:
+        """Answer `asked` on `reply`; return what there is to count.
+
+        Holds on return, on raise and on cancellation: the run record is durable, the engine works no more on
+        it. The last part of an answer goes out only after its record is durable. Raises `ServiceError`; when
+        `reply.begun`, the error is to be sent as an event. A caller without a valid key leaves no record.
+        """
+        principal = await self._access.identify(asked.authorization)  # 1. who
+        run = Run(asked.id, asked.endpoint, principal, self._clock)
+        try:
+            last = await self._run(asked, principal, run, reply)
+            run.completed()
+        except ServiceError as error:
+            run.failed(error)
+            raise
+        except asyncio.CancelledError:
+            run.cancelled()
+            raise
+        finally:
+            await asyncio.shield(self._recorder.save(run.record()))  # 6. settle and record
+        await reply.end(last)
+        return run
+
+    async def _run(self, asked: Asked, principal: Principal, run: Run, reply: Reply) -> bytes:
+        request = ModelRequest.read(asked.endpoint, asked.mode, await asked.body())
+        run.asked(request)
+        version = self._catalog.resolve(request.model)  # 2. which model, exactly
+        run.resolved(version)
+        grant = await self._access.admit(principal, version, asked.mode)  # 3. may they
+        passing = Passing(run, request, version, reply)
+        async with Patience(self._config, deadline_s=asked.deadline_s, beat=passing.beat) as patience:
+            return await self._attempts(grant, version, request, passing, patience)
+
+    async def _attempts(
+        self, grant: Grant, version: ModelVersion, request: ModelRequest, passing: Passing, patience: Patience
+    ) -> bytes:
+        """Hops four and five, again on another replica while the client has seen nothing."""
+        while True:
+            async with self._turns.turn(grant, version, request) as replica:  # 4. whose turn, and where
+                try:
+                    return await passing.generate(replica, patience)  # 5. the engine's answer, as it comes
+                except (EngineUnreachable, EngineLost):
+                    self._turns.lost(replica)
+                    if passing.answer_began or passing.run.attempts >= MOST_ATTEMPTS:
+                        raise

@@ -1,0 +1,173 @@
+"""The fifth hop: what the engine says reaches the client byte for byte, or an explicit error does."""
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+import orjson
+
+from terascope.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    EngineError,
+    EngineLost,
+    Overloaded,
+    RateLimited,
+    ServiceError,
+    UnsupportedFeature,
+)
+from terascope.core.models import ModelVersion
+from terascope.engines.contract import EngineAnswer, EngineCall, Headers
+from terascope.fleet.replica import Replica
+from terascope.inference.patience import Beat, Patience
+from terascope.inference.reply import Header, Reply
+from terascope.inference.run import Run
+from terascope.protocol.errors import engine_error
+from terascope.protocol.request import ModelRequest
+from terascope.protocol.sse import StreamReader, comment, renaming
+
+_MOST_ERROR_BYTES = 1 << 20
+
+
+class EngineSaidError(ServiceError):
+    """The engine refused or failed; its own words, type, code and parameter are passed on."""
+
+    def __init__(self, status: int, said: dict[str, Any], fallback: type[ServiceError], retry_after: str = "") -> None:
+        message = said.get("message")
+        text = message if isinstance(message, str) and message else f"the engine answered with status {status}"
+        super().__init__(text, param=_text(said.get("param")), retry_after=_seconds(retry_after))
+        self.status = fallback.status if fallback.status != BadRequest.status else status
+        self.code = _text(said.get("code")) or fallback.code
+        self.type = _text(said.get("type")) or fallback.type
+
+
+class Passing:
+    """Passes one request to engines and the answer to the client."""
+
+    def __init__(self, run: Run, request: ModelRequest, version: ModelVersion, reply: Reply) -> None:
+        self.run = run
+        self.answer_began = False
+        """True once a part of the engine's answer has gone to the client; heartbeats do not count."""
+        self.beat: Beat | None = self._heartbeat if request.stream else None
+        self._request = request
+        self._version = version
+        self._reply = reply
+
+    async def generate(self, replica: Replica, patience: Patience) -> bytes:
+        """Have `replica` answer; return the part that may go out only when the record is durable.
+
+        Raises `EngineUnreachable`, `EngineLost`, and for an engine's own error an error that says the same.
+        """
+        self.run.sent_to(replica)
+        call = EngineCall(self.run.id, self._request.endpoint, self._request.body_for(replica.served_name))
+        patience.engine_works()
+        answer = await replica.engine.generate(call)
+        try:
+            return await self._pass(answer, replica, patience)
+        finally:
+            await answer.aclose()
+
+    async def _pass(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> bytes:
+        self.run.answered(answer.status, answer.headers.get("x-terascope-applied", ""))
+        if answer.status >= 400:
+            raise await _refusal(answer)
+        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+            return await self._stream(answer, replica, patience)
+        return await self._whole(answer, replica)
+
+    async def _stream(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> bytes:
+        reader = StreamReader(self._request.keep_usage, replica.served_name, self._version.public_name)
+        try:
+            async for chunk in answer.chunks():
+                patience.heard()
+                if ready := reader.feed(chunk):
+                    await self._send(ready, answer.headers)
+        finally:
+            self.run.usage, self.run.events = reader.usage, reader.events
+        if reader.error is not None:
+            raise EngineSaidInStream(reader.error)
+        if not reader.complete:
+            raise EngineLost("the engine ended its answer before it was complete; what came before is not the whole")
+        if not self._reply.begun:
+            await self._begin(answer.headers)
+        return reader.held
+
+    async def _send(self, data: bytes, headers: Headers) -> None:
+        if not self._reply.begun:
+            await self._begin(headers)
+        self.answer_began = True
+        self.run.first_byte()
+        await self._reply.write(data)
+
+    async def _whole(self, answer: EngineAnswer, replica: Replica) -> bytes:
+        body = await _collect(answer.chunks())
+        try:
+            said = orjson.loads(body)
+        except orjson.JSONDecodeError:
+            raise EngineError("the engine's answer is not JSON", detail=repr(body[:200])) from None
+        if isinstance(said, dict):
+            self.run.usage = said.get("usage") if isinstance(said.get("usage"), dict) else None
+        if replica.served_name != self._version.public_name:
+            pattern, name = renaming(replica.served_name, self._version.public_name)
+            body = pattern.sub(name, body)
+        self.run.first_byte()
+        await self._begin(answer.headers, length=len(body))
+        return body
+
+    async def _begin(self, headers: Headers, *, length: int | None = None) -> None:
+        kind = headers.get("content-type", "application/json").encode("latin-1")
+        sent: list[Header] = [(b"content-type", kind), (b"x-terascope-model", self._version.public_name.encode())]
+        if length is not None:
+            sent.append((b"content-length", str(length).encode()))
+        else:
+            sent += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        sent += [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if _passed_on(name)]
+        await self._reply.begin(200, sent)
+
+    async def _heartbeat(self) -> None:
+        if not self._reply.begun:
+            await self._begin(Headers({"content-type": "text/event-stream; charset=utf-8"}))
+        await self._reply.write(comment("waiting"))
+
+
+class EngineSaidInStream(EngineError):
+    """The engine ended its stream with an error event, which has been passed on as it was."""
+
+    def __init__(self, said: dict[str, Any]) -> None:
+        super().__init__(str(said.get("message") or "the engine reported an error"))
+        self.code = _text(said.get("code")) or EngineError.code
+
+
+async def _collect(chunks: AsyncIterator[bytes]) -> bytes:
+    parts = [chunk async for chunk in chunks]
+    return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+async def _refusal(answer: EngineAnswer) -> ServiceError:
+    body = b""
+    async for chunk in answer.chunks():
+        body += chunk
+        if len(body) > _MOST_ERROR_BYTES:
+            break
+    said = engine_error(body)
+    return EngineSaidError(answer.status, said, _meaning(answer.status), answer.headers.get("retry-after", ""))
+
+
+def _meaning(status: int) -> type[ServiceError]:
+    """What an engine's status means to the client. Its 401, 403 and 404 are about us, not about them."""
+    known: dict[int, type[ServiceError]] = {
+        400: BadRequest, 413: BodyTooLarge, 422: BadRequest, 404: UnsupportedFeature, 405: UnsupportedFeature,
+        429: RateLimited, 501: UnsupportedFeature, 503: Overloaded,
+    }  # fmt: skip
+    return known.get(status, EngineError)
+
+
+def _passed_on(name: str) -> bool:
+    return name.startswith(("x-terascope-", "openai-")) and name != "x-terascope-model"
+
+
+def _text(value: object) -> str | None:
+    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "" else None
+
+
+def _seconds(text: str) -> float | None:
+    return float(text) if text.isascii() and text.isdecimal() else None

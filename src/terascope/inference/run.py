@@ -1,0 +1,125 @@
+"""What is known of a request while it runs; becomes its run record."""
+
+from typing import Any
+
+import orjson
+
+from terascope.access.principal import Principal
+from terascope.core.clock import Clock
+from terascope.core.errors import ServiceError
+from terascope.core.models import ModelVersion
+from terascope.core.runs import RunRecord
+from terascope.core.states import Outcome
+from terascope.fleet.replica import Replica
+from terascope.protocol.request import ModelRequest
+
+
+class Run:
+    """Gathers what the record will say, hop by hop."""
+
+    def __init__(self, run_id: str, endpoint: str, principal: Principal, clock: Clock) -> None:
+        self.id = run_id
+        self.endpoint = endpoint
+        self.principal = principal
+        self.attempts = 0
+        self.outcome = Outcome.FAILED
+        self.status = 0
+        self.error = ""
+        self.usage: dict[str, Any] | None = None
+        self.events = 0
+        self._clock = clock
+        self._started = clock.now()
+        self._start = clock.monotonic()
+        self._queued_s = self._first_s = 0.0
+        self._request: ModelRequest | None = None
+        self._version: ModelVersion | None = None
+        self._replica: Replica | None = None
+        self._applied: object = None
+
+    def asked(self, request: ModelRequest) -> None:
+        """The body has been read."""
+        self._request = request
+
+    def resolved(self, version: ModelVersion) -> None:
+        """The model is known."""
+        self._version = version
+
+    def sent_to(self, replica: Replica) -> None:
+        """A replica has been chosen; the last one stays in the record."""
+        self.attempts += 1
+        self._replica = replica
+        self._queued_s = self._elapsed()
+
+    def answered(self, status: int, applied: str) -> None:
+        """The engine's answer began; `applied` is what it says of the sampling it uses (JSON)."""
+        self.status = status
+        self._applied = _json(applied)
+
+    def first_byte(self) -> None:
+        """The first part of the answer goes to the client."""
+        self._first_s = self._first_s or self._elapsed()
+
+    def completed(self) -> None:
+        """The whole answer was there."""
+        self.outcome = Outcome.COMPLETED
+
+    def cancelled(self) -> None:
+        """The client left."""
+        self.outcome, self.error, self.status = Outcome.CANCELLED, "client_left", 499
+
+    def failed(self, error: ServiceError) -> None:
+        """The request ends in `error`."""
+        self.outcome = Outcome.REFUSED if error.status < 500 else Outcome.FAILED
+        self.error, self.status = error.code, error.status
+
+    def record(self) -> RunRecord:
+        """The record as it stands now."""
+        request, version, replica = self._request, self._version, self._replica
+        prompt_tokens, completion_tokens, told = self._tokens()
+        parameters: dict[str, object] = dict(request.parameters()) if request else {}
+        if self._applied is not None:
+            parameters["applied"] = self._applied
+        if not told and completion_tokens:
+            parameters["usage"] = "estimated"
+        return RunRecord(
+            id=self.id,
+            started=self._started,
+            endpoint=self.endpoint,
+            key_id=self.principal.key_id,
+            model=version.public_name if version else "",
+            digest=version.digest if version else "",
+            replica=replica.id if replica else "",
+            engine=replica.engine_label if replica else "",
+            parameters=parameters,
+            stream=bool(request and request.stream),
+            outcome=self.outcome,
+            status=self.status,
+            error=self.error,
+            prompt_tokens=prompt_tokens,
+            completion_tokens=completion_tokens,
+            queued_s=self._queued_s,
+            first_s=self._first_s,
+            total_s=self._elapsed(),
+            attempts=self.attempts,
+        )
+
+    def _tokens(self) -> tuple[int, int, bool]:
+        """Prompt and completion tokens, and whether the engine said so; else events stand for tokens."""
+        if self.usage is None:
+            return 0, self.events, False
+        return _count(self.usage, "prompt_tokens"), _count(self.usage, "completion_tokens"), True
+
+    def _elapsed(self) -> float:
+        return self._clock.monotonic() - self._start
+
+
+def _count(usage: dict[str, Any], name: str) -> int:
+    value = usage.get(name)
+    return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
+
+
+def _json(text: str) -> object:
+    try:
+        return orjson.loads(text) if text else None
+    except orjson.JSONDecodeError:
+        return None

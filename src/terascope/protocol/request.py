@@ -1,0 +1,106 @@
+"""What a request to a model says, as far as Terascope needs to know it; all else is the engine's."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+from terascope.core.errors import BadRequest
+from terascope.core.models import Feature, Mode
+
+ENDPOINTS: dict[str, tuple[str, Mode]] = {
+    "/v1/chat/completions": ("chat/completions", Mode.QUERY),
+    "/v1/completions": ("completions", Mode.QUERY),
+    "/v1/embeddings": ("embeddings", Mode.EMBED),
+    "/tokenize": ("tokenize", Mode.QUERY),
+    "/detokenize": ("detokenize", Mode.QUERY),
+}
+"""Path of the gateway -> endpoint of the engine, and the mode of use that it needs."""
+
+# The parameters that go into a run record: how the model was asked, never what.
+_PARAMETERS = (
+    "temperature", "top_p", "top_k", "min_p", "seed", "n", "max_tokens", "max_completion_tokens", "min_tokens",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "echo", "best_of",
+    "ignore_eos", "dimensions", "encoding_format", "reasoning_effort", "priority",
+)  # fmt: skip
+_TEXT_LIMIT = 64  # a "parameter" longer than this is not a setting but content
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRequest:
+    """A request's body, read once.
+
+    `fields` is the whole JSON object as it came: the OpenAI schema is a floor, not a cage.
+    """
+
+    endpoint: str
+    mode: Mode
+    model: str
+    stream: bool
+    keep_usage: bool
+    size: int
+    fields: dict[str, Any] = field(repr=False)
+
+    @classmethod
+    def read(cls, endpoint: str, mode: Mode, raw: bytes) -> "ModelRequest":
+        """Parse `raw`.
+
+        Raises `BadRequest` when it is not a JSON object or a field that Terascope itself reads has the wrong type.
+        """
+        fields = read_object(raw)
+        model = fields.get("model")
+        if not isinstance(model, str) or not model:
+            raise BadRequest("`model` must name a model; GET /v1/models lists them", param="model")
+        stream = fields.get("stream")
+        if stream is not None and not isinstance(stream, bool):
+            raise BadRequest("`stream` must be true or false", param="stream")
+        options = fields.get("stream_options")
+        if options is not None and not isinstance(options, dict):
+            raise BadRequest("`stream_options` must be an object", param="stream_options")
+        keep_usage = bool(options and options.get("include_usage"))
+        return cls(endpoint, mode, model, bool(stream), keep_usage, len(raw), fields)
+
+    def body_for(self, served_name: str) -> bytes:
+        """The JSON for the engine: `model` by its served name, usage always asked, all else as it came."""
+        body = self.fields | {"model": served_name}
+        if self.stream and not self.keep_usage:
+            body["stream_options"] = (self.fields.get("stream_options") or {}) | {"include_usage": True}
+        return orjson.dumps(body)
+
+    def parameters(self) -> dict[str, bool | int | float | str]:
+        """The settings for the run record; nothing of the prompt is among them."""
+        return {
+            name: value
+            for name in _PARAMETERS
+            if isinstance(value := self.fields.get(name), (bool, int, float, str)) and len(str(value)) <= _TEXT_LIMIT
+        }
+
+    def needs(self) -> frozenset[str]:
+        """The features an engine must have for this request."""
+        return frozenset(feature for feature, name in _FEATURE_FIELDS.items() if _asked(self.fields.get(name)))
+
+
+_FEATURE_FIELDS: dict[str, str] = {
+    Feature.LOGPROBS: "logprobs",
+    Feature.TOOLS: "tools",
+    Feature.ECHO: "echo",
+    Feature.LOGIT_BIAS: "logit_bias",
+}
+
+
+def _asked(value: Any) -> bool:
+    return value is not None and value is not False and value != [] and value != {}
+
+
+def read_object(raw: bytes) -> dict[str, Any]:
+    """Parse a JSON object.
+
+    Raises `BadRequest` for anything else: bad UTF-8, bad JSON, nesting deeper than 1,024, NaN, another type.
+    """
+    try:
+        value = orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise BadRequest(f"the body is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise BadRequest("the body must be a JSON object")
+    return value

@@ -1,0 +1,139 @@
+"""Server-sent events: read beside the forwarding, never in front of it.
+
+Format: WHATWG HTML, section 9.2. An event ends at an empty line; lines end in LF, CRLF or CR. JSON never holds a
+raw line end, so the bytes of whole events can be cut out and passed on untouched.
+"""
+
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+import orjson
+
+DONE = b"data: [DONE]\n\n"
+_BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
+_LINE = re.compile(rb"\r\n|\n|\r")
+# What must be looked at: a usage object, a finish reason that is not null, an error. Inside a JSON string the
+# quotes would be escaped, so these bytes can only be keys.
+_NOTABLE = re.compile(rb'"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|error"\s*:\s*[{"])')
+
+
+def event(data: bytes) -> bytes:
+    """One event with `data`, which holds no line end."""
+    return b"data: " + data + b"\n\n"
+
+
+def comment(text: str) -> bytes:
+    """A comment: clients ignore it, proxies see life in it."""
+    return f": {text}\n\n".encode()
+
+
+@dataclass(slots=True)
+class StreamReader:
+    """Follows one engine's event stream while its bytes are passed on.
+
+    `feed` returns the bytes that may go to the client now: whole events, as the engine wrote them, with three
+    stated exceptions. The usage event is taken out when the client did not ask for it (`keep_usage`); `[DONE]`
+    is held back (`held`) until the caller has made the run record durable; `model` says the public name
+    instead of the served one.
+    """
+
+    keep_usage: bool
+    served_name: str = ""
+    public_name: str = ""
+    usage: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    held: bytes = b""
+    done: bool = False
+    events: int = 0
+    finish_reasons: dict[int, str] = field(default_factory=dict)
+    _rest: bytes = b""
+    _rename: tuple[re.Pattern[bytes], bytes] | None = None
+
+    def __post_init__(self) -> None:
+        if self.served_name != self.public_name:
+            self._rename = renaming(self.served_name, self.public_name)
+
+    @property
+    def complete(self) -> bool:
+        """True when the engine said all it had to: `[DONE]`, or a finish reason for every choice it began."""
+        return not self._rest.strip() and (self.done or bool(self.finish_reasons)) and self.error is None
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes as they came, cut anywhere; return what may go out now (maybe nothing)."""
+        if self._rest:
+            data = self._rest + data
+        cut = data.rfind(b"\n\n") + 2 if b"\r" not in data else _last_boundary(data)
+        if cut < 2:
+            self._rest = data
+            return b""
+        self._rest = data[cut:]
+        whole = data[:cut] if self._rest else data
+        if b"[DONE]" in whole or self.done or _NOTABLE.search(whole):
+            whole = b"".join(self._take(one) for one in split_events(whole))
+        else:
+            self.events += whole.count(b"\n\n")
+        return self._renamed(whole)
+
+    def _renamed(self, whole: bytes) -> bytes:
+        return self._rename[0].sub(self._rename[1], whole) if self._rename and whole else whole
+
+    def _take(self, one: bytes) -> bytes:
+        data = event_data(one)
+        if data == b"[DONE]" or self.done:
+            self.done = True
+            self.held += one
+            return b""
+        self.events += 1
+        payload = _object(data)
+        if payload is None:
+            return one
+        return one if self._read(payload) else b""
+
+    def _read(self, payload: dict[str, Any]) -> bool:
+        """Note what the event says; return whether the client is to see it."""
+        if payload.get("error"):
+            error = payload["error"]
+            self.error = error if isinstance(error, dict) else {"message": str(error)}
+        choices = payload.get("choices")
+        for choice in choices if isinstance(choices, list) else ():
+            if isinstance(choice, dict) and choice.get("finish_reason"):
+                index = choice.get("index")
+                self.finish_reasons[index if isinstance(index, int) else 0] = str(choice["finish_reason"])
+        if isinstance(payload.get("usage"), dict):
+            self.usage = payload["usage"]
+            return self.keep_usage or bool(choices)
+        return True
+
+
+def split_events(data: bytes) -> list[bytes]:
+    """Cut `data`, which ends at an event's end, into events, each with its empty line."""
+    ends = [found.end() for found in _BOUNDARY.finditer(data)]
+    return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def event_data(one: bytes) -> bytes:
+    """The `data` of one event; empty for comments and other fields."""
+    lines = (line for line in _LINE.split(one) if line.startswith(b"data:"))
+    return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
+
+
+def renaming(served_name: str, public_name: str) -> tuple[re.Pattern[bytes], bytes]:
+    """The pattern and replacement that make `"model": served` say `public`."""
+    pattern = re.compile(rb'("model"\s*:\s*)' + re.escape(orjson.dumps(served_name)))
+    return pattern, b"\\1" + orjson.dumps(public_name).replace(b"\\", b"\\\\")
+
+
+def _last_boundary(data: bytes) -> int:
+    end = -1
+    for found in _BOUNDARY.finditer(data):
+        end = found.end()
+    return end
+
+
+def _object(data: bytes) -> dict[str, Any] | None:
+    try:
+        payload = orjson.loads(data) if data else None
+    except orjson.JSONDecodeError:
+        return None
+    return payload if isinstance(payload, dict) else None

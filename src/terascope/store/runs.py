@@ -1,0 +1,60 @@
+"""Repository of `runs`: the run records."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, RowMapping, delete, insert, select
+
+from terascope.core.runs import RunRecord
+from terascope.core.states import Outcome
+from terascope.store.database import Database
+from terascope.store.tables import runs
+
+
+class RunStore:
+    """Reads and writes `runs`."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def add(self, record: RunRecord) -> None:
+        """Store `record`, durably on return."""
+        await self._database.writer.submit(_insert, record)
+
+    async def get(self, run_id: str) -> RunRecord | None:
+        """Return the record of that id."""
+        async with self._database.read() as connection:
+            row = (await connection.execute(select(runs).where(runs.c.id == run_id))).mappings().one_or_none()
+        return _record(row) if row else None
+
+    async def newest(self, limit: int, *, key_id: str = "", model: str = "", before: str = "") -> list[RunRecord]:
+        """Return up to `limit` records, newest first; of one key or model, or older than the id `before`."""
+        query = select(runs).order_by(runs.c.id.desc()).limit(limit)
+        if key_id:
+            query = query.where(runs.c.key_id == key_id)
+        if model:
+            query = query.where(runs.c.model == model)
+        if before:
+            query = query.where(runs.c.id < before)
+        async with self._database.read() as connection:
+            return [_record(row) for row in (await connection.execute(query)).mappings().all()]
+
+    async def forget(self, before: float) -> int:
+        """Delete the records that started before that time; return how many."""
+        return int(await self._database.writer.submit(_forget, before))
+
+
+def _insert(connection: Connection, records: Sequence[RunRecord]) -> None:
+    connection.execute(insert(runs), [_values(record) for record in records])
+
+
+def _forget(connection: Connection, times: Sequence[float]) -> list[int]:
+    return [connection.execute(delete(runs).where(runs.c.started < before)).rowcount for before in times]
+
+
+def _values(record: RunRecord) -> dict[str, Any]:
+    return {name: getattr(record, name) for name in RunRecord.__slots__}
+
+
+def _record(row: RowMapping) -> RunRecord:
+    return RunRecord(**{**row, "outcome": Outcome(row["outcome"])})
