@@ -18,6 +18,7 @@
     ├── EngineLost             502  the engine was lost in mid-answer
     ├── IdleTimeout            504  the engine said nothing for too long
     ├── DeadlineExceeded       504  the client's own deadline passed
+    ├── SourceUnavailable      502  a model could not be fetched or read just now
     ├── ConfigError            -    the configuration is wrong; `terascope` does not start
     └── InternalError          500
 
@@ -177,6 +178,14 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
     code = "deadline_exceeded"
+
+
+class SourceUnavailable(ServiceError):
+    """A model could not be fetched or kept just now: its source is out of reach, or the disk is full."""
+
+    status = 502
+    code = "source_unavailable"
+    retryable = True
 
 
 class ConfigError(ServiceError):

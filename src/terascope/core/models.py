@@ -76,6 +76,19 @@ class ModelVersion:
 
 
 @dataclass(frozen=True, slots=True)
+class Alias:
+    """Another name of a model, or the name of a model pinned to one of its versions.
+
+    An empty `version` means the newest version of `name`, whichever that is at the time of the request.
+    """
+
+    alias: str
+    name: str
+    version: str = ""
+    moved: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class ModelName:
     """A model as a request names it: `name[@version]`."""
 
