@@ -9,7 +9,7 @@ SHELL := /bin/bash
 PYTHON ?= $(shell python3.11 -c '' 2>/dev/null && echo python3.11 || echo python3)
 VENV := .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip
+PIP_INSTALL := $(BIN)/python -m pip install $(shell test -t 2 || echo --quiet) -c constraints.txt
 SOURCES := src tests docs $(wildcard benchmarks)
 
 help: ## show this text
@@ -65,9 +65,9 @@ $(VENV)/bin/python:
 
 # The stamps: a second `make install` does nothing until pyproject.toml or constraints.txt changes.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet -c constraints.txt -e '.[torch]'
+	$(PIP_INSTALL) -e '.[torch]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP) install --quiet -c constraints.txt -e '.[torch,dev]'
+	$(PIP_INSTALL) -e '.[torch,dev]'
 	@touch $(VENV)/.installed $@

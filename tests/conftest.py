@@ -1,0 +1,55 @@
+"""What holds in every test: no connection leaves this machine, and the caller's environment does not leak in."""
+
+import ipaddress
+import os
+import sys
+from collections.abc import Callable, Iterator
+
+import pytest
+
+_CLEARED = ("TERASCOPE_", "OPENAI_", "LLM_", "HF_")
+_PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+_LOCAL_NAMES = ("localhost", "", None)
+
+
+def _refuse_strangers(event: str, arguments: tuple[object, ...]) -> None:
+    """An audit hook: sees every connection and look-up that this process makes through Python's sockets."""
+    if event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        if isinstance(address, tuple) and not _is_local(address[0]):
+            raise ConnectionRefusedError(f"a test tried to reach {address!r}; tests stay on this machine")
+    elif event == "socket.getaddrinfo" and not _is_local(arguments[0]):
+        raise ConnectionRefusedError(f"a test tried to look up {arguments[0]!r}; tests stay on this machine")
+
+
+def _is_local(host: object) -> bool:
+    text = host.decode() if isinstance(host, bytes) else host
+    if text in _LOCAL_NAMES:
+        return True
+    try:
+        address = ipaddress.ip_address(str(text))
+    except ValueError:
+        return False
+    return address.is_loopback or address.is_unspecified
+
+
+sys.addaudithook(_refuse_strangers)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
+    before = dict(os.environ)
+    for name in before:
+        if name.startswith(_CLEARED) or name in _PROXIES:
+            del os.environ[name]
+    yield
+    os.environ.update(before)
+
+
+@pytest.fixture
+def set_environment() -> Iterator[Callable[[str, str], None]]:
+    """Sets a variable of the environment for one test."""
+    before = dict(os.environ)
+    yield os.environ.__setitem__
+    os.environ.clear()
+    os.environ.update(before)
