@@ -37,7 +37,7 @@ class ServerConfig:
         15.0, "Seconds of silence after which a stream gets an SSE comment, so that proxies keep it open."
     )
     wait_timeout_s: float = _key(1800.0, "Seconds a request may wait for a replica of its model.")
-    max_connections: int = _key(10_000, "Connections held at once; further ones get 503.")
+    max_requests: int = _key(10_000, "Requests answered at once; further ones get 503 with Retry-After.")
     drain_s: float = _key(10.0, "Seconds that running answers have to end after Ctrl-C.")
 
 
@@ -96,6 +96,9 @@ class DeploymentConfig:
     launcher: str = _key("local", "What starts its replicas: `local`, or `inprocess` for engines that need no process.")
     site: str = _key("", "Which entry of `sites` it runs on; empty means this machine.")
     replicas: int = _key(1, "How many replicas to keep.")
+    start_timeout_s: float = _key(
+        1800.0, "Seconds a replica may take from its start to its first answer; then it is started anew."
+    )
     modes: list[str] = _key(["query", "embed"], "What it may be used for: `query`, `embed`, `internals`, `tune`.")
     dtype: str = _key(
         "", "torch: `float32`, `bfloat16` or `float16`; empty means float32 on a CPU, the checkpoint's own on a GPU."

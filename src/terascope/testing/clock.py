@@ -1,0 +1,48 @@
+"""A clock that stands still until a test moves it."""
+
+import asyncio
+import heapq
+from itertools import count
+
+
+class ManualClock:
+    """`Clock` whose time passes only in `advance`; sleepers wake in the order of their times."""
+
+    def __init__(self, now: float = 1_800_000_000.0) -> None:
+        self._epoch = now
+        self._elapsed = 0.0
+        self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
+        self._numbers = count()
+        self._changed = asyncio.Event()
+
+    def now(self) -> float:
+        return self._epoch + self._elapsed
+
+    def monotonic(self) -> float:
+        return self._elapsed
+
+    async def sleep(self, seconds: float) -> None:
+        woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._numbers), woken))
+        self._changed.set()
+        if seconds <= 0:
+            self.advance(0.0)
+        await woken
+
+    def advance(self, seconds: float) -> None:
+        """Let `seconds` pass and wake whoever slept until then; they run once the caller waits for something."""
+        self._elapsed += seconds
+        while self._sleepers and self._sleepers[0][0] <= self._elapsed:
+            *_, woken = heapq.heappop(self._sleepers)
+            if not woken.done():
+                woken.set_result(None)
+
+    def waits(self) -> list[float]:
+        """How long each sleeper still has to sleep, the shortest first."""
+        return sorted(due - self._elapsed for due, _, woken in self._sleepers if not woken.done())
+
+    async def slept(self, seconds: float) -> None:
+        """Return once somebody sleeps who has `seconds` left: the event that a test waits for before `advance`."""
+        while not any(abs(left - seconds) < 1e-6 for left in self.waits()):
+            self._changed.clear()
+            await self._changed.wait()
