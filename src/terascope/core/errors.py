@@ -25,20 +25,18 @@
 `str(error)` is safe to show to the user; `detail` goes to the log only.
 """
 
-from typing import ClassVar
-
 
 class ServiceError(Exception):
     """Root of all errors that Terascope raises on purpose.
 
-    Class attributes: `status` (HTTP), `code` (stable, one page each in docs/errors), `type` (OpenAI's
+    Attributes, set by each class: `status` (HTTP), `code` (stable, one page each in docs/errors), `type` (OpenAI's
     `error.type`), `retryable` (the same request may succeed later).
     """
 
-    status: ClassVar[int] = 500
-    code: ClassVar[str] = "internal_error"
-    type: ClassVar[str] = "server_error"
-    retryable: ClassVar[bool] = False
+    status: int = 500
+    code: str = "internal_error"
+    type: str = "server_error"
+    retryable: bool = False
 
     def __init__(
         self, message: str, *, param: str | None = None, detail: str = "", retry_after: float | None = None

@@ -14,6 +14,7 @@ from terascope.core.clock import Clock
 from terascope.core.config import ServerConfig
 from terascope.core.errors import EngineLost, EngineUnreachable, ServiceError
 from terascope.core.models import Mode, ModelVersion
+from terascope.core.runs import RunRecord
 from terascope.inference.passing import Passing
 from terascope.inference.patience import Patience
 from terascope.inference.reply import Reply
@@ -41,7 +42,14 @@ class Inference:
     """Takes requests from identification to their record."""
 
     def __init__(
-        self, access: Access, catalog: Catalog, turns: Turns, recorder: Recorder, config: ServerConfig, clock: Clock
+        self,
+        access: Access,
+        catalog: Catalog,
+        turns: Turns,
+        recorder: Recorder,
+        config: ServerConfig,
+        clock: Clock,
+        count: Callable[[RunRecord], None],
     ) -> None:
         self._access = access
         self._catalog = catalog
@@ -49,9 +57,10 @@ class Inference:
         self._recorder = recorder
         self._config = config
         self._clock = clock
+        self._count = count
 
-    async def answer(self, asked: Asked, reply: Reply) -> Run:
-        """Answer `asked` on `reply`; return what there is to count.
+    async def answer(self, asked: Asked, reply: Reply) -> None:
+        """Answer `asked` on `reply`.
 
         Holds on return, on raise and on cancellation: the run record is durable, the engine works no more on
         it. The last part of an answer goes out only after its record is durable. Raises `ServiceError`; when
@@ -69,9 +78,13 @@ class Inference:
             run.cancelled()
             raise
         finally:
-            await asyncio.shield(self._recorder.save(run.record()))  # 6. settle and record
+            await asyncio.shield(self._record(run))  # 6. settle and record
         await reply.end(last)
-        return run
+
+    async def _record(self, run: Run) -> None:
+        record = run.record()
+        self._count(record)
+        await self._recorder.save(record)
 
     async def _run(self, asked: Asked, principal: Principal, run: Run, reply: Reply) -> bytes:
         request = ModelRequest.read(asked.endpoint, asked.mode, await asked.body())

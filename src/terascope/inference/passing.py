@@ -84,7 +84,7 @@ class Passing:
         finally:
             self.run.usage, self.run.events = reader.usage, reader.events
         if reader.error is not None:
-            raise EngineSaidInStream(reader.error)
+            raise EngineSaidError(EngineError.status, reader.error, EngineError)
         if not reader.complete:
             raise EngineLost("the engine ended its answer before it was complete; what came before is not the whole")
         if not self._reply.begun:
@@ -127,14 +127,6 @@ class Passing:
         if not self._reply.begun:
             await self._begin(Headers({"content-type": "text/event-stream; charset=utf-8"}))
         await self._reply.write(comment("waiting"))
-
-
-class EngineSaidInStream(EngineError):
-    """The engine ended its stream with an error event, which has been passed on as it was."""
-
-    def __init__(self, said: dict[str, Any]) -> None:
-        super().__init__(str(said.get("message") or "the engine reported an error"))
-        self.code = _text(said.get("code")) or EngineError.code
 
 
 async def _collect(chunks: AsyncIterator[bytes]) -> bytes:

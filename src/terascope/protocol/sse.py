@@ -35,7 +35,8 @@ class StreamReader:
     `feed` returns the bytes that may go to the client now: whole events, as the engine wrote them, with three
     stated exceptions. The usage event is taken out when the client did not ask for it (`keep_usage`); `[DONE]`
     is held back (`held`) until the caller has made the run record durable; `model` says the public name
-    instead of the served one.
+    instead of the served one. An error event ends the stream: it is kept in `error` for the caller to tell,
+    and what follows it is dropped.
     """
 
     keep_usage: bool
@@ -59,6 +60,10 @@ class StreamReader:
         """True when the engine said all it had to: `[DONE]`, or a finish reason for every choice it began."""
         return not self._rest.strip() and (self.done or bool(self.finish_reasons)) and self.error is None
 
+    @property
+    def _over(self) -> bool:
+        return self.done or self.error is not None
+
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they came, cut anywhere; return what may go out now (maybe nothing)."""
         if self._rest:
@@ -69,7 +74,7 @@ class StreamReader:
             return b""
         self._rest = data[cut:]
         whole = data[:cut] if self._rest else data
-        if b"[DONE]" in whole or self.done or _NOTABLE.search(whole):
+        if b"[DONE]" in whole or self._over or _NOTABLE.search(whole):
             whole = b"".join(self._take(one) for one in split_events(whole))
         else:
             self.events += whole.count(b"\n\n")
@@ -84,6 +89,8 @@ class StreamReader:
             self.done = True
             self.held += one
             return b""
+        if self.error is not None:
+            return b""
         self.events += 1
         payload = _object(data)
         if payload is None:
@@ -95,6 +102,7 @@ class StreamReader:
         if payload.get("error"):
             error = payload["error"]
             self.error = error if isinstance(error, dict) else {"message": str(error)}
+            return False
         choices = payload.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and choice.get("finish_reason"):

@@ -1,0 +1,106 @@
+"""Small pieces of ASGI (https://asgi.readthedocs.io, HTTP 2.5): reading a body, writing an answer."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import Any
+
+from terascope.core.errors import BodyTooLarge, RequestTimeout, ServiceError
+from terascope.inference.reply import Header
+from terascope.protocol.errors import error_body
+from terascope.protocol.sse import event
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+
+
+class ClientLeft(asyncio.CancelledError):
+    """The client closed the connection before it had sent its request."""
+
+
+def header(scope: Scope, name: bytes) -> str:
+    """The first header called `name` (lower case), empty when there is none."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value.decode("latin-1"))
+    return ""
+
+
+async def read_body(scope: Scope, receive: Receive, *, most: int, timeout_s: float) -> bytes:
+    """Return the request's body.
+
+    Raises `BodyTooLarge` as soon as it is known to be over `most` bytes, `RequestTimeout` when it is not there
+    after `timeout_s`, and `ClientLeft` when the client left.
+    """
+    length = header(scope, b"content-length")
+    if length.isdecimal() and int(length) > most:
+        raise _too_large(most)
+    parts: list[bytes] = []
+    size = 0
+    try:
+        async with asyncio.timeout(timeout_s):
+            while True:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise ClientLeft
+                parts.append(message.get("body", b""))
+                size += len(parts[-1])
+                if size > most:
+                    raise _too_large(most)
+                if not message.get("more_body", False):
+                    return parts[0] if len(parts) == 1 else b"".join(parts)
+    except TimeoutError:
+        raise RequestTimeout(f"the request's body was not there after {timeout_s:g} s") from None
+
+
+def _too_large(most: int) -> BodyTooLarge:
+    return BodyTooLarge(f"the request's body is larger than {most} bytes, the most this server takes")
+
+
+class HttpReply:
+    """Sends one answer over ASGI; the `Reply` of the gateway."""
+
+    def __init__(self, send: Send, request_id: str) -> None:
+        self._send = send
+        self._request_id = request_id
+        self.begun = False
+        self.ended = False
+        self.status = 0
+
+    async def begin(self, status: int, headers: list[Header]) -> None:
+        self.begun = True
+        self.status = status
+        headers.append((b"x-request-id", self._request_id.encode()))
+        await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def end(self, data: bytes) -> None:
+        self.ended = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": False})
+
+    async def fail(self, error: ServiceError) -> None:
+        """Tell `error`: as a whole answer, or as the last event when the answer has begun. Never `[DONE]`."""
+        body = error_body(error, self._request_id)
+        if self.begun:
+            await self.end(event(body))
+            return
+        await self.begin(error.status, [*error_headers(error), (b"content-length", str(len(body)).encode())])
+        await self.end(body)
+
+
+def error_headers(error: ServiceError) -> Iterable[Header]:
+    """The headers that go with `error`."""
+    yield b"content-type", b"application/json"
+    if error.retry_after is not None:
+        yield b"retry-after", str(max(1, round(error.retry_after))).encode()
+    if error.status == 401:
+        yield b"www-authenticate", b"Bearer"
+
+
+async def leaves(receive: Receive) -> None:
+    """Return when the client has left; needs the body to have been read."""
+    while (await receive())["type"] != "http.disconnect":
+        pass

@@ -1,0 +1,33 @@
+"""What FastAPI routes depend on: the services, and who asks."""
+
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from terascope.access.principal import Principal
+from terascope.access.scopes import OPERATOR
+from terascope.gateway.services import Services
+
+
+def services(request: Request) -> Services:
+    """The services this gateway stands on."""
+    found: Services = request.app.state.services
+    return found
+
+
+UseServices = Annotated[Services, Depends(services)]
+
+
+async def caller(use: UseServices, authorization: Annotated[str, Header(include_in_schema=False)] = "") -> Principal:
+    """Whoever holds the key. Raises `NotAuthenticated`."""
+    return await use.access.identify(authorization)
+
+
+async def operator(who: Annotated[Principal, Depends(caller)]) -> Principal:
+    """An operator. Raises `NotAllowed` for anyone else."""
+    who.require(OPERATOR)
+    return who
+
+
+Caller = Annotated[Principal, Depends(caller)]
+Operator = Annotated[Principal, Depends(operator)]

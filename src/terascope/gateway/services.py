@@ -1,0 +1,26 @@
+"""What the gateway stands on; put together by `terascope.cli.serve` and by tests."""
+
+from dataclasses import dataclass
+
+from terascope.access.access import Access
+from terascope.catalog.catalog import Catalog
+from terascope.core.clock import Clock
+from terascope.core.config import Config
+from terascope.fleet.fleet import Fleet
+from terascope.gateway.metrics import Metrics
+from terascope.inference.inference import Inference
+from terascope.provenance.recorder import Recorder
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """The rooms, opened."""
+
+    config: Config
+    clock: Clock
+    access: Access
+    catalog: Catalog
+    fleet: Fleet
+    inference: Inference
+    recorder: Recorder
+    metrics: Metrics

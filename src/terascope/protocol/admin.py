@@ -1,0 +1,154 @@
+"""The wire of `/admin/v1` and of `/v1/models`."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+
+class _Strict(BaseModel):
+    """Requests of our own: an unknown field is a mistake."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class ModelCard(BaseModel):
+    """One entry of `GET /v1/models`: OpenAI's fields and ours."""
+
+    id: str = Field(description="Name or alias to put into `model`.")
+    object: Literal["model"] = "model"
+    created: int = Field(description="Seconds since the epoch.")
+    owned_by: str
+    version: str
+    digest: str = Field(description="sha256 over all files of this version.")
+    modes: list[str] = Field(description="What it may be used for here.")
+    context_length: int = Field(description="Tokens, prompt and answer together; 0 when not known.")
+    state: str = Field(description="`ready`, `starting`, `failed` or `stopped`.")
+    alias_of: str | None = None
+
+
+class ModelCards(BaseModel):
+    """`GET /v1/models`."""
+
+    object: Literal["list"] = "list"
+    data: list[ModelCard]
+
+
+class FileView(BaseModel):
+    """A file of a model version."""
+
+    path: str
+    size: int
+    sha256: str
+
+
+class ModelView(BaseModel):
+    """A model version, as the catalogue has it."""
+
+    name: str
+    version: str
+    digest: str
+    source: str
+    directory: str
+    task: str
+    context_length: int
+    architecture: str
+    parameters: int
+    licence: str
+    chat_template_sha256: str
+    tokenizer_sha256: str
+    life_cycle: str
+    created: float
+    aliases: list[str]
+    state: str
+    files: list[FileView]
+
+
+class ModelViews(BaseModel):
+    """`GET /admin/v1/models`."""
+
+    data: list[ModelView]
+
+
+class AddModel(_Strict):
+    """`POST /admin/v1/models`."""
+
+    name: str
+    source: str = Field(description="`path:DIR`, `hf:org/name@revision` or `pypi:package==version`.")
+    version: str = ""
+    aliases: list[str] = []
+
+
+class SetAlias(_Strict):
+    """`PUT /admin/v1/models/aliases/{alias}`."""
+
+    target: str = Field(description="`name` or `name@version`.")
+
+
+class KeyView(BaseModel):
+    """A key, without the key."""
+
+    id: str
+    name: str
+    prefix: str = Field(description="How the key begins.")
+    scopes: list[str]
+    created: float
+    expires: float | None
+    revoked: float | None
+
+
+class KeyViews(BaseModel):
+    """`GET /admin/v1/keys`."""
+
+    data: list[KeyView]
+
+
+class CreateKey(_Strict):
+    """`POST /admin/v1/keys`."""
+
+    name: str
+    scopes: list[str] = ["query", "embed"]
+    expires: float | None = Field(default=None, description="Seconds since the epoch; null: never.")
+
+
+class NewKey(KeyView):
+    """The one answer that holds the key itself."""
+
+    key: str
+
+
+class RunView(BaseModel):
+    """A run record."""
+
+    id: str
+    started: float
+    key_id: str
+    endpoint: str
+    model: str
+    digest: str
+    replica: str
+    engine: str
+    parameters: dict[str, Any]
+    stream: bool
+    outcome: str
+    status: int
+    error: str
+    prompt_tokens: int
+    completion_tokens: int
+    queued_s: float
+    first_s: float
+    total_s: float
+    attempts: int
+
+
+class RunViews(BaseModel):
+    """`GET /admin/v1/runs`, newest first; pass the last `id` as `before` for the next page."""
+
+    data: list[RunView]
+    has_more: bool
+
+
+class Ready(BaseModel):
+    """`GET /ready`."""
+
+    status: Literal["ready", "starting"]
+    deployments: dict[str, str] = Field(description="State of every deployment.")
