@@ -1,0 +1,176 @@
+"""Writes the reference pages that the source already knows: configuration, errors, command line.
+
+`python docs/generate.py` writes them; with `--check` it writes nothing and fails when one is out of step.
+"""
+
+import argparse
+import ast
+import dataclasses
+import inspect
+import re
+import sys
+import types
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from terascope.core import environment
+from terascope.core.config import DEFAULT_DEPLOYMENTS, DEFAULT_MODELS, Config
+from terascope.core.errors import ConfigError, ServiceError, all_errors
+
+DOCS = Path(__file__).parent
+NOTE = "<!-- Written by docs/generate.py from the source; edit there. -->\n"
+
+
+def main() -> int:
+    """Write or check the pages; return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is out of step")
+    check = parser.parse_args().check
+    stale = [path for path, page in PAGES.items() if not _current(DOCS / path, NOTE + page(), write=not check)]
+    if stale and check:
+        sys.stderr.write(f"out of step with the source: {', '.join(stale)}; run `make docs`\n")
+    return bool(stale and check)
+
+
+def _current(path: Path, text: str, *, write: bool) -> bool:
+    if path.exists() and path.read_text(encoding="utf-8") == text:
+        return True
+    if write:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return False
+
+
+# configuration
+
+
+def configuration() -> str:
+    """The page of `terascope.yaml`."""
+    parts = [
+        "# Configuration: `terascope.yaml`\n",
+        "`terascope serve` needs no file: without one it serves the two default models. With one,\n"
+        "`terascope serve --config terascope.yaml` (or `TERASCOPE_CONFIG`), it serves what the file says. An unknown\n"
+        "key is an error that names the key. `terascope doctor` checks a file without starting anything.\n",
+        "The default, written out:\n",
+        _default_file(),
+        *_sections("", Config),
+        _environment(),
+    ]
+    return "\n".join(parts)
+
+
+def _default_file() -> str:
+    models = "\n".join(f"  {name}:\n    source: {model.source}" for name, model in DEFAULT_MODELS.items())
+    deployments = "\n".join(f"  - model: {one.model}" for one in DEFAULT_DEPLOYMENTS)
+    return f"```yaml\nmodels:\n{models}\ndeployments:\n{deployments}\n```\n"
+
+
+def _sections(prefix: str, kind: type) -> Iterator[str]:
+    hints = get_type_hints(kind)
+    plain = [one for one in dataclasses.fields(kind) if _part(hints[one.name]) is None]
+    if plain:
+        yield "| key | type | default | meaning |\n| --- | --- | --- | --- |"
+        yield "\n".join(_row(one, hints[one.name]) for one in plain) + "\n"
+    for one in dataclasses.fields(kind):
+        part = _part(hints[one.name])
+        if part is not None:
+            name = f"{prefix}{one.name}{_SUFFIX.get(get_origin(hints[one.name]), '')}"
+            yield f"## `{name}`\n\n{one.metadata['help']}\n"
+            yield from _sections(f"{name}.", part)
+
+
+_SUFFIX = {dict: ".NAME", list: "[]"}
+
+
+def _part(hint: Any) -> type | None:
+    """The dataclass that a field nests, directly or in a list or mapping."""
+    candidates = [hint, *get_args(hint)]
+    return next((one for one in candidates if isinstance(one, type) and dataclasses.is_dataclass(one)), None)
+
+
+def _row(one: "dataclasses.Field[Any]", hint: Any) -> str:
+    default = one.default_factory() if one.default_factory is not dataclasses.MISSING else one.default
+    shown = {"": "empty", True: "`true`", False: "`false`"}.get(default) if isinstance(default, str | bool) else None
+    return f"| `{one.name}` | {_type(hint)} | {shown or f'`{_yaml(default)}`'} | {one.metadata['help']} |"
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(map(str, value)) + "]"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _type(hint: Any) -> str:
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return " or ".join(f"`{one}`" for one in arguments)
+    if origin is list:
+        return f"list of {_type(arguments[0])}s"
+    if origin is dict:
+        return f"mapping of {_type(arguments[0])} to {_type(arguments[1])}"
+    if isinstance(hint, types.UnionType):
+        return " or ".join(_type(one) for one in arguments if one is not type(None))
+    return {str: "text", int: "whole number", float: "number", bool: "true or false"}[hint]
+
+
+def _environment() -> str:
+    rows = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in sorted(_variables()))
+    return f"## Environment variables\n\n| variable | meaning |\n| --- | --- |\n{rows}\n"
+
+
+def _variables() -> Iterator[tuple[str, str]]:
+    """Each `TERASCOPE_*` variable with the docstring of the function that reads it."""
+    tree = ast.parse(inspect.getsource(environment))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef):
+            for name in re.findall(r"TERASCOPE_\w+|REPLICA_SECRET", ast.unparse(ast.Module(node.body[1:], []))):
+                yield getattr(environment, name, name), ast.get_docstring(node) or ""
+
+
+# errors
+
+
+def errors() -> str:
+    """The table of every error code."""
+    rows = "\n".join(_error_row(error) for error in sorted(_by_code().values(), key=lambda one: (one.status, one.code)))
+    return (
+        "# Errors\n\n"
+        "Every error has OpenAI's shape:\n\n"
+        "```json\n"
+        '{"error": {"message": "...", "type": "...", "code": "...", "param": null, "request_id": "req_..."}}\n'
+        "```\n\n"
+        "`code` is stable, and each code has a page. An error after the first byte of a stream comes as the event\n"
+        '`data: {"error": {...}}`, and the stream ends without `[DONE]`. *Again* says whether the same request may\n'
+        "succeed later; with 429 and 503 the header `Retry-After` says when to try.\n\n"
+        "| status | code | type | again | meaning |\n| --- | --- | --- | --- | --- |\n"
+        f"{rows}\n\n"
+        "An error that an engine itself gave is passed on with its own status, message and code; the codes of the\n"
+        "torch engine have their pages in [docs/errors](../errors/index.md) too.\n"
+    )
+
+
+def _by_code() -> dict[str, type[ServiceError]]:
+    """Each code's most general class."""
+    found: dict[str, type[ServiceError]] = {}
+    for error in all_errors():
+        if error is not ServiceError:
+            found.setdefault(error.code, error)
+    return found
+
+
+def _error_row(error: type[ServiceError]) -> str:
+    meaning = (error.__doc__ or "").strip().splitlines()[0]
+    again = "yes" if error.retryable else "no"
+    link = f"[`{error.code}`](../errors/{error.code}.md)"
+    status = "-" if issubclass(error, ConfigError) else error.status  # it is told in the terminal, not over HTTP
+    return f"| {status} | {link} | `{error.type}` | {again} | {meaning} |"
+
+
+PAGES: dict[str, Callable[[], str]] = {
+    "reference/configuration.md": configuration,
+    "reference/errors.md": errors,
+}
+
+if __name__ == "__main__":
+    sys.exit(main())
