@@ -40,7 +40,7 @@ class EngineInfo:
 
 
 class Headers(dict[str, str]):
-    """HTTP headers of an answer, names in lower case, the last of equal names kept."""
+    """HTTP headers of an answer: names in lower case, the values of equal names joined by a comma."""
 
 
 class EngineAnswer(Protocol):
@@ -80,7 +80,8 @@ class Engine(Protocol):
         """Send `call`; return once the engine's status and headers are known.
 
         Any status is returned, not raised. Raises `EngineUnreachable` when no answer began; the call may then
-        be sent elsewhere. On cancellation the connection is closed, which stops the engine's work.
+        be sent elsewhere. Raises `EngineError` when what came is no answer. On cancellation the connection is
+        closed, which stops the engine's work.
         """
         ...
 
