@@ -2,7 +2,7 @@
 
 Bytes go from the socket through httptools to whoever iterates the answer; there is no task, queue or timer per
 answer and no future except while something must be waited for. Why it is our own:
-docs/decisions/0002-own-upstream-client.md.
+docs/decisions/0003-own-upstream-client.md.
 """
 
 import asyncio
