@@ -104,7 +104,7 @@ class DeploymentConfig:
         "", "torch: `float32`, `bfloat16` or `float16`; empty means float32 on a CPU, the checkpoint's own on a GPU."
     )
     device: str = _key("", "torch: `cpu`, `cuda`, `cuda:1`, ...; empty chooses.")
-    threads: int = _key(0, "torch: CPU threads; 0 means all cores divided among the deployments of this machine.")
+    threads: int = _key(0, "torch: CPU threads; 0 means one per core.")
     max_batch: int = _key(32, "torch: most requests in the running batch.")
     context_length: int = _key(0, "torch: longest prompt and answer together, in tokens; 0 means the model's own.")
     options: dict[str, str] = _key({}, "Further options of the engine, passed on as they are.")

@@ -1,6 +1,8 @@
 """The HTTP server: uvicorn, with patience for slow clients that has an end."""
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import uvicorn
@@ -15,9 +17,22 @@ from terascope.protocol.errors import error_body
 _MOST_HEADER_BYTES = 64 * 1024
 
 
-def server(gateway: Gateway, config: ServerConfig) -> uvicorn.Server:
-    """A server for `gateway`, not yet started. Signals are the caller's."""
-    return uvicorn.Server(
+class Server(uvicorn.Server):
+    """uvicorn's server, which leaves signals to its caller."""
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    def stop(self) -> None:
+        """Take no more requests and end when the running ones have; at once when called twice."""
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+def server(gateway: Gateway, config: ServerConfig) -> Server:
+    """A server for `gateway`, not yet started."""
+    return Server(
         uvicorn.Config(
             gateway,
             host=config.host,

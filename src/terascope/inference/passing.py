@@ -34,7 +34,9 @@ class EngineSaidError(ServiceError):
     def __init__(self, status: int, said: dict[str, Any], fallback: type[ServiceError], retry_after: str = "") -> None:
         message = said.get("message")
         text = message if isinstance(message, str) and message else f"the engine answered with status {status}"
-        super().__init__(text, param=_text(said.get("param")), retry_after=_seconds(retry_after))
+        # the words may quote the prompt: they go to the client, not to the log
+        detail = f"the engine answered with status {status}"
+        super().__init__(text, param=_text(said.get("param")), detail=detail, retry_after=_seconds(retry_after))
         self.status = fallback.status if fallback.status != BadRequest.status else status
         self.code = _text(said.get("code")) or fallback.code
         self.type = _text(said.get("type")) or fallback.type
@@ -103,7 +105,7 @@ class Passing:
         try:
             said = orjson.loads(body)
         except orjson.JSONDecodeError:
-            raise EngineError("the engine's answer is not JSON", detail=repr(body[:200])) from None
+            raise EngineError("the engine's answer is not JSON", detail=f"{len(body)} bytes that are not JSON") from None
         if isinstance(said, dict):
             self.run.usage = said.get("usage") if isinstance(said.get("usage"), dict) else None
         if replica.served_name != self._version.public_name:

@@ -84,12 +84,12 @@ class StreamReader:
         return self._rename[0].sub(self._rename[1], whole) if self._rename and whole else whole
 
     def _take(self, one: bytes) -> bytes:
+        if self.error is not None:
+            return b""
         data = event_data(one)
         if data == b"[DONE]" or self.done:
             self.done = True
             self.held += one
-            return b""
-        if self.error is not None:
             return b""
         self.events += 1
         payload = _object(data)

@@ -1,0 +1,91 @@
+"""What Terascope reads of a request, and that it changes nothing else."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from terascope.core.errors import BadRequest
+from terascope.core.models import Feature, Mode
+from terascope.protocol.request import ModelRequest, read_object
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=10,
+)
+
+
+def read(**fields: Any) -> ModelRequest:
+    return ModelRequest.read("chat/completions", Mode.QUERY, json.dumps(fields).encode())
+
+
+@given(
+    st.dictionaries(st.text().filter(lambda name: name not in ("model", "stream", "stream_options")), JSON, max_size=5)
+)
+def test_unknown_fields_are_forwarded_as_they_came(fields: dict[str, Any]) -> None:
+    forwarded = json.loads(read(model="a", **fields).body_for("served"))
+    assert forwarded == fields | {"model": "served"}
+
+
+def test_usage_is_always_asked_of_a_stream() -> None:
+    assert json.loads(read(model="a", stream=True).body_for("a"))["stream_options"] == {"include_usage": True}
+
+
+def test_other_stream_options_stay() -> None:
+    sent = json.loads(read(model="a", stream=True, stream_options={"continuous_usage_stats": True}).body_for("a"))
+    assert sent["stream_options"] == {"continuous_usage_stats": True, "include_usage": True}
+
+
+def test_nothing_is_invented_for_a_whole_answer() -> None:
+    assert json.loads(read(model="a", messages=[]).body_for("a")) == {"model": "a", "messages": []}
+
+
+def test_keep_usage_is_the_clients_own_wish() -> None:
+    assert not read(model="a", stream=True).keep_usage
+    assert read(model="a", stream=True, stream_options={"include_usage": True}).keep_usage
+
+
+def test_needs_name_the_features() -> None:
+    assert read(model="a", logprobs=True, tools=[{"type": "function"}]).needs() == {Feature.LOGPROBS, Feature.TOOLS}
+    assert read(model="a", logprobs=False, tools=[], echo=None).needs() == frozenset()
+
+
+def test_parameters_hold_settings_and_no_text() -> None:
+    asked = read(model="a", temperature=0.5, seed=7, prompt="secret", echo="secret" * 50, messages=["secret"])
+    assert asked.parameters() == {"temperature": 0.5, "seed": 7}
+
+
+@pytest.mark.parametrize(
+    "raw",
+    [b"", b"{", b"[]", b"1", b'{"model": NaN}', b"\xff\xfe", b'{"a": "\xff"}', b"[" * 2000 + b"]" * 2000, b"null"],
+)
+def test_what_is_not_a_json_object_is_refused(raw: bytes) -> None:
+    with pytest.raises(BadRequest):
+        read_object(raw)
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({}, "model"),
+        ({"model": 5}, "model"),
+        ({"model": ""}, "model"),
+        ({"model": "a", "stream": "yes"}, "stream"),
+        ({"model": "a", "stream_options": 3}, "stream_options"),
+    ],
+)
+def test_wrong_types_are_refused_by_name(fields: dict[str, Any], param: str) -> None:
+    with pytest.raises(BadRequest) as caught:
+        read(**fields)
+    assert caught.value.param == param
+
+
+def test_of_duplicate_fields_the_last_counts() -> None:
+    assert read_object(b'{"model": "a", "model": "b"}') == {"model": "b"}

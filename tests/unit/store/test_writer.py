@@ -1,0 +1,117 @@
+"""Changes are committed together, and one that fails harms no other."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import Connection, func, insert, select
+from sqlalchemy.exc import IntegrityError
+
+from terascope.store.database import Database, sqlite_url
+from terascope.store.tables import aliases
+
+
+def row(name: str) -> dict[str, Any]:
+    return {"alias": name, "name": "model", "version": "", "moved": 1.0}
+
+
+def add(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[str]:
+    connection.execute(insert(aliases), list(rows))
+    return [one["alias"] for one in rows]
+
+
+async def count(database: Database) -> int:
+    async with database.read() as connection:
+        return int((await connection.execute(select(func.count()).select_from(aliases))).scalar_one())
+
+
+async def test_each_change_gets_its_own_result(database: Database) -> None:
+    names = [f"a{number}" for number in range(100)]
+    results = await asyncio.gather(*(database.writer.submit(add, row(name)) for name in names))
+    assert results == names
+    assert await count(database) == 100
+
+
+async def test_a_change_that_fails_harms_no_other(database: Database) -> None:
+    names = ["a", "b", "a", "c"]
+    results = await asyncio.gather(*(database.writer.submit(add, row(name)) for name in names), return_exceptions=True)
+    assert [result for result in results if isinstance(result, str)] == ["a", "b", "c"]
+    assert isinstance(results[2], IntegrityError)
+    assert await count(database) == 3
+
+
+async def test_what_was_submitted_is_written_before_it_closes(tmp_path: Path) -> None:
+    url = sqlite_url(tmp_path / "x.db")
+    database = await Database.open(url)
+    waiting = [asyncio.create_task(database.writer.submit(add, row(str(number)))) for number in range(50)]
+    await asyncio.sleep(0)
+    await database.aclose()
+    assert await asyncio.gather(*waiting) == [str(number) for number in range(50)]
+    again = await Database.open(url)
+    assert await count(again) == 50
+    await again.aclose()
+
+
+async def test_a_closed_writer_refuses(tmp_path: Path) -> None:
+    database = await Database.open(sqlite_url(tmp_path / "x.db"))
+    await database.aclose()
+    await database.aclose()
+    with pytest.raises(RuntimeError, match="closed"):
+        await database.writer.submit(add, row("a"))
+
+
+async def test_full_durability_is_a_setting(tmp_path: Path) -> None:
+    database = await Database.open(sqlite_url(tmp_path / "x.db"), durability="full")
+    async with database.read() as connection:
+        assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2
+        assert (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar() == "wal"
+    await database.aclose()
+
+
+_WRITES_UNTIL_KILLED = """
+import asyncio, sys
+from sqlalchemy import insert
+from terascope.store.database import Database
+from terascope.store.tables import aliases
+
+def add(connection, rows):
+    connection.execute(insert(aliases), list(rows))
+
+async def one(database, worker):
+    for number in range(100_000):
+        name = f"{worker}-{number}"
+        await database.writer.submit(add, {"alias": name, "name": "m", "version": "", "moved": 1.0})
+        print(name, flush=True)
+
+async def main():
+    database = await Database.open(sys.argv[1])
+    await asyncio.gather(*(one(database, worker) for worker in range(8)))
+
+asyncio.run(main())
+"""
+
+
+@pytest.mark.parametrize("after", [1, 40, 300])
+async def test_what_was_reported_written_survives_kill_9(tmp_path: Path, after: int) -> None:
+    url = sqlite_url(tmp_path / "x.db")
+    process = subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_WRITES_UNTIL_KILLED), url], stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    told = [process.stdout.readline().strip() for _ in range(after)]
+    os.kill(process.pid, signal.SIGKILL)
+    told += [line.strip() for line in process.stdout if line.endswith("\n")]
+    process.wait()
+    process.stdout.close()
+    database = await Database.open(url)
+    async with database.read() as connection:
+        kept = set((await connection.execute(select(aliases.c.alias))).scalars())
+    await database.aclose()
+    assert set(told) <= kept
