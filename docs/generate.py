@@ -134,6 +134,8 @@ def _variables() -> Iterator[tuple[str, str]]:
 def errors() -> str:
     """The table of every error code."""
     rows = "\n".join(_error_row(error) for error in sorted(_by_code().values(), key=lambda one: (one.status, one.code)))
+    pages = {page.stem for page in (DOCS / "errors").glob("*.md")}
+    others = "\n".join(f"- [`{code}`](../errors/{code}.md)" for code in sorted(pages - set(_by_code())))
     return (
         "# Errors\n\n"
         "Every error has OpenAI's shape:\n\n"
@@ -145,8 +147,10 @@ def errors() -> str:
         "succeed later; with 429 and 503 the header `Retry-After` says when to try.\n\n"
         "| status | code | type | again | meaning |\n| --- | --- | --- | --- | --- |\n"
         f"{rows}\n\n"
-        "An error that an engine itself gave is passed on with its own status, message and code; the codes of the\n"
-        "torch engine have their pages in [docs/errors](../errors/index.md) too.\n"
+        "## Codes of engines\n\n"
+        "An engine's own error is passed on with its status, message and code. These are the torch engine's, and those\n"
+        "of the HTTP layer:\n\n"
+        f"{others}\n"
     )
 
 
