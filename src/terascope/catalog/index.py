@@ -1,0 +1,86 @@
+"""Which version a name means: a picture of the catalogue, made anew at every change and never changed itself."""
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+
+from terascope.core.errors import ModelNotFound
+from terascope.core.models import Alias, LifeCycle, ModelName, ModelVersion
+
+_LISTED = "GET /v1/models lists the models"
+
+
+class Index:
+    """Every name a request may use, worked out beforehand: a request costs one look-up."""
+
+    def __init__(self, versions: Iterable[ModelVersion] = (), aliases: Iterable[Alias] = ()) -> None:
+        self.versions = tuple(sorted(versions, key=lambda version: (version.name, version.created, version.version)))
+        self.aliases = tuple(sorted(aliases, key=lambda alias: alias.alias))
+        self._exact = {(version.name, version.version): version for version in self.versions}
+        self._by_name = _grouped(self.versions)
+        self._answers = {version.public_name: version for version in self.versions if _usable(version)}
+        self._answers |= {name: newest for name, all_ in self._by_name.items() if (newest := _newest(all_))}
+        self._answers |= self._pointed_to(self.aliases)
+
+    def resolve(self, text: str) -> ModelVersion:
+        """Return the version that `text` means. Raises `ModelNotFound`, and `BadRequest` when it is no name."""
+        if version := self._answers.get(text):
+            return version
+        raise self._unknown(ModelName.parse(text))
+
+    def get(self, name: str, version: str) -> ModelVersion:
+        """Return `name@version`, retired ones too. Raises `ModelNotFound`."""
+        if found := self._exact.get((name, version)):
+            return found
+        raise self._unknown(ModelName.parse(f"{name}@{version}"))
+
+    def named(self, name: str) -> tuple[ModelVersion, ...]:
+        """Return all versions of `name`, oldest first. Raises `ModelNotFound`."""
+        if found := self._by_name.get(name):
+            return tuple(found)
+        raise self._unknown(ModelName.parse(name))
+
+    def _pointed_to(self, aliases: Iterable[Alias]) -> dict[str, ModelVersion]:
+        found: dict[str, ModelVersion] = {}
+        for alias in aliases:
+            pinned = self._exact.get((alias.name, alias.version))
+            target = pinned if alias.version else _newest(self._by_name.get(alias.name, ()))
+            if target and _usable(target):
+                found[alias.alias] = target
+        return found
+
+    def _unknown(self, name: ModelName) -> ModelNotFound:
+        return ModelNotFound(f"{self._reason(name)}; {_LISTED}", param="model")
+
+    def _reason(self, name: ModelName) -> str:
+        if (name.name, name.version) in self._exact or (not name.version and name.name in self._by_name):
+            return f"the model '{name}' is retired"
+        if pointer := next((one for one in self.aliases if not name.version and one.alias == name.name), None):
+            return f"the model that the alias {pointer.alias!r} points to is retired"
+        if versions := self._by_name.get(name.name):
+            there = ", ".join(version.version for version in versions[-5:])
+            return f"the model {name.name!r} has no version {name.version!r}; it has {there}"
+        near = self._nearest(name.name)
+        return f"there is no model '{name}'" + (f"; did you mean {' or '.join(map(repr, near))}?" if near else "")
+
+    def _nearest(self, name: str) -> Sequence[str]:
+        known = {text.lower(): text for text in self._answers if "@" not in text}
+        return [known[text] for text in difflib.get_close_matches(name.lower(), known, n=3, cutoff=0.5)]
+
+
+def _grouped(versions: Iterable[ModelVersion]) -> Mapping[str, Sequence[ModelVersion]]:
+    groups: dict[str, list[ModelVersion]] = {}
+    for version in versions:
+        groups.setdefault(version.name, []).append(version)
+    return groups
+
+
+def _usable(version: ModelVersion) -> bool:
+    return version.life_cycle is not LifeCycle.RETIRED
+
+
+def _newest(versions: Sequence[ModelVersion]) -> ModelVersion | None:
+    """The version added last; a preview only where there is nothing else, a retired one never."""
+    usable = [version for version in versions if _usable(version)]
+    return max(
+        usable, key=lambda one: (one.life_cycle is not LifeCycle.PREVIEW, one.created, one.version), default=None
+    )

@@ -1,0 +1,48 @@
+"""The header of a safetensors file, read without the library: eight bytes of length, JSON, the tensors' bytes."""
+
+import json
+import math
+from pathlib import Path
+
+from terascope.catalog.files import unreadable
+from terascope.core.errors import BadRequest
+
+_LONGEST_HEADER = 100_000_000  # the format's own limit
+
+
+def count_parameters(path: Path) -> int:
+    """Return how many elements the tensors of `path` have, as stored: packed quantised weights count as packed.
+
+    Raises `BadRequest` when the file is truncated or is not safetensors.
+    """
+    try:
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            length = int.from_bytes(file.read(8), "little")
+            if size < 8 + length:
+                raise _truncated(path, size, 8 + length)
+            header = json.loads(file.read(length)) if length <= _LONGEST_HEADER else {}
+    except OSError as error:
+        raise unreadable(error) from error
+    except (ValueError, RecursionError) as error:
+        raise _not_safetensors(path) from error
+    try:
+        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
+        end = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
+        elements = sum(math.prod(int(side) for side in tensor["shape"]) for tensor in tensors)
+    except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
+        raise _not_safetensors(path) from error
+    if size < end:
+        raise _truncated(path, size, end)
+    return elements
+
+
+def _not_safetensors(path: Path) -> BadRequest:
+    return BadRequest(f"{path} is not a safetensors file: its header cannot be read", param="source")
+
+
+def _truncated(path: Path, size: int, needed: int) -> BadRequest:
+    return BadRequest(
+        f"{path} is truncated or not safetensors: it has {size} bytes and its header asks for {needed}; fetch it again",
+        param="source",
+    )
