@@ -1,0 +1,53 @@
+"""What a benchmark needs beside the project: peers in environments of their own, and tools of the system."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .processes import Failed
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def venv(name: str, requirements: Sequence[str]) -> Path:
+    """Return the `bin` of `.venvs/NAME`, made with exactly `requirements` at top level; remade when they change.
+
+    Raises Failed when pip does; then nothing is left that the next call would take for complete.
+    """
+    home = ROOT / ".venvs" / name
+    stamp, wanted = home / "requirements.txt", "\n".join(requirements) + "\n"
+    if not stamp.exists() or stamp.read_text() != wanted:
+        say(f"installing {', '.join(requirements)} into {home.relative_to(ROOT)}")
+        shutil.rmtree(home, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(home)])
+        _run([str(home / "bin/python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements])
+        stamp.write_text(wanted)
+    return home / "bin"
+
+
+def tool(name: str, package: str) -> str:
+    """Return the path of `name`, installing Debian's `package` where it is absent. Raises Failed when it cannot."""
+    if not (path := shutil.which(name)):
+        if os.geteuid() != 0 or not shutil.which("apt-get"):
+            raise Failed(f"`{name}` is needed: install it (Debian: `apt-get install {package}`) and try again")
+        say(f"installing {package}")
+        _run(["apt-get", "update", "-qq"])
+        _run(["apt-get", "install", "-y", "-qq", "--no-install-recommends", package])
+        path = shutil.which(name)
+    if not path:
+        raise Failed(f"`{name}` is still absent after installing {package}")
+    return path
+
+
+def say(text: str) -> None:
+    """Progress, on stderr: stdout holds the figures."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def _run(command: list[str]) -> None:
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise Failed(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
