@@ -5,6 +5,7 @@
     │   ├── BodyTooLarge       413
     │   ├── RequestTimeout     408  the client was too slow to send its request
     │   ├── UnsupportedFeature 400  no engine of that model can do what is asked
+    │   ├── ContextLengthExceeded 400  prompt and answer do not fit into the model's context
     │   └── Conflict           409
     ├── NotAuthenticated       401  no key, or not a valid one
     ├── NotAllowed             403
@@ -12,10 +13,12 @@
     │   └── ModelNotFound      404
     ├── RateLimited            429
     ├── Overloaded             503  try again later
-    │   └── ModelUnavailable   503  the model has no replica that can answer
+    │   ├── ModelUnavailable   503  the model has no replica that can answer
+    │   └── EngineOutOfMemory  503  the engine's memory did not suffice for the request
     ├── EngineError            502  the engine failed before it answered
     │   └── EngineUnreachable  502  no connection to the engine
     ├── EngineLost             502  the engine was lost in mid-answer
+    ├── EngineNan              500  the model computed something that is not a number
     ├── IdleTimeout            504  the engine said nothing for too long
     ├── DeadlineExceeded       504  the client's own deadline passed
     ├── SourceUnavailable      502  a model could not be fetched or read just now
@@ -81,6 +84,12 @@ class UnsupportedFeature(BadRequest):
     code = "unsupported_feature"
 
 
+class ContextLengthExceeded(BadRequest):
+    """Prompt and answer together are longer than what the model can take."""
+
+    code = "context_length_exceeded"
+
+
 class Conflict(BadRequest):
     """The change contradicts what is there."""
 
@@ -141,6 +150,12 @@ class ModelUnavailable(Overloaded):
     code = "model_unavailable"
 
 
+class EngineOutOfMemory(Overloaded):
+    """The engine's memory did not suffice for the request; others go on."""
+
+    code = "engine_out_of_memory"
+
+
 class EngineError(ServiceError):
     """The engine failed before it answered."""
 
@@ -161,6 +176,12 @@ class EngineLost(ServiceError):
     status = 502
     code = "engine_lost"
     retryable = True
+
+
+class EngineNan(ServiceError):
+    """The model computed something that is not a number for this request; its answer would mean nothing."""
+
+    code = "engine_nan"
 
 
 class IdleTimeout(ServiceError):
