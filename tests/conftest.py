@@ -2,6 +2,7 @@
 
 import ipaddress
 import os
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 
@@ -53,3 +54,18 @@ def set_environment() -> Iterator[Callable[[str, str], None]]:
     yield os.environ.__setitem__
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def need_program() -> Callable[[str], str]:
+    """Finds a program that `make test` installs as root; without it a test is skipped, but in CI it fails."""
+
+    def find(name: str) -> str:
+        path = shutil.which(name) or shutil.which(name, path="/usr/sbin:/usr/local/sbin")
+        if path is None and os.environ.get("CI") == "true":
+            pytest.fail(f"{name} is not installed, and in CI it must be; see `tools` in the Makefile")
+        if path is None:
+            pytest.skip(f"{name} is not installed; `make tools` as root installs it")
+        return path
+
+    return find
