@@ -121,8 +121,9 @@ class Launch:
 
     @property
     def served_name(self) -> str:
-        """The model's name in the engine's own requests and answers."""
-        return self.deployment.served_name or self.version.public_name
+        """The model's name in the engine's own requests and answers; a remote server knows no versions of ours."""
+        default = self.version.name if self.deployment.engine == "remote" else self.version.public_name
+        return self.deployment.served_name or default
 
 
 class EngineKind(Protocol):

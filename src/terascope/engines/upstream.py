@@ -219,7 +219,7 @@ class HttpEngine:
         """As the contract says; an engine that is not healthy is unreachable with its own words."""
         status, body = await self.ask("/health")
         if status != 200:
-            raise EngineUnreachable(_words(body) or f"the engine's health check answered with status {status}")
+            raise EngineUnreachable(words(body) or f"the engine's health check answered with status {status}")
         status, body = await self.ask("/terascope/info")
         if status != 200:
             raise EngineUnreachable(f"the engine does not say what it is: /terascope/info answered {status}")
@@ -252,7 +252,7 @@ class HttpEngine:
         return info
 
 
-def _words(body: bytes) -> str:
+def words(body: bytes) -> str:
     """What an error body says."""
     message = engine_error(body).get("message")
     return message if isinstance(message, str) else ""
