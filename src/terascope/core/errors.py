@@ -23,6 +23,7 @@
     ├── DeadlineExceeded       504  the client's own deadline passed
     ├── SourceUnavailable      502  a model could not be fetched or read just now
     ├── ConfigError            -    the configuration is wrong; `terascope` does not start
+    ├── GatewayUnreachable     503  a client has no connection to the gateway
     └── InternalError          500
 
 `str(error)` is safe to show to the user; `detail` goes to the log only.
@@ -49,6 +50,7 @@ class ServiceError(Exception):
         self.param = param
         self.detail = detail
         self.retry_after = retry_after
+        self.request_id = ""  # of an error that a client received: what the gateway's log has it under
 
 
 class InternalError(ServiceError):
@@ -204,6 +206,14 @@ class SourceUnavailable(ServiceError):
 
     status = 502
     code = "source_unavailable"
+    retryable = True
+
+
+class GatewayUnreachable(ServiceError):
+    """A client could not reach the gateway, or the connection broke before the answer was whole."""
+
+    status = 503
+    code = "gateway_unreachable"
     retryable = True
 
 
