@@ -6,10 +6,15 @@ from itertools import count
 
 
 class ManualClock:
-    """`Clock` whose time passes only in `advance`; sleepers wake in the order of their times."""
+    """`Clock` whose time passes only in `advance`; sleepers wake in the order of their times.
 
-    def __init__(self, now: float = 1_800_000_000.0) -> None:
+    Sleeps shorter than `real_below_s` are real and move nothing: for tests in which a real program is looked at
+    again and again until it is up, while long waits stand still.
+    """
+
+    def __init__(self, now: float = 1_800_000_000.0, *, real_below_s: float = 0.0) -> None:
         self._epoch = now
+        self._real_below_s = real_below_s
         self._elapsed = 0.0
         self._sleepers: list[tuple[float, int, asyncio.Future[None]]] = []
         self._numbers = count()
@@ -22,6 +27,9 @@ class ManualClock:
         return self._elapsed
 
     async def sleep(self, seconds: float) -> None:
+        if seconds < self._real_below_s:
+            await asyncio.sleep(seconds)
+            return
         woken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         heapq.heappush(self._sleepers, (self._elapsed + seconds, next(self._numbers), woken))
         self._changed.set()

@@ -70,6 +70,6 @@ class Launcher(Protocol):
         """Ask the program to end, and force it after `grace_s` seconds.
 
         Holds on return: nothing of it is left, its children included. Idempotent; a program that is
-        already gone is no error.
+        already gone is no error. Raises `OSError` when it cannot be stopped now; to be tried again.
         """
         ...

@@ -1,0 +1,283 @@
+"""All replicas of this gateway: started, watched, started anew, stopped; and which of them take requests."""
+
+import asyncio
+import logging
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from terascope.core.clock import Clock
+from terascope.core.config import DeploymentConfig
+from terascope.core.environment import REPLICA_SECRET
+from terascope.core.errors import ModelUnavailable
+from terascope.core.ids import new_id
+from terascope.engines import registry
+from terascope.engines.contract import Endpoint
+from terascope.fleet.deployed import Deployed, EngineKinds, Wanted, prepare
+from terascope.fleet.endpoints import Endpoints
+from terascope.fleet.launchers.contract import Launcher, Program
+from terascope.fleet.life import Life, put_away
+from terascope.fleet.lock import DirectoryLock
+from terascope.fleet.logs import log_file
+from terascope.fleet.reconciler import Limits
+from terascope.fleet.replica import Replica
+from terascope.fleet.slot import ServingState, Slot
+from terascope.fleet.supervisor import Supervisor, Verify
+from terascope.store.database import Database
+from terascope.store.replicas import ReplicaRow, ReplicaStore
+
+Listener = Callable[[ReplicaRow, str], None]
+"""Called with a replica's row and its message after every change of either; must return soon."""
+
+KEPT_ROWS = 20
+"""Ended replicas of a deployment that are remembered, with their logs."""
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """How a model is served: the state, and what there is to say about it."""
+
+    state: ServingState
+    message: str = ""
+
+
+async def no_check(replica: Replica) -> bool:
+    """The verification of a fleet that has no fingerprints: every replica passes."""
+    return True
+
+
+class Fleet:
+    """Keeps the replicas of all deployments; the request path asks it who takes requests.
+
+    `launchers` are found by the names that configurations use; `verify` is asked about every replica before it
+    gets requests; `limits` say how patient the fleet is. Everything runs in the event loop that called `start`.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        launchers: Mapping[str, Launcher],
+        data_dir: Path,
+        *,
+        engine_kind: EngineKinds = registry.engine_kind,
+        verify: Verify = no_check,
+        limits: Limits | None = None,
+    ) -> None:
+        self._store = ReplicaStore(database)
+        self._clock = clock
+        self._launchers = launchers
+        self._data_dir = data_dir
+        self._engine_kind = engine_kind
+        self._verify = verify
+        self._limits = limits or Limits()
+        self._endpoints = Endpoints(data_dir)
+        self._lock = DirectoryLock(data_dir)
+        self._deployed: tuple[Deployed, ...] = ()
+        self._slots: list[Slot] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._cleaned = asyncio.Event()
+        self._listeners: list[Listener] = []
+        self._ready: dict[str, tuple[Replica, ...]] = {}
+        self._hopeful: dict[str, bool] = {}
+        self._changes: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+
+    async def start(self, deployments: Wanted) -> None:
+        """Begin to keep the replicas of `deployments`; return once their rows are there, not when they are ready.
+
+        What an earlier life of the gateway left is stopped first, before any program is started. Raises
+        `ConfigError` when a deployment is impossible or another gateway uses the data directory; then nothing
+        has been started.
+        """
+        self._deployed = prepare(deployments, self._engine_kind, self._launchers, self._limits)
+        self._lock.acquire()
+        try:
+            self._endpoints.open()
+            (self._data_dir / "logs").mkdir(mode=0o700, exist_ok=True)
+            left = await self._store.unfinished()
+            await self._make_slots()
+        except BaseException:
+            self._slots = []
+            self._endpoints.close()
+            self._lock.release()
+            raise
+        self._tasks = [asyncio.create_task(self._clean(left))]
+        self._tasks += [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+
+    async def aclose(self) -> None:
+        """Stop every replica (SIGTERM, then SIGKILL after `limits.grace_s`), cutting what they answer. Idempotent.
+
+        Holds on return: nothing that this fleet started is left, but for what its launcher could not stop.
+        """
+        for slot in self._slots:
+            slot.close()
+        await asyncio.gather(*self._tasks)
+        self._tasks = []
+        self._endpoints.close()
+        self._lock.release()
+
+    def replicas_for(self, public_name: str) -> tuple[Replica, ...]:
+        """The replicas of `name@version` that take requests now."""
+        return self._ready.get(public_name, ())
+
+    async def wait_for_change(self, public_name: str) -> None:
+        """Return when other replicas of the model take requests than at the call, or hope was lost or regained."""
+        await self._changes[public_name].wait()
+
+    def check_hope(self, public_name: str) -> None:
+        """Raise `ModelUnavailable`, with the reason, when no replica of the model is ready or likely to become so."""
+        serving = self.status(public_name)
+        if serving.state in (ServingState.READY, ServingState.STARTING):
+            return
+        reason = serving.message or "no replica of it is wanted"
+        wait = min((slot.retry_after_s for slot in self._slots_of(public_name)), default=None)
+        raise ModelUnavailable(f"{public_name} cannot be served now: {reason}", retry_after=wait)
+
+    def report_lost(self, replica: Replica) -> None:
+        """A request could not reach the replica's engine: it gets no more until it has answered a probe, made now."""
+        for slot in self._slots:
+            if slot.supervisor and slot.supervisor.replica is replica:
+                slot.supervisor.lost()
+
+    def served(self) -> frozenset[str]:
+        """Every `name@version` that has a deployment."""
+        return frozenset(one.model for one in self._deployed)
+
+    def deployments_for(self, public_name: str) -> tuple[DeploymentConfig, ...]:
+        """The deployments of a model, as they are run."""
+        return tuple(one.launch.deployment for one in self._deployed if one.model == public_name)
+
+    def modes(self, public_name: str) -> frozenset[str]:
+        """What a model may be used for."""
+        return frozenset(mode for deployment in self.deployments_for(public_name) for mode in deployment.modes)
+
+    def context_length(self, public_name: str) -> int:
+        """The longest prompt and answer together, in tokens, that every ready replica takes; 0 when none says."""
+        lengths = (one.info.context_length for one in self.replicas_for(public_name) if one.info)
+        return min(filter(None, lengths), default=0)
+
+    def status(self, public_name: str) -> Serving:
+        """How a model is served: the best of its replicas counts."""
+        return _best(self._slots_of(public_name))
+
+    def state(self, public_name: str) -> str:
+        """The state of `status`."""
+        return self.status(public_name).state
+
+    def states(self) -> dict[str, str]:
+        """The state of every deployment that wants replicas, by its name."""
+        by_name: dict[str, list[Slot]] = defaultdict(list)
+        for slot in self._slots:
+            by_name[slot.deployed.name].append(slot)
+        return {name: _best(slots).state for name, slots in by_name.items()}
+
+    def listen(self, listener: Listener) -> Callable[[], None]:
+        """Have `listener` told of every change from now on; return what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener)
+
+    async def _make_slots(self) -> None:
+        for deployed in self._deployed:
+            for _ in range(deployed.launch.deployment.replicas):
+                slot = Slot(deployed, self._begin, self._clock, self._refresh)
+                await slot.prepare()
+                self._slots.append(slot)
+        self._refresh()
+
+    async def _keep(self, slot: Slot) -> None:
+        await self._cleaned.wait()
+        await slot.run()
+
+    async def _clean(self, left: list[ReplicaRow]) -> None:
+        """Stop what an earlier life left; what cannot be stopped stays in the store for the next."""
+        try:
+            await asyncio.gather(*(self._put_away(row) for row in left))
+        except Exception:  # noqa: BLE001 - the edge of an earlier life: this one goes on
+            _log.exception("what an earlier life of the gateway left could not be cleaned up")
+        finally:
+            self._cleaned.set()
+
+    async def _put_away(self, row: ReplicaRow) -> None:
+        if launcher := self._launchers.get(row.launcher):
+            life = Life(row, launcher, self._store, self._clock, self._changed, self._limits)
+            await put_away(life, self._limits)
+            self._endpoints.remove(row.url)
+        else:
+            _log.warning("replica %s was started by launcher %s, which is not there any more", row.id, row.launcher)
+
+    async def _begin(self, slot: Slot) -> Supervisor:
+        """Make a new replica for `slot`: its row is stored, nothing is started yet."""
+        deployed = slot.deployed
+        replica = self._new_replica(deployed, slot.restarts)
+        await self._store.add(replica.row)
+        for old in await self._store.prune(deployed.name, KEPT_ROWS):
+            log_file(self._data_dir, old).unlink(missing_ok=True)
+
+        def changed(row: ReplicaRow) -> None:
+            replica.row = row
+            if row.status.final:
+                self._endpoints.remove(row.url)
+            self._changed(row)
+
+        life = Life(replica.row, deployed.launcher, self._store, self._clock, changed, deployed.limits)
+        program = self._program(deployed, replica)
+        return Supervisor(life, replica, program, self._clock, deployed.limits, self._verify)
+
+    def _new_replica(self, deployed: Deployed, restarts: int) -> Replica:
+        replica_id, config = new_id("replica"), deployed.launch.deployment
+        endpoint = Endpoint(config.url) if deployed.external else self._endpoints.new(replica_id)
+        now = self._clock.now()
+        row = ReplicaRow(
+            id=replica_id,
+            deployment=deployed.name,
+            model=deployed.model,
+            engine=config.engine,
+            launcher=deployed.launcher_name,
+            url=endpoint.url,
+            message="waits to be started",
+            restarts=restarts,
+            created=now,
+            changed=now,
+        )
+        return Replica(row, deployed.launch, endpoint, deployed.kind.connect(deployed.launch, endpoint))
+
+    def _program(self, deployed: Deployed, replica: Replica) -> Program:
+        if deployed.external:
+            return Program(replica.id, ())
+        return Program(
+            replica.id,
+            deployed.kind.command(deployed.launch, replica.endpoint),
+            {REPLICA_SECRET: replica.endpoint.secret},
+            log_file(self._data_dir, replica.id),
+        )
+
+    def _changed(self, row: ReplicaRow) -> None:
+        self._refresh()
+        for listener in tuple(self._listeners):
+            try:
+                listener(row, row.message)
+            except Exception:  # noqa: BLE001 - the edge to whoever listens: a replica does not die of a display
+                _log.exception("a listener failed")
+
+    def _refresh(self) -> None:
+        """Bring `replicas_for` up to date, and wake whoever waits for a model whose prospects changed."""
+        for model in self.served():
+            slots = list(self._slots_of(model))
+            replicas = (slot.supervisor.replica for slot in slots if slot.supervisor)
+            ready = tuple(replica for replica in replicas if replica.takes_requests)
+            hopeful = any(slot.hopeful for slot in slots)
+            if (ready, hopeful) != (self._ready.get(model), self._hopeful.get(model)):
+                self._ready[model], self._hopeful[model] = ready, hopeful
+                self._changes.pop(model, asyncio.Event()).set()
+
+    def _slots_of(self, public_name: str) -> Iterable[Slot]:
+        return (slot for slot in self._slots if slot.deployed.model == public_name)
+
+
+def _best(slots: Iterable[Slot]) -> Serving:
+    order = list(ServingState)
+    best = min(slots, key=lambda slot: order.index(slot.state), default=None)
+    return Serving(best.state, best.message) if best else Serving(ServingState.STOPPED)

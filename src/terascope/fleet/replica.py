@@ -1,0 +1,74 @@
+"""One running replica, as the request path sees it."""
+
+import asyncio
+
+from terascope.core.states import ReplicaStatus
+from terascope.engines.contract import Endpoint, Engine, EngineInfo, Launch
+from terascope.store.replicas import ReplicaRow
+
+
+class Replica:
+    """A row, the adapter to its engine, and how much it has to do.
+
+    `info` is what the engine said of itself, None until it has answered. `suspect` is set while there is reason
+    to doubt that it answers: then it gets no new requests, but it is not given up yet.
+    """
+
+    def __init__(self, row: ReplicaRow, launch: Launch, endpoint: Endpoint, engine: Engine) -> None:
+        self.row = row
+        self.launch = launch
+        self.endpoint = endpoint
+        self.engine = engine
+        self.info: EngineInfo | None = None
+        self.suspect = False
+        self._in_flight = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    @property
+    def id(self) -> str:
+        """The id of its row."""
+        return self.row.id
+
+    @property
+    def served_name(self) -> str:
+        """The model's name in requests to the engine."""
+        return self.launch.served_name
+
+    @property
+    def engine_label(self) -> str:
+        """Engine and version, as run records name them."""
+        return f"{self.info.engine} {self.info.version}"[:80] if self.info else self.row.engine
+
+    @property
+    def takes_requests(self) -> bool:
+        """Whether new requests may be sent to it."""
+        return self.row.status is ReplicaStatus.READY and not self.suspect
+
+    @property
+    def in_flight(self) -> int:
+        """How many requests it is answering; counted by whoever sends them."""
+        return self._in_flight
+
+    @in_flight.setter
+    def in_flight(self, count: int) -> None:
+        self._in_flight = count
+        if count:
+            self._idle.clear()
+        else:
+            self._idle.set()
+
+    async def idle(self) -> None:
+        """Return once nothing is in flight."""
+        await self._idle.wait()
+
+    def lacks(self, endpoint: str, needs: frozenset[str]) -> frozenset[str]:
+        """Return what of `needs`, and `endpoint` itself, its engine does not have."""
+        if self.info is None:
+            return needs | {endpoint}
+        can = self.info.capabilities
+        return (needs - can.features) | (frozenset({endpoint}) - can.endpoints)
+
+    def can(self, endpoint: str, needs: frozenset[str]) -> bool:
+        """Whether its engine has `endpoint` and all of `needs`."""
+        return not self.lacks(endpoint, needs)
