@@ -102,7 +102,7 @@ class Process:
         self._popen.wait()
 
     def _family(self) -> dict[int, str]:
-        """The program and its children with their births, so that a number that was given again is not taken for one."""
+        """The program and its children with their births, by which a number that was given again is told."""
         reused = _birth(self.pid) not in ("", self._born)
         return {} if reused else {pid: _birth(pid) for pid in tree(self.pid)}
 

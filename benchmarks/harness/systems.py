@@ -19,7 +19,14 @@ MODEL = "mock"
 # The newest LiteLLM that installs here: later ones ask for a certifi that the package index does not have.
 LITELLM = "litellm[proxy]==1.106.0"
 VLLM_ROUTER = "vllm-router==0.1.17"
-QUIET = {"LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR", "LITELLM_MODE": "PRODUCTION"}
+# As its production guide says, off the internet, and without its limit of 500 connections to one engine.
+LITELLM_ENV = {
+    "LITELLM_MODE": "PRODUCTION",
+    "LITELLM_LOG": "ERROR",
+    "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+    "AIOHTTP_CONNECTOR_LIMIT": "10000",
+    "AIOHTTP_CONNECTOR_LIMIT_PER_HOST": "10000",
+}
 
 
 @dataclass(frozen=True)
@@ -111,7 +118,7 @@ def litellm(place: Place) -> Iterator[Server]:
     }
     config.write_text(json.dumps(settings))
     arguments: list[str | Path] = ["--config", config, "--host", "127.0.0.1", "--port", str(port), "--num_workers", "1"]
-    with _gateway([command, *arguments], place, port, "/health/liveliness", env=QUIET) as (url, process, ready_s):
+    with _gateway([command, *arguments], place, port, "/health/liveliness", env=LITELLM_ENV) as (url, process, ready_s):
         yield Server(url, key, process, ready_s)
 
 
