@@ -40,8 +40,8 @@ def serve(
 ) -> None:
     """Run until SIGINT or SIGTERM; on return every child process is gone.
 
-    Raises `ConfigError` when the configuration is wrong or the port is taken, `Conflict` when another gateway
-    uses the data directory.
+    Raises `ConfigError` when the configuration is wrong, the port is taken, or another gateway uses the data
+    directory.
     """
     set_up(log_level)
     config = settings.load(config_file)
@@ -59,7 +59,8 @@ async def _serve(config: Config, data_dir: Path, key_file: Path | None) -> None:
     with bound(config.server.host, config.server.port) as listening:
         url = _url(config.server.host, listening.getsockname()[1], config.server.root_path)
         show = _shower()
-        async with opened(config, data_dir, settings.cache_dir(), show=show) as services:
+        async with opened(config, data_dir, settings.cache_dir()) as services:
+            services.fleet.listen(lambda row, message: show(row.deployment, f"{row.status} {message}".strip()))
             running = server(Gateway(services), config.server)
             _stop_on_signals(running)
             key = await _first_key(services, key_file)
@@ -180,7 +181,7 @@ class _Greeting:
 
     def print(self, services: Services) -> None:
         """Print the address, the first key if it is new, and a request to paste."""
-        states = services.fleet.states()
+        states = services.states()
         ready = [name for name, state in states.items() if state == "ready"]
         print(f"\nReady: {', '.join(ready) or 'no deployment'}" + ("" if len(ready) == len(states) else " (not all)"))
         print(f"  API       {self._url}/v1    (API reference: {self._url}/docs)")

@@ -1,6 +1,5 @@
 """A deployment with all that is needed to make replicas of it."""
 
-import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -37,7 +36,7 @@ class Deployed:
 def prepare(
     wanted: Wanted, kinds: EngineKinds, launchers: Mapping[str, Launcher], limits: Limits
 ) -> tuple[Deployed, ...]:
-    """Return the deployments in order, CPU threads shared out among them; starts nothing.
+    """Return the deployments in order; starts nothing.
 
     Raises `ConfigError` for names that stand twice and for settings that are impossible.
     """
@@ -45,19 +44,7 @@ def prepare(
     names = [one.name for one in first]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two deployments are called {', '.join(sorted(twice))}; give each a `name` of its own")
-    return tuple(share_threads(first, len(os.sched_getaffinity(0))))
-
-
-def share_threads(deployments: Sequence[Deployed], cores: int) -> list[Deployed]:
-    """Divide the cores among the local replicas of those deployments that leave `threads` at 0."""
-    open_ones = [one for one in deployments if one.launcher_name == "local" and not one.launch.deployment.threads]
-    replicas = sum(one.launch.deployment.replicas for one in open_ones)
-    threads = max(1, cores // max(1, replicas))
-    return [_with_threads(one, threads) if one in open_ones else one for one in deployments]
-
-
-def _with_threads(one: Deployed, threads: int) -> Deployed:
-    return replace(one, launch=replace(one.launch, deployment=replace(one.launch.deployment, threads=threads)))
+    return tuple(first)
 
 
 def _prepare(

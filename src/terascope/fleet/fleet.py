@@ -18,7 +18,6 @@ from terascope.fleet.deployed import Deployed, EngineKinds, Wanted, prepare
 from terascope.fleet.endpoints import Endpoints
 from terascope.fleet.launchers.contract import Launcher, Program
 from terascope.fleet.life import Life, put_away
-from terascope.fleet.lock import DirectoryLock
 from terascope.fleet.logs import log_file
 from terascope.fleet.reconciler import Limits
 from terascope.fleet.replica import Replica
@@ -75,7 +74,6 @@ class Fleet:
         self._verify = verify
         self._limits = limits or Limits()
         self._endpoints = Endpoints(data_dir)
-        self._lock = DirectoryLock(data_dir)
         self._deployed: tuple[Deployed, ...] = ()
         self._slots: list[Slot] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -89,11 +87,10 @@ class Fleet:
         """Begin to keep the replicas of `deployments`; return once their rows are there, not when they are ready.
 
         What an earlier life of the gateway left is stopped first, before any program is started. Raises
-        `ConfigError` when a deployment is impossible or another gateway uses the data directory; then nothing
-        has been started.
+        `ConfigError` when a deployment is impossible; then nothing has been started. The caller holds the data
+        directory's lock: a second fleet on it would stop the replicas of the first.
         """
         self._deployed = prepare(deployments, self._engine_kind, self._launchers, self._limits)
-        self._lock.acquire()
         try:
             self._endpoints.open()
             (self._data_dir / "logs").mkdir(mode=0o700, exist_ok=True)
@@ -102,7 +99,6 @@ class Fleet:
         except BaseException:
             self._slots = []
             self._endpoints.close()
-            self._lock.release()
             raise
         self._tasks = [asyncio.create_task(self._clean(left))]
         self._tasks += [asyncio.create_task(self._keep(slot)) for slot in self._slots]
@@ -117,7 +113,6 @@ class Fleet:
         await asyncio.gather(*self._tasks)
         self._tasks = []
         self._endpoints.close()
-        self._lock.release()
 
     def replicas_for(self, public_name: str) -> tuple[Replica, ...]:
         """The replicas of `name@version` that take requests now."""
@@ -126,6 +121,12 @@ class Fleet:
     async def wait_for_change(self, public_name: str) -> None:
         """Return when other replicas of the model take requests than at the call, or hope was lost or regained."""
         await self._changes[public_name].wait()
+
+    async def settled(self) -> None:
+        """Return when every model that is served is ready, or not likely to become so."""
+        for model in self.served():
+            while self.status(model).state is ServingState.STARTING:
+                await self.wait_for_change(model)
 
     def check_hope(self, public_name: str) -> None:
         """Raise `ModelUnavailable`, with the reason, when no replica of the model is ready or likely to become so."""

@@ -24,3 +24,9 @@ class Services:
     inference: Inference
     recorder: Recorder
     metrics: Metrics
+    preparing: dict[str, str]
+    """Deployments that the fleet does not have yet, or never will: name -> `starting` or `failed`."""
+
+    def states(self) -> dict[str, str]:
+        """The state of every deployment, by its name."""
+        return self.preparing | self.fleet.states()

@@ -21,7 +21,7 @@ async def health() -> dict[str, str]:
 @router.get("/ready", responses={503: {"model": Ready, "description": "Some deployments do not answer yet."}})
 async def ready(use: UseServices, response: Response) -> Ready:
     """Every deployment has a replica that answers."""
-    states = use.fleet.states()
+    states = use.states()
     if all(state == "ready" for state in states.values()):
         return Ready(status="ready", deployments=states)
     response.status_code = 503

@@ -1,0 +1,5 @@
+"""`python -m terascope` is `terascope`."""
+
+from terascope.cli import main
+
+main()

@@ -1,0 +1,27 @@
+"""`terascope serve`: its options; `serve.py` does it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer()
+
+
+@app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="terascope.yaml; without it two small models are served.")] = None,
+    data_dir: Annotated[Path | None, typer.Option(help="Where the state lives.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to bind [default: 127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="Port to bind [default: 8000]; 0 takes a free one.")] = None,
+    key_file: Annotated[Path | None, typer.Option(help="Write the first key there (mode 0600), not here.")] = None,
+    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+) -> None:
+    """Run the gateway and its engines until Ctrl-C."""
+    from terascope.cli import serve as program
+    from terascope.core import environment
+
+    program.serve(
+        data_dir=data_dir, config_file=config or environment.config_file(), host=host, port=port,
+        key_file=key_file, log_level=log_level,
+    )  # fmt: skip
