@@ -1,0 +1,128 @@
+"""The program: its table of nouns, and how a failure is told."""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+from typer.main import get_command
+
+from terascope._version import __version__
+from terascope.core.errors import ServiceError
+
+INTERRUPTED = 130
+
+NOUNS: dict[str, tuple[str, str]] = {
+    "serve": ("terascope.cli.serve_command", "Run the gateway and its engines."),
+    "chat": ("terascope.cli.chat", "Talk with a model in the terminal."),
+    "models": ("terascope.cli.models", "Models: what is served, and what the catalogue holds."),
+    "keys": ("terascope.cli.keys", "API keys: who may ask."),
+    "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
+    "doctor": ("terascope.cli.doctor", "Check the machine, the configuration and each model, and say what to do."),
+    "version": ("terascope.cli.version", "Show the versions of Terascope and of what it runs on."),
+    "worker": ("terascope.cli.worker", "Run the torch engine's server; `serve` starts it by itself."),
+}
+"""Name, module and help. A module is imported when its noun is used, so that `terascope --help` loads none."""
+
+
+@dataclass
+class State:
+    """What the options before the noun said."""
+
+    debug: bool = False
+
+
+class Nouns(TyperGroup):
+    """Knows every noun by name and help, and imports the one that is used."""
+
+    def __init__(self, **settings: Any) -> None:
+        shown = {name: TyperCommand(name, help=about) for name, (_, about) in NOUNS.items()}
+        super().__init__(**settings | {"commands": shown})
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name, _, rest = super().resolve_command(ctx, args)
+        return name, load(name) if name else None, rest
+
+
+def load(name: str) -> Any:
+    """Import a noun's module and return its command."""
+    command = get_command(import_module(NOUNS[name][0]).app)
+    command.name = name
+    return command
+
+
+def _show_version(asked: bool) -> None:
+    if asked:
+        print(f"terascope {__version__}")
+        raise typer.Exit
+
+
+app = typer.Typer(cls=Nouns, rich_markup_mode=None, context_settings={"help_option_names": ["-h", "--help"]})
+
+
+@app.callback()
+def root(
+    context: typer.Context,
+    debug: Annotated[bool, typer.Option("--debug", help="Show where an error comes from.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version and exit.", callback=_show_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Very large models as a shared scientific instrument.
+
+    The gateway is found by --url and --key, TERASCOPE_URL and TERASCOPE_API_KEY, or, on its own machine, by its
+    data directory.
+    """
+    context.obj.debug = debug
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command; return the exit status: 0, 1 for a failure, 2 for a wrong command line, 130 for Ctrl-C."""
+    state = State()
+    try:
+        status = get_command(app).main([*arguments] or ["--help"], "terascope", standalone_mode=False, obj=state)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return _reader_left()
+    except typer.TyperException as error:
+        return _tell(_usage(error), 2)
+    except typer.Abort:
+        return _tell("interrupted", INTERRUPTED)
+    except ServiceError as error:
+        return _tell(_line(error), _trace(state))
+    except Exception as error:  # noqa: BLE001 - the process's edge: one line for the user, the rest by --debug
+        status = _trace(state)
+        return _tell(f"unexpected {type(error).__name__}: {error}; `terascope --debug ...` shows where", status)
+    return _tell("interrupted", INTERRUPTED) if status == INTERRUPTED else status or 0
+
+
+def _tell(message: str, status: int) -> int:
+    print(f"terascope: {' '.join(message.split())}", file=sys.stderr)
+    return status
+
+
+def _line(error: ServiceError) -> str:
+    return f"{error.message} (request {error.request_id})" if error.request_id else error.message
+
+
+def _usage(error: typer.TyperException) -> str:
+    context = getattr(error, "ctx", None)
+    where = context.command_path if context else "terascope"
+    return f"{error.format_message().rstrip('.')}; see `{where} --help`"
+
+
+def _trace(state: State) -> int:
+    if state.debug:
+        traceback.print_exc()
+    return 1
+
+
+def _reader_left() -> int:
+    """Whoever read our output has enough, such as `head`: nothing to tell, and nothing more to flush."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 1

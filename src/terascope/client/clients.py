@@ -1,0 +1,195 @@
+"""The two clients: how a request is sent, and nothing else."""
+
+import ipaddress
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+import httpx
+from pydantic import BaseModel, ValidationError
+
+from terascope._version import __version__
+from terascope.client.ask import Ask, Sender, Sends, SendsLater
+from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, chat_body
+from terascope.client.errors import error_from, stranger, told
+from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
+from terascope.core import environment
+from terascope.core.errors import ConfigError
+
+T = TypeVar("T")
+DEFAULT_URL = "http://127.0.0.1:8000"
+_TIMEOUT_S = 60.0
+_CONNECT_S = 10.0
+_JSON = {"content-type": "application/json"}
+
+
+class _Root(Gateway[Sender]):
+    """What both clients have: an address and the nouns below it."""
+
+    def __init__(self, client: Sender, url: str, key: str) -> None:
+        super().__init__(client)
+        self.url = checked_url(url or environment.url() or DEFAULT_URL)
+        self.models = Models(client)
+        self.catalog = Catalog(client)
+        self.keys = Keys(client)
+        self.runs = Runs(client)
+        self._options = _options(self.url, key or environment.api_key())
+
+
+class Client(_Root[Sends]):
+    """A client that blocks. Use it in a `with`, or call `close`."""
+
+    def __init__(self, url: str = "", key: str = "") -> None:
+        """Ask the gateway at `url` with `key`; by default those of TERASCOPE_URL and TERASCOPE_API_KEY.
+
+        Makes no connection yet. Raises `ConfigError` for something that is no URL or no key.
+        """
+        super().__init__(self, url, key)
+        self._http = httpx.Client(**self._options)
+
+    def send(self, ask: Ask[T]) -> T:
+        """Send `ask` and return its answer. Raises the `ServiceError` that the gateway gave."""
+        with told(self.url):
+            response = self._http.send(_request(self._http, ask))
+        return _read(ask, response, self.url)
+
+    @contextmanager
+    def chat(self, model: str, messages: Sequence[Message], **fields: Any) -> Iterator[ChatStream]:
+        """Ask `model`; `fields` are further fields of the API, such as `temperature=0.2`.
+
+        Returns once the answer begins. Leaving the `with` before its end cancels it on the engine.
+        """
+        request = _chat_request(self._http, model, messages, fields)
+        with told(self.url):
+            response = self._http.send(request, stream=True)
+        try:
+            if not response.is_success:
+                with told(self.url):
+                    response.read()
+                raise error_from(response, self.url)
+            yield ChatStream(response, self.url)
+        finally:
+            response.close()
+
+    def close(self) -> None:
+        """Close the connections; idempotent."""
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient(_Root[SendsLater]):
+    """A client to be awaited, for one event loop. Use it in an `async with`, or await `close`."""
+
+    def __init__(self, url: str = "", key: str = "") -> None:
+        """See `Client`."""
+        super().__init__(self, url, key)
+        self._http = httpx.AsyncClient(**self._options)
+
+    async def send(self, ask: Ask[T]) -> T:
+        """Send `ask` and return its answer. Raises the `ServiceError` that the gateway gave."""
+        with told(self.url):
+            response = await self._http.send(_request(self._http, ask))
+        return _read(ask, response, self.url)
+
+    @asynccontextmanager
+    async def chat(self, model: str, messages: Sequence[Message], **fields: Any) -> AsyncIterator[AsyncChatStream]:
+        """See `Client.chat`."""
+        request = _chat_request(self._http, model, messages, fields)
+        with told(self.url):
+            response = await self._http.send(request, stream=True)
+        try:
+            if not response.is_success:
+                with told(self.url):
+                    await response.aread()
+                raise error_from(response, self.url)
+            yield AsyncChatStream(response, self.url)
+        finally:
+            await response.aclose()
+
+    async def close(self) -> None:
+        """Close the connections; idempotent."""
+        await self._http.aclose()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+
+def checked_url(text: str) -> str:
+    """Return the gateway's URL without a last `/` or `/v1`. Raises `ConfigError` when it is no URL of HTTP."""
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        url = httpx.URL()
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigError(f"{text[:200]!r} is not a gateway's URL; write one like {DEFAULT_URL}")
+    return text.rstrip("/").removesuffix("/v1").rstrip("/")
+
+
+def is_local(url: str) -> bool:
+    """True when `url` names this very machine by a loopback address."""
+    host = httpx.URL(url).host
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _options(url: str, key: str) -> dict[str, Any]:
+    headers = {"user-agent": f"terascope/{__version__}"}
+    if key:
+        headers["authorization"] = f"Bearer {_checked_key(key)}"
+    # A proxy of the environment cannot reach this machine's own loopback address.
+    return {"base_url": url, "headers": headers, "timeout": _timeout(_TIMEOUT_S), "trust_env": not is_local(url)}
+
+
+def _checked_key(key: str) -> str:
+    if not (key := key.strip()).isascii() or not key.isprintable():
+        raise ConfigError("the API key has characters that no key has; copy it again")
+    return key
+
+
+def _timeout(seconds: float | None) -> httpx.Timeout:
+    return httpx.Timeout(seconds, connect=_CONNECT_S)
+
+
+def _request(http: httpx.Client | httpx.AsyncClient, ask: Ask[Any]) -> httpx.Request:
+    return http.build_request(
+        ask.method,
+        ask.path,
+        params=dict(ask.query) or None,
+        content=ask.body.model_dump_json() if ask.body else None,
+        headers=_JSON if ask.body else None,
+        timeout=_timeout(None if ask.patient else _TIMEOUT_S),
+    )
+
+
+def _chat_request(
+    http: httpx.Client | httpx.AsyncClient, model: str, messages: Sequence[Message], fields: dict[str, Any]
+) -> httpx.Request:
+    body = chat_body(model, messages, fields)
+    return http.build_request("POST", CHAT, content=body, headers=_JSON, timeout=_timeout(None))
+
+
+def _read(ask: Ask[T], response: httpx.Response, url: str) -> T:
+    if response.is_success and not issubclass(ask.answer, BaseModel):
+        return ask.answer()
+    if response.is_success or response.status_code in ask.also:
+        try:
+            return ask.answer.model_validate_json(response.content)  # type: ignore[attr-defined,no-any-return] # a model
+        except ValidationError:
+            if response.is_success:
+                raise stranger(url, f"an unknown answer to {ask.method} {ask.path}") from None
+    raise error_from(response, url)

@@ -1,0 +1,137 @@
+"""What can be asked of a gateway, besides the models themselves."""
+
+from collections.abc import Sequence
+from urllib.parse import quote
+
+from pydantic import BaseModel
+
+from terascope.client.ask import Ask, Noun, Sender, call
+from terascope.protocol.admin import (
+    AddModel,
+    CreateKey,
+    KeyView,
+    KeyViews,
+    ModelCard,
+    ModelCards,
+    ModelView,
+    ModelViews,
+    NewKey,
+    Ready,
+    RunView,
+    RunViews,
+    SetAlias,
+)
+
+
+class Health(BaseModel):
+    """`GET /health`."""
+
+    status: str
+
+
+class Gateway(Noun[Sender]):
+    """The gateway itself; these need no key."""
+
+    @call
+    def health(self) -> Ask[Health]:
+        """Ask whether the gateway's process answers."""
+        return Ask("GET", "/health", Health)
+
+    @call
+    def ready(self) -> Ask[Ready]:
+        """Ask for the state of every deployment; a gateway that is still starting is no error."""
+        return Ask("GET", "/ready", Ready, also=frozenset({503}))
+
+
+class Models(Noun[Sender]):
+    """The models that are served."""
+
+    @call
+    def get(self, name: str) -> Ask[ModelCard]:
+        """Return one model, by name, `name@version` or alias."""
+        return Ask("GET", _path("/v1/models", name), ModelCard)
+
+    @call
+    def list(self) -> Ask[ModelCards]:
+        """Return every model and alias that is served, whether it answers already or not."""
+        return Ask("GET", "/v1/models", ModelCards)
+
+
+class Catalog(Noun[Sender]):
+    """The model versions of the catalogue; needs an operator's key."""
+
+    @call
+    def add(self, name: str, source: str, *, version: str = "", aliases: Sequence[str] = ()) -> Ask[ModelView]:
+        """Fetch a model and pin it as `name@version`; returns once it is whole, which may take minutes."""
+        body = AddModel(name=name, source=source, version=version, aliases=[*aliases])
+        return Ask("POST", _CATALOG, ModelView, body, patient=True)
+
+    @call
+    def get(self, name: str) -> Ask[ModelView]:
+        """Return one version, by name, `name@version` or alias."""
+        return Ask("GET", _path(_CATALOG, name), ModelView)
+
+    @call
+    def alias(self, alias: str, target: str) -> Ask[ModelView]:
+        """Point an alias to a model or to one version of it; returns that version."""
+        return Ask("PUT", _path(f"{_CATALOG}/aliases", alias), ModelView, SetAlias(target=target))
+
+    @call
+    def unalias(self, alias: str) -> Ask[None]:
+        """Remove an alias; the model stays."""
+        return Ask("DELETE", _path(f"{_CATALOG}/aliases", alias), _NOTHING)
+
+    @call
+    def remove(self, name: str) -> Ask[None]:
+        """Remove one version, given as `name@version`; its files stay."""
+        return Ask("DELETE", _path(_CATALOG, name), _NOTHING)
+
+    @call
+    def list(self) -> Ask[ModelViews]:
+        """Return every version of every model."""
+        return Ask("GET", _CATALOG, ModelViews)
+
+
+class Keys(Noun[Sender]):
+    """The API keys; needs an operator's key."""
+
+    @call
+    def create(self, name: str, scopes: Sequence[str] = (), *, expires: float | None = None) -> Ask[NewKey]:
+        """Make a key; this answer is the only place where it is ever shown. `expires`: seconds since the epoch."""
+        body = CreateKey(name=name, expires=expires)
+        return Ask("POST", _KEYS, NewKey, body.model_copy(update={"scopes": [*scopes]}) if scopes else body)
+
+    @call
+    def revoke(self, key_id: str) -> Ask[KeyView]:
+        """Make a key void at once; idempotent."""
+        return Ask("DELETE", _path(_KEYS, key_id), KeyView)
+
+    @call
+    def list(self) -> Ask[KeyViews]:
+        """Return every key, without the keys."""
+        return Ask("GET", _KEYS, KeyViews)
+
+
+class Runs(Noun[Sender]):
+    """The run records: everybody's for an operator, else one's own."""
+
+    @call
+    def get(self, run_id: str) -> Ask[RunView]:
+        """Return one record, by the request id of its answer."""
+        return Ask("GET", _path(_RUNS, run_id), RunView)
+
+    @call
+    def list(self, *, limit: int = 50, key: str = "", model: str = "", before: str = "") -> Ask[RunViews]:
+        """Return up to `limit` records, newest first: of one key, of one `name@version`, older than one run."""
+        asked: dict[str, str | int] = {"limit": limit, "key": key, "model": model, "before": before}
+        return Ask("GET", _RUNS, RunViews, query={name: value for name, value in asked.items() if value != ""})
+
+
+_CATALOG = "/admin/v1/models"
+_KEYS = "/admin/v1/keys"
+_RUNS = "/admin/v1/runs"
+_NOTHING = type(None)
+
+
+def _path(prefix: str, name: str) -> str:
+    return f"{prefix}/{quote(name, safe='/@')}"
