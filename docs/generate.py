@@ -5,8 +5,11 @@
 
 import argparse
 import ast
+import contextlib
 import dataclasses
 import inspect
+import io
+import os
 import re
 import sys
 import types
@@ -14,6 +17,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from terascope.cli.app import NOUNS, load, run
 from terascope.core import environment
 from terascope.core.config import DEFAULT_DEPLOYMENTS, DEFAULT_MODELS, Config
 from terascope.core.errors import ConfigError, ServiceError, all_errors
@@ -24,6 +28,7 @@ NOTE = "<!-- Written by docs/generate.py from the source; edit there. -->\n"
 
 def main() -> int:
     """Write or check the pages; return the exit status."""
+    os.environ["COLUMNS"] = "100"  # what `--help` is folded to
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true", help="write nothing; fail when a page is out of step")
     check = parser.parse_args().check
@@ -148,8 +153,8 @@ def errors() -> str:
         "| status | code | type | again | meaning |\n| --- | --- | --- | --- | --- |\n"
         f"{rows}\n\n"
         "## Codes of engines\n\n"
-        "An engine's own error is passed on with its status, message and code. These are the torch engine's, and those\n"
-        "of the HTTP layer:\n\n"
+        "An engine's own error is passed on with its status, message and code. These are the torch engine's, and\n"
+        "those of the HTTP layer:\n\n"
         f"{others}\n"
     )
 
@@ -171,7 +176,44 @@ def _error_row(error: type[ServiceError]) -> str:
     return f"| {status} | {link} | `{error.type}` | {again} | {meaning} |"
 
 
+# command line
+
+
+def command_line() -> str:
+    """What `--help` says of every command."""
+    parts = [
+        "# Command line\n",
+        "The commands talk to the gateway over HTTP, except `serve`, `worker`, `doctor` and `version`, which work on\n"
+        "this machine. The gateway is found by `--url` and `--key`, by `TERASCOPE_URL` and `TERASCOPE_API_KEY`,\n"
+        "or, on its own machine, by its data directory; there the commands act as an operator. Listings take `--json`.\n",
+        "The exit status is 0, 1 for a failure, 2 for a wrong command line, 130 after Ctrl-C. An error is one line on\n"
+        "stderr that says what to do.\n",
+        _help(),
+    ]
+    for noun in NOUNS:
+        if noun != "worker":  # it is the engine's own program, with the options that `serve` gives it
+            parts.extend(_commands(noun))
+    return "\n".join(parts)
+
+
+def _commands(noun: str) -> Iterator[str]:
+    yield f"## `terascope {noun}`\n\n{_help(noun)}"
+    for name in getattr(load(noun), "commands", {}):
+        yield f"### `terascope {noun} {name}`\n\n{_help(noun, name)}"
+
+
+def _help(*nouns: str) -> str:
+    shown = io.StringIO()
+    with contextlib.redirect_stdout(shown):
+        status = run([*nouns, "--help"])
+    if status:
+        raise RuntimeError(f"terascope {' '.join(nouns)} --help ended with {status}")
+    lines = (line.rstrip() for line in shown.getvalue().strip().splitlines())
+    return "```text\n" + "\n".join(lines) + "\n```\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
+    "reference/cli.md": command_line,
     "reference/configuration.md": configuration,
     "reference/errors.md": errors,
 }

@@ -1,0 +1,42 @@
+"""The gateway that the pages talk to: what `make serve` runs, with the two real models."""
+
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str]]:
+    """URL and operator's key of a gateway whose models are ready."""
+    directory = tmp_path_factory.mktemp("gateway")
+    key_file = directory / "key"
+    log = directory / "log"
+    command = [str(Path(sys.executable).parent / "terascope"), "serve", "--port", "0", "--key-file", str(key_file)]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            [*command, "--data-dir", str(directory / "data")], stdout=subprocess.PIPE, stderr=errors, text=True
+        ) as process,
+    ):
+        try:
+            shown = _until_ready(process)
+            assert "Ready: smollm2-135m-instruct, all-minilm-l6-v2\n" in shown, shown + log.read_text()
+            yield shown.partition("listens on ")[2].split()[0], key_file.read_text().strip()
+        finally:
+            process.send_signal(signal.SIGINT)
+            assert process.wait(timeout=60) == 0
+
+
+def _until_ready(process: "subprocess.Popen[str]") -> str:
+    """What the gateway prints up to the line that says it is ready, or all of it when it ends before."""
+    assert process.stdout is not None
+    shown = ""
+    for line in process.stdout:
+        shown += line
+        if line.startswith("Ready:"):
+            break
+    return shown
