@@ -21,7 +21,9 @@ def count_parameters(path: Path) -> int:
             length = int.from_bytes(file.read(8), "little")
             if size < 8 + length:
                 raise _truncated(path, size, 8 + length)
-            header = json.loads(file.read(length)) if length <= _LONGEST_HEADER else {}
+            if length > _LONGEST_HEADER:
+                raise _not_safetensors(path)
+            header = json.loads(file.read(length))
     except OSError as error:
         raise unreadable(error) from error
     except (ValueError, RecursionError) as error:

@@ -50,8 +50,8 @@ class HubSource:
         progress(f"fetching {self.text}", None)
         heard = _Heard(f"fetching {self.text}", progress)
         program = (sys.executable, "-m", "terascope.catalog.sources.hub_program", self.repository, self.revision)
-        await run_child(program, environment.for_child(), heard.line)
-        if not heard.directory:
+        code = await run_child(program, environment.for_child(), heard.line)
+        if code != 0 or not heard.directory:
             raise _error(self, heard)
         directory = Path(heard.directory)
         if not _COMMIT.match(directory.name):
@@ -69,6 +69,7 @@ class _Heard:
     error: str = ""
     reason: str = ""
     number: int = 0
+    percent: int = 0
     other: deque[str] = field(default_factory=lambda: deque(maxlen=100))
 
     def line(self, text: str) -> None:
@@ -76,10 +77,15 @@ class _Heard:
         if said is None:
             self.other.append(text)
         elif "total" in said:
-            self.progress(self.message, min(1.0, said["done"] / said["total"]))
+            self._advance(100 * said["done"] // said["total"])
         else:
             self.directory, self.error = said.get("directory", ""), said.get("error", "")
             self.reason, self.number = said.get("message", ""), said.get("errno") or 0
+
+    def _advance(self, percent: int) -> None:
+        if self.percent < percent <= 100:
+            self.percent = percent
+            self.progress(self.message, percent / 100)
 
 
 def _object(text: str) -> dict[str, Any] | None:

@@ -11,19 +11,20 @@ import sys
 import threading
 from typing import Any
 
-from huggingface_hub import errors, snapshot_download
+from huggingface_hub import snapshot_download
 from tqdm import tqdm  # type: ignore[import-untyped]  # it ships no types
 
-_KINDS: tuple[tuple[type[Exception] | tuple[type[Exception], ...], str], ...] = (
-    (errors.GatedRepoError, "gated"),
-    (errors.RepositoryNotFoundError, "repository"),
-    (errors.RevisionNotFoundError, "revision"),
-    (errors.HFValidationError, "name"),
-    (errors.IncompleteSnapshotError, "incomplete"),
-    (errors.LocalEntryNotFoundError, "unreachable"),
-    (errors.HfHubHTTPError, "unreachable"),
-    (OSError, "disk"),
-)
+_KINDS = {
+    "GatedRepoError": "gated",
+    "RepositoryNotFoundError": "repository",
+    "RevisionNotFoundError": "revision",
+    "HFValidationError": "name",
+    "IncompleteSnapshotError": "incomplete",
+    "LocalEntryNotFoundError": "unreachable",
+    "HfHubHTTPError": "unreachable",
+    "OSError": "disk",
+}
+"""By the names of the library's errors, since not every version has all of them."""
 
 
 class _Bars(tqdm):  # type: ignore[misc]  # as above
@@ -41,7 +42,7 @@ def main(repository: str, revision: str) -> int:
     try:
         directory = snapshot_download(repository, revision=revision or None, tqdm_class=_Bars)
     except Exception as error:  # noqa: BLE001 - the edge of a process: whatever it is goes to the parent as one line
-        kind = next((name for classes, name in _KINDS if isinstance(error, classes)), "other")
+        kind = next((_KINDS[one.__name__] for one in type(error).__mro__ if one.__name__ in _KINDS), "other")
         _say({"error": kind, "message": f"{type(error).__name__}: {error}", "errno": getattr(error, "errno", None)})
         return 1
     _say({"directory": directory})
@@ -54,7 +55,8 @@ def _say(line: dict[str, Any]) -> None:
 
 
 def _end_with_parent() -> None:
-    sys.stdin.buffer.read()
+    while os.read(0, 4096):  # not sys.stdin: its lock would be held by this thread when Python shuts down
+        pass
     os._exit(1)
 
 
