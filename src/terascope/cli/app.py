@@ -18,7 +18,7 @@ from terascope.core.errors import ServiceError
 INTERRUPTED = 130
 
 NOUNS: dict[str, tuple[str, str]] = {
-    "serve": ("terascope.cli.serve_command", "Run the gateway and its engines."),
+    "serve": ("terascope.cli.serve_command", "Run the gateway and its engines until Ctrl-C."),
     "chat": ("terascope.cli.chat", "Talk with a model in the terminal."),
     "models": ("terascope.cli.models", "Models: what is served, and what the catalogue holds."),
     "keys": ("terascope.cli.keys", "API keys: who may ask."),
@@ -94,7 +94,7 @@ def run(arguments: Sequence[str]) -> int:
     except typer.Abort:
         return _tell("interrupted", INTERRUPTED)
     except ServiceError as error:
-        return _tell(_line(error), _trace(state))
+        return _tell(one_line(error), _trace(state))
     except Exception as error:  # noqa: BLE001 - the process's edge: one line for the user, the rest by --debug
         status = _trace(state)
         return _tell(f"unexpected {type(error).__name__}: {error}; `terascope --debug ...` shows where", status)
@@ -106,8 +106,11 @@ def _tell(message: str, status: int) -> int:
     return status
 
 
-def _line(error: ServiceError) -> str:
-    return f"{error.message} (request {error.request_id})" if error.request_id else error.message
+def one_line(error: ServiceError) -> str:
+    """The message; where the gateway's log has more, with the id that finds it there."""
+    return (
+        f"{error.message} (request {error.request_id})" if error.request_id and error.status >= 500 else error.message
+    )
 
 
 def _usage(error: typer.TyperException) -> str:

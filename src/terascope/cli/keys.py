@@ -1,6 +1,7 @@
 """`terascope keys`: who may ask."""
 
 import re
+import sys
 import time
 from datetime import datetime
 from pathlib import Path
@@ -12,7 +13,7 @@ from terascope.cli.connection import with_client
 from terascope.cli.files import private_file
 from terascope.cli.show import Json, print_json, table, when
 from terascope.client import Client
-from terascope.protocol.admin import KeyView
+from terascope.protocol.admin import KeyView, NewKey
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 _SPAN = re.compile(r"(\d{1,6})([hdw])\Z")
@@ -45,7 +46,7 @@ def create(
     until = expiry(expires, time.time()) if expires else None
     if key_file is None:
         made = client.keys.create(name, scope or (), expires=until)
-        print_json(made) if as_json else print(f"{made.key}\n\nThis is {_about(made)}. It is shown only now.")
+        print_json(made) if as_json else _show_once(made)
         return
     with private_file(key_file) as file:
         made = client.keys.create(name, scope or (), expires=until)
@@ -91,6 +92,12 @@ def expiry(text: str, now: float) -> float:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError):
         raise typer.BadParameter(f"{text!r} is no time; write 12h, 30d, 8w or a date like 2027-01-01") from None
+
+
+def _show_once(made: NewKey) -> None:
+    """The key alone on stdout, so that a script can take it."""
+    print(made.key, flush=True)
+    print(f"This is {_about(made)}. It is shown only now.", file=sys.stderr)
 
 
 def _about(key: KeyView) -> str:

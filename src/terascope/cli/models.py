@@ -136,15 +136,13 @@ def _show(one: ModelView, as_json: bool) -> None:
     if as_json:
         print_json(one)
         return
-    details(one.model_dump(exclude={"files", "created", "context_length", "parameters"}).items())
-    details(
-        [
-            ("context_length", _tokens(one.context_length)),
-            ("parameters", f"{one.parameters:,}" if one.parameters else ""),
-            ("added", when(one.created)),
-            ("files", f"{len(one.files)}, {_size(one)}" if one.files else ""),
-        ]
-    )
+    shown = one.model_dump(exclude={"files", "created"}) | {
+        "context_length": _tokens(one.context_length),
+        "parameters": f"{one.parameters:,}" if one.parameters else "",
+        "files": f"{len(one.files)}, {_size(one)}" if one.files else "",
+        "added": when(one.created),
+    }
+    details(shown.items())
 
 
 def _size(one: ModelView) -> str:

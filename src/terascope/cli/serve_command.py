@@ -1,7 +1,7 @@
 """`terascope serve`: its options; `serve.py` does it."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -15,7 +15,9 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to bind [default: 127.0.0.1].")] = None,
     port: Annotated[int | None, typer.Option(help="Port to bind [default: 8000]; 0 takes a free one.")] = None,
     key_file: Annotated[Path | None, typer.Option(help="Write the first key there (mode 0600), not here.")] = None,
-    log_level: Annotated[str, typer.Option(help="debug, info, warning or error.")] = "info",
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], typer.Option(help="How much is logged.")
+    ] = "info",
 ) -> None:
     """Run the gateway and its engines until Ctrl-C."""
     from terascope.cli import serve as program
