@@ -75,6 +75,10 @@ class Catalog:
         """Return all aliases, by name."""
         return self._index.aliases
 
+    def aliases_of(self, version: ModelVersion) -> tuple[str, ...]:
+        """Return the aliases that mean `version` now, by name."""
+        return self._index.aliases_of(version)
+
     async def add(
         self, name: str, source: str, version: str = "", aliases: Sequence[str] = (), progress: Progress | None = None
     ) -> ModelVersion:
@@ -130,10 +134,12 @@ class Catalog:
     async def alias(self, alias: str, target: str) -> Alias:
         """Make or move an alias to `name` (its newest version, whichever that is) or to `name@version`.
 
-        An alias with the name of its own target pins which version the bare name means. Raises `BadRequest`,
-        `ModelNotFound` without the target, `Conflict` when `alias` is the name of another model.
+        An alias with the name of its own target pins which version the bare name means; an alias of an alias
+        points to where that one points now. Raises `BadRequest`, `ModelNotFound` without the target or when it is
+        retired, `Conflict` when `alias` is the name of another model.
         """
         _check_names(alias)
+        self.resolve(target)
         wanted = ModelName.parse(target)
         pointer = next((one for one in self.aliases() if one.alias == target != one.name), None)
         name, version = (pointer.name, pointer.version) if pointer else (wanted.name, wanted.version)

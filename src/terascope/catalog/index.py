@@ -39,14 +39,18 @@ class Index:
             return tuple(found)
         raise self._unknown(ModelName.parse(name))
 
+    def aliases_of(self, version: ModelVersion) -> tuple[str, ...]:
+        """Return the aliases that mean `version` now, by name; also those of a retired version."""
+        return tuple(alias.alias for alias in self.aliases if self._target(alias) == version)
+
     def _pointed_to(self, aliases: Iterable[Alias]) -> dict[str, ModelVersion]:
-        found: dict[str, ModelVersion] = {}
-        for alias in aliases:
-            pinned = self._exact.get((alias.name, alias.version))
-            target = pinned if alias.version else _newest(self._by_name.get(alias.name, ()))
-            if target and _usable(target):
-                found[alias.alias] = target
-        return found
+        targets = {alias.alias: self._target(alias) for alias in aliases}
+        return {alias: target for alias, target in targets.items() if target and _usable(target)}
+
+    def _target(self, alias: Alias) -> ModelVersion | None:
+        if alias.version:
+            return self._exact.get((alias.name, alias.version))
+        return _newest(self._by_name.get(alias.name, ()))
 
     def _unknown(self, name: ModelName) -> ModelNotFound:
         return ModelNotFound(f"{self._reason(name)}; {_LISTED}", param="model")

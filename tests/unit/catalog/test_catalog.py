@@ -287,6 +287,7 @@ class TestAliases:
         second = await catalog.add("tiny", f"path:{model}", "2")
         assert catalog.resolve("newest") == second
         assert catalog.resolve("first") == catalog.resolve("also-first") == first
+        assert catalog.aliases_of(first) == ("also-first", "first")
         assert await catalog.alias("first", "tiny@2") == Alias("first", "tiny", "2", clock.now())
         assert catalog.resolve("first") == second
 
@@ -304,8 +305,12 @@ class TestAliases:
             await catalog.remove_alias("tiny")
 
     async def test_need_a_target(self, catalog: Catalog) -> None:
-        with pytest.raises(ModelNotFound, match="'none' for the alias 'x'"):
+        with pytest.raises(ModelNotFound, match="there is no model 'none'"):
             await catalog.alias("x", "none")
+        await catalog.add("big", "remote:http://127.0.0.1:8001", "1")
+        await catalog.set_life_cycle("big", "1", LifeCycle.RETIRED)
+        with pytest.raises(ModelNotFound, match="retired"):
+            await catalog.alias("x", "big")
         with pytest.raises(BadRequest):
             await catalog.alias("x@1", "none")
 

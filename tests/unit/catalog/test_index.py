@@ -72,6 +72,11 @@ def test_what_cannot_be_a_name_is_a_bad_request(text: str) -> None:
         INDEX.resolve(text)
 
 
+def test_knows_the_aliases_of_a_version() -> None:
+    assert [INDEX.aliases_of(version) for version in (OLD, NEW, PREVIEW)] == [("k2-may",), ("k2",), ()]
+    assert INDEX.aliases_of(GONE) == ("old",)
+
+
 def test_retired_versions_can_still_be_named() -> None:
     assert INDEX.get("old-model", "1") is GONE
     assert INDEX.named("old-model") == (GONE,)

