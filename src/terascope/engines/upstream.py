@@ -4,6 +4,8 @@ HTTP proxies, redirects, cookies and compression are not supported: an engine is
 """
 
 import asyncio
+import os
+import socket
 import ssl
 from collections.abc import Iterable
 from contextlib import suppress
@@ -156,8 +158,7 @@ class HttpClient:
         except TimeoutError:
             raise EngineUnreachable(f"no connection to the engine within {self._connect_timeout_s:g} s") from None
         except (OSError, UnicodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-            raise EngineUnreachable(f"no connection to the engine: {reason}", detail=repr(error)) from error
+            raise EngineUnreachable(f"no connection to the engine: {_reason(error)}", detail=repr(error)) from error
         if not connection.usable:
             raise EngineUnreachable("the connection to the engine was closed while it was made")
         return connection
@@ -188,6 +189,17 @@ def _line(name: str, value: str) -> bytes:
     if not value.isprintable() or not value.isascii():
         raise ConfigError(f"the header {name} would hold characters that no header may hold")
     return b"%b: %b\r\n" % (name.encode(), value.encode())
+
+
+def _reason(error: OSError | UnicodeError) -> str:
+    """Why there is no connection, without the address, which is not for everyone."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, (ssl.SSLError, socket.gaierror)):
+        return error.strerror or "TLS failed"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno)
+    return "none of its addresses answers"
 
 
 class HttpEngine:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import os
 import socket
+import struct
 from collections.abc import Awaitable, Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -68,9 +69,9 @@ class Exchange:
         """Close the connection when all that was sent is out."""
         self._connection.close()
 
-    def abort(self) -> None:
-        """Close the connection now, with a reset where there is one."""
-        self._connection.abort()
+    def reset(self) -> None:
+        """Close the connection now, over TCP with a reset."""
+        self._connection.reset()
 
 
 Handler = Callable[[Exchange], Awaitable[None]]
@@ -211,6 +212,12 @@ class _Connection(asyncio.Protocol):
     def abort(self) -> None:
         if self._transport is not None:
             self._transport.abort()
+
+    def reset(self) -> None:
+        sock = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if sock is not None and sock.family != socket.AF_UNIX:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.abort()
 
     async def ended(self) -> None:
         """Return when the handler has ended."""
