@@ -185,7 +185,7 @@ def command_line() -> str:
         "# Command line\n",
         "The commands talk to the gateway over HTTP, except `serve`, `worker`, `doctor` and `version`, which work on\n"
         "this machine. The gateway is found by `--url` and `--key`, by `TERASCOPE_URL` and `TERASCOPE_API_KEY`,\n"
-        "or, on its own machine, by its data directory; there the commands act as an operator. Listings take `--json`.\n",
+        "or, on its own machine, by its data directory; there the commands act as an operator. Lists take `--json`.\n",
         "The exit status is 0, 1 for a failure, 2 for a wrong command line, 130 after Ctrl-C. An error is one line on\n"
         "stderr that says what to do.\n",
         _help(),
