@@ -80,6 +80,12 @@ def connected(url: str, key: str, data_dir: Path | None) -> Iterator[Client]:
         yield client
 
 
+def local_data_dir(given: Path | None) -> Path:
+    """The data directory that a gateway on this machine has, or would have."""
+    directories = _directories(given)
+    return next((one for one in directories if one.is_dir()), directories[-1])
+
+
 def with_client(command: Callable[Concatenate[Client, P], None]) -> Callable[..., None]:
     """Give a command the options that say which gateway, and a client of it as first argument."""
 

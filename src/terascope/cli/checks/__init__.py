@@ -1,0 +1,1 @@
+"""What `terascope doctor` looks at."""
