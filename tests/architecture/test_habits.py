@@ -17,7 +17,9 @@ FUNCTION_LINES = 50
 CONTRACT_METHODS = 8
 FOLDERS_DEEP = 3
 
-LONGER_MODULES: dict[str, str] = {}
+LONGER_MODULES = {
+    "src/terascope/protocol/openai.py": "OpenAI's fields one after the other: a table, without branches",
+}
 """Modules that may be longer, each with its reason."""
 LONGER_FUNCTIONS = {
     "src/terascope/store/migrations/versions/0001_first.py:upgrade": "a list of tables: it has no branches to follow",

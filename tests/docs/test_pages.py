@@ -7,12 +7,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 from markdown_it import MarkdownIt
 from markdown_it.token import Token
 
 from terascope.core.config import ServerConfig
 from terascope.core.errors import ServiceError, all_errors
+from terascope.testing.gateway import serving
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -130,11 +132,23 @@ def test_every_header_of_ours_is_in_the_reference() -> None:
     assert {name for name in used if f"`{name}`" not in page} == set()
 
 
-def test_every_metric_is_in_the_reference() -> None:
+async def test_every_metric_is_in_the_reference(tmp_path: Path) -> None:
     page = (DOCS / "reference" / "metrics.md").read_text()
-    made = re.findall(r'"(terascope_[a-z_]+)"', (SOURCE / "gateway" / "metrics.py").read_text())
-    assert made
-    assert [name for name in made if f"`{name}`" not in page and f"`{name}_total`" not in page] == []
+    async with serving(data_dir=tmp_path) as served, httpx.AsyncClient(base_url=served.url) as client:
+        text = (await client.get("/metrics")).text
+    made = {name for name in re.findall(r"^# TYPE (\S+)", text, re.MULTILINE) if not name.endswith("_created")}
+    assert {name for name in made if f"`{name}`" not in page} == set()
+    assert set(re.findall(r"^\| `(\w+)`", page, re.MULTILINE)) <= made
+
+
+async def test_every_path_is_in_the_reference_and_no_other(tmp_path: Path) -> None:
+    page = (DOCS / "reference" / "http-api.md").read_text()
+    async with serving(data_dir=tmp_path) as served, httpx.AsyncClient(base_url=served.url) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    there = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
+    listed = set(re.findall(r"`((?:GET|POST|PUT|DELETE|PATCH) /\S*)`", page))
+    assert listed - there == {"GET /docs", "GET /openapi.json"}, "described by themselves"
+    assert there - listed == set()
 
 
 def test_nginx_takes_what_the_gateway_takes() -> None:
