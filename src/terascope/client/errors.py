@@ -22,7 +22,7 @@ def _known() -> tuple[dict[str, type[ServiceError]], dict[int, type[ServiceError
     """The most general class of every code and of every status that a gateway sends."""
     codes: dict[str, type[ServiceError]] = {InternalError.code: InternalError}
     statuses: dict[int, type[ServiceError]] = {InternalError.status: InternalError}
-    for error in all_errors():
+    for error in (one for one in all_errors() if one.__module__ == ServiceError.__module__):
         codes.setdefault(error.code, error)
         if error not in (GatewayUnreachable, ConfigError):
             statuses.setdefault(error.status, error)
