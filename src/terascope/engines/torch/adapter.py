@@ -1,0 +1,76 @@
+"""The torch engine as the gateway sees it: a command line and an HTTP client. Imports no torch."""
+
+import sys
+from pathlib import Path
+
+from platformdirs import user_cache_path
+
+from terascope.core import environment
+from terascope.core.config import DeploymentConfig
+from terascope.core.errors import ConfigError
+from terascope.engines.contract import Endpoint, Engine, Launch
+from terascope.engines.upstream import Address, HttpEngine
+
+_WORKER = "terascope.engines.torch.worker"
+_DTYPES = ("", "float32", "bfloat16", "float16")
+_OPTIONS = ("cache_tokens", "step_tokens")
+
+
+class TorchKind:
+    """Models run by transformers in a worker process of ours."""
+
+    def command(self, launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
+        """See `EngineKind.command`; options of the deployment are `cache_tokens` and `step_tokens`."""
+        deployment, version = launch.deployment, launch.version
+        _check(deployment, version.directory)
+        converted = _cache_dir() / "converted" / version.digest
+        flags = {
+            "--model-dir": version.directory,
+            "--served-name": launch.served_name,
+            "--task": version.task.value,
+            "--dtype": deployment.dtype,
+            "--device": deployment.device,
+            "--threads": deployment.threads,
+            "--max-batch": deployment.max_batch,
+            "--context-length": deployment.context_length,
+            "--converted-dir": str(converted) if version.digest else "",
+            **{f"--{name.replace('_', '-')}": value for name, value in deployment.options.items()},
+        }
+        words = [word for flag, value in flags.items() if value for word in (flag, str(value))]
+        return (sys.executable, "-m", _WORKER, *_place(endpoint), *words)
+
+    def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
+        """See `EngineKind.connect`."""
+        return HttpEngine(endpoint, served_name=launch.served_name)
+
+
+def _check(deployment: DeploymentConfig, directory: str) -> None:
+    name = deployment.name or deployment.model
+    if not directory:
+        raise ConfigError(f"deployment {name}: the torch engine needs the model's files on this machine")
+    if deployment.dtype not in _DTYPES:
+        raise ConfigError(f"deployment {name}: dtype {deployment.dtype!r} is none of {', '.join(_DTYPES[1:])}")
+    for key, value in (("threads", deployment.threads), ("context_length", deployment.context_length)):
+        if value < 0:
+            raise ConfigError(f"deployment {name}: {key} is {value}; write 0 or more")
+    if deployment.max_batch < 1:
+        raise ConfigError(f"deployment {name}: max_batch is {deployment.max_batch}; write 1 or more")
+    for key, text in deployment.options.items():
+        if key not in _OPTIONS:
+            raise ConfigError(f"deployment {name}: torch has no option {key!r}; there are {', '.join(_OPTIONS)}")
+        if not text.isdecimal() or int(text) < 1:
+            raise ConfigError(f"deployment {name}: option {key} is {text!r}; write a whole number")
+
+
+def _place(endpoint: Endpoint) -> tuple[str, ...]:
+    address = Address.parse(endpoint.url)
+    if address.path:
+        return ("--socket", address.path)
+    return ("--host", address.host, "--port", str(address.port))
+
+
+def _cache_dir() -> Path:
+    return (environment.cache_dir() or user_cache_path("terascope")).absolute()
+
+
+KIND = TorchKind()

@@ -1,0 +1,118 @@
+"""What passes between the event loop and the thread that computes."""
+
+import asyncio
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from queue import SimpleQueue
+from typing import Generic, TypeVar
+
+from terascope.core.errors import Overloaded, ServiceError
+
+Work = TypeVar("Work")
+News = TypeVar("News")
+_log = logging.getLogger(__name__)
+
+
+class Job(Generic[Work, News]):
+    """One request: what is to be done, and the queue in which news of it arrive."""
+
+    def __init__(self, request_id: str, work: Sequence[Work]) -> None:
+        self.request_id = request_id
+        self.work = work
+        self.news: asyncio.Queue[News] = asyncio.Queue()
+
+
+class ComputeThread(ABC, Generic[Work, News]):
+    """A thread that computes in steps; jobs join and leave between them.
+
+    `start`, `submit`, `cancel`, `stop` and `join` may be called from any thread, all else belongs to this one.
+    News reach `loop` once per step.
+    """
+
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop, crashed: Callable[[BaseException], None]) -> None:
+        """`crashed` is called in `loop` if the thread ends by an error, which only a mistake of ours can cause."""
+        self._loop = loop
+        self._crashed = crashed
+        self._orders: SimpleQueue[tuple[str, Job[Work, News] | None]] = SimpleQueue()
+        self._out: list[tuple[Job[Work, News], News]] = []
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._thread.start()
+
+    def submit(self, job: Job[Work, News]) -> None:
+        """Begin `job`; news of it arrive in its queue until it is over."""
+        self._orders.put(("begin", job))
+
+    def cancel(self, job: Job[Work, News]) -> None:
+        """End `job` before the next step, without news; no error when it is over already."""
+        self._orders.put(("cancel", job))
+
+    def stop(self) -> None:
+        """End every job with an error, and the thread after its step; idempotent."""
+        self._orders.put(("stop", None))
+
+    def join(self, timeout_s: float) -> bool:
+        """Wait for the thread's end; return whether it came."""
+        self._thread.join(timeout_s)
+        return not self._thread.is_alive()
+
+    @abstractmethod
+    def _begin(self, job: Job[Work, News]) -> None:
+        """Take `job` in."""
+
+    @abstractmethod
+    def _end(self, job: Job[Work, News]) -> None:
+        """Forget `job`, if it is there."""
+
+    @abstractmethod
+    def _step(self) -> None:
+        """Compute a little."""
+
+    @abstractmethod
+    def _jobs(self) -> Sequence[Job[Work, News]]:
+        """The jobs that are not over."""
+
+    @abstractmethod
+    def _fail(self, job: Job[Work, News], error: ServiceError) -> None:
+        """Tell that `job` ended in `error`, and forget it."""
+
+    def _post(self, job: Job[Work, News], news: News) -> None:
+        """Leave news for the event loop; they go out at the end of the step."""
+        self._out.append((job, news))
+
+    def _run(self) -> None:
+        try:
+            while self._obey():
+                self._step()
+                self._flush()
+            for job in self._jobs():
+                self._fail(job, Overloaded("the engine is stopping"))
+            self._flush()
+        except BaseException as error:
+            _log.critical("the computing thread ended", exc_info=error)
+            self._loop.call_soon_threadsafe(self._crashed, error)
+            raise
+
+    def _obey(self) -> bool:
+        """Carry out the orders, waiting for one when there is nothing to do; false when one was to stop."""
+        found = [] if self._jobs() else [self._orders.get()]
+        while not self._orders.empty():
+            found.append(self._orders.get())
+        for verb, job in found:
+            if job is not None:
+                (self._begin if verb == "begin" else self._end)(job)
+        return all(verb != "stop" for verb, _ in found)
+
+    def _flush(self) -> None:
+        if self._out and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(_hand_out, self._out)
+        self._out = []
+
+
+def _hand_out(out: Sequence[tuple[Job[Work, News], News]]) -> None:
+    for job, news in out:
+        job.news.put_nowait(news)

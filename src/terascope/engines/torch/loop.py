@@ -1,0 +1,163 @@
+"""The batching loop: one thread, one step after the other; rows join and leave between steps."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from terascope.core.errors import EngineOutOfMemory, InternalError, ServiceError
+from terascope.engines.torch import memory
+from terascope.engines.torch.jobs import ComputeThread, Job
+from terascope.engines.torch.metrics import Metrics
+from terascope.engines.torch.packed import PackedModel
+from terascope.engines.torch.rows import Event, Finish, Row, RowPlan, Turn
+from terascope.engines.torch.sampling import Draw, sample, score
+from terascope.engines.torch.schedule import Scheduler
+from terascope.engines.torch.vocabulary import Vocabulary
+
+_log = logging.getLogger(__name__)
+RowJob = Job[RowPlan, Event]
+
+
+class BatchLoop(ComputeThread[RowPlan, Event]):
+    """Computes all jobs in one running batch."""
+
+    def __init__(
+        self,
+        packed: PackedModel,
+        vocabulary: Vocabulary,
+        loop: asyncio.AbstractEventLoop,
+        crashed: Callable[[BaseException], None],
+        metrics: Metrics,
+        *,
+        max_batch: int = 32,
+        step_tokens: int = 512,
+    ) -> None:
+        """See `ComputeThread`. `max_batch` rows run at most, and `step_tokens` tokens are computed at once."""
+        super().__init__("batch-loop", loop, crashed)
+        self._packed = packed
+        self._vocabulary = vocabulary
+        self._metrics = metrics
+        self._schedule = Scheduler(packed.pool, max_batch, step_tokens)
+        self._rows: dict[RowJob, list[Row]] = {}
+        self._job_of: dict[Row, RowJob] = {}
+
+    def _jobs(self) -> Sequence[RowJob]:
+        return tuple(self._rows)
+
+    def _begin(self, job: RowJob) -> None:
+        rows = self._rows[job] = [Row(index, plan, self._vocabulary) for index, plan in enumerate(job.work)]
+        for row in rows:
+            self._job_of[row] = job
+            self._schedule.add(row)
+
+    def _end(self, job: RowJob) -> None:
+        for row in self._rows.pop(job, ()):
+            self._leave(row, clean=row.made > 0)  # one that chose a token has computed nothing but numbers
+
+    def _leave(self, row: Row, *, clean: bool) -> None:
+        """Forget `row`. What is not a number must not stay in its blocks: they are zeroed unless it is `clean`."""
+        if self._job_of.pop(row, None) is not None:
+            blocks = self._schedule.drop(row)
+            if blocks and not clean:
+                self._packed.clear(blocks)
+
+    def _fail(self, job: RowJob, error: ServiceError) -> None:
+        self._post(job, Event(0, error=error))
+        for row in self._rows.pop(job, ()):
+            self._leave(row, clean=False)
+
+    def _step(self) -> None:
+        start = time.perf_counter()
+        turns = self._schedule.plan()
+        self._metrics.load(len(self._schedule.running), len(self._schedule.waiting), self._schedule.preemptions)
+        self._metrics.cache(self._packed.pool.free, self._packed.pool.blocks)
+        if not turns:
+            return
+        try:
+            self._compute(turns, start)
+        except Exception as error:  # noqa: BLE001 - the edge of a step: its rows fail, the worker goes on
+            self._failed(turns, error)
+
+    def _failed(self, turns: Sequence[Turn], error: Exception) -> None:
+        _log.exception("step failed", extra={"rows": len(turns)})
+        told: ServiceError = InternalError("the engine failed while it computed this request", detail=repr(error))
+        if memory.was_too_little(error):
+            told = EngineOutOfMemory("the engine's memory did not suffice for this request")
+            if self._packed.device.type == "cuda":
+                torch.cuda.empty_cache()
+        for job in {self._job_of[turn.row] for turn in turns if turn.row in self._job_of}:
+            self._fail(job, told)
+
+    def _compute(self, turns: Sequence[Turn], start: float) -> None:
+        tokens = [token for turn in turns for token in turn.tokens]
+        kept = self._kept(turns)
+        planned = time.perf_counter()
+        logits = self._packed.run(tokens, [turn.span for turn in turns], kept)
+        computed = time.perf_counter()
+        for turn in turns:
+            turn.row.computed = turn.span.end
+        self._score(turns, logits)
+        self._choose([turn for turn in turns if turn.chooses], logits)
+        for turn in turns:
+            if turn.span.end == len(turn.row.tokens) and turn.row.plan.max_tokens == 0:
+                self._tell(turn.row, Event(turn.row.index, finish=Finish.LENGTH))
+        made = sum(turn.chooses for turn in turns)
+        self._metrics.step(
+            len(tokens) - made, made, planned - start, computed - planned, time.perf_counter() - computed
+        )
+
+    def _kept(self, turns: Sequence[Turn]) -> list[int]:
+        """Choose the places of the batch whose logits are wanted; each turn notes where its own will be."""
+        kept: list[int] = []
+        first = 0
+        for turn in turns:
+            places = [first + at - turn.span.start for at in turn.row.scores(turn.span)]
+            if turn.chooses:
+                places.append(first + turn.span.count - 1)
+            turn.keep = list(range(len(kept), len(kept) + len(places)))
+            kept += places
+            first += turn.span.count
+        return kept
+
+    def _score(self, turns: Sequence[Turn], logits: Tensor) -> None:
+        for turn in turns:
+            row = turn.row
+            if positions := row.scores(turn.span):
+                following = row.tokens[positions.start + 1 : positions.stop + 1]
+                infos = score(logits[turn.keep[: len(positions)]], following, row.plan.score_prompt or 0)
+                row.scored += len(positions)
+                self._post(self._job_of[row], Event(row.index, prompt=infos))
+
+    def _choose(self, turns: Sequence[Turn], logits: Tensor) -> None:
+        if not turns:
+            return
+        draws = [turn.row.draw() for turn in turns]
+        places = [turn.keep[-1] for turn in turns]
+        sample(logits if len(places) == logits.shape[0] else logits[places], draws)
+        for turn, draw in zip(turns, draws, strict=True):
+            self._advance(turn.row, draw)
+
+    def _advance(self, row: Row, draw: Draw) -> None:
+        if row not in self._job_of:  # its job has failed in this very step
+            return
+        try:
+            if draw.error is not None:
+                raise draw.error
+            event = row.take(draw.info)
+        except ServiceError as error:
+            self._fail(self._job_of[row], error)
+            return
+        if event is not None:
+            self._tell(row, event)
+
+    def _tell(self, row: Row, event: Event) -> None:
+        job = self._job_of[row]
+        self._post(job, event)
+        if event.finish is not None:
+            self._leave(row, clean=True)
+            if not any(other in self._job_of for other in self._rows[job]):
+                del self._rows[job]

@@ -1,0 +1,46 @@
+"""The worker's own figures, in Prometheus' text format."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+_STEP_BUCKETS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5)
+
+
+class Metrics:
+    """Counters and gauges of one worker. Safe to use from several threads."""
+
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        name = "terascope_engine"
+        self._tokens = Counter(f"{name}_tokens", "Tokens computed.", ["kind"], registry=registry)
+        self._rows = Gauge(f"{name}_rows", "Rows in the engine.", ["state"], registry=registry)
+        self._preempted = Gauge(f"{name}_preemptions", "Rows that had to be computed again.", registry=registry)
+        self._free = Gauge(f"{name}_cache_free_ratio", "Free part of the KV cache.", registry=registry)
+        self._parts = Counter(f"{name}_step_seconds", "Time in parts of steps.", ["part"], registry=registry)
+        self._step = Histogram(f"{name}_step_time_seconds", "Time of steps.", buckets=_STEP_BUCKETS, registry=registry)
+        self._requests = Counter(f"{name}_requests", "Requests by status.", ["endpoint", "status"], registry=registry)
+
+    def load(self, running: int, waiting: int, preemptions: int) -> None:
+        """Note how many rows there are."""
+        self._rows.labels("running").set(running)
+        self._rows.labels("waiting").set(waiting)
+        self._preempted.set(preemptions)
+
+    def cache(self, free: int, blocks: int) -> None:
+        """Note how full the KV cache is."""
+        self._free.set(free / blocks)
+
+    def step(self, prompt: int, made: int, plan_s: float, compute_s: float, choose_s: float) -> None:
+        """Note a step: tokens computed of prompts, tokens made, and seconds of its parts."""
+        self._tokens.labels("prompt").inc(prompt)
+        self._tokens.labels("completion").inc(made)
+        for part, seconds in (("plan", plan_s), ("compute", compute_s), ("choose", choose_s)):
+            self._parts.labels(part).inc(seconds)
+        self._step.observe(plan_s + compute_s + choose_s)
+
+    def request(self, endpoint: str, status: int) -> None:
+        """Count a request that has been answered."""
+        self._requests.labels(endpoint, str(status)).inc()
+
+    def text(self) -> bytes:
+        """Return everything as Prometheus reads it."""
+        return generate_latest(self._registry)

@@ -1,0 +1,144 @@
+"""From a checkpoint's directory to a model that can answer."""
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+
+from terascope.core.errors import ConfigError
+from terascope.core.models import Task
+from terascope.engines.torch import memory
+from terascope.engines.torch.cache import BLOCK
+from terascope.engines.torch.packed import PackedModel, check
+from terascope.engines.torch.settings import WorkerSettings
+from terascope.engines.torch.unpack import gguf_file, unpack
+from terascope.engines.torch.vocabulary import Vocabulary
+
+Report = Callable[[str], None]
+"""Told what the loading does now."""
+_GENERATORS = ("ForCausalLM", "ForConditionalGeneration", "LMHeadModel")
+_STRETCHED = ("dynamic", "longrope")  # position codes that change with the longest row of a batch
+_UNKNOWN_CONTEXT = 2048
+
+
+@dataclass(frozen=True, slots=True)
+class CausalModel:
+    """A language model, ready."""
+
+    packed: PackedModel
+    vocabulary: Vocabulary
+    context_length: int
+    dtype: str
+
+
+def choose_device(settings: WorkerSettings) -> torch.device:
+    """Return the device asked for, else a GPU if there is one. Raises `ConfigError` when it is not there."""
+    device = torch.device(settings.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise ConfigError(f"device {settings.device}: there is no such device on this machine")
+    return device
+
+
+def choose_dtype(settings: WorkerSettings, device: torch.device, own: torch.dtype | None) -> torch.dtype:
+    """Return the number type asked for; else float32 on a CPU, and on a GPU the checkpoint's own."""
+    if settings.dtype:
+        found: torch.dtype = getattr(torch, settings.dtype)
+        return found
+    return torch.float32 if device.type == "cpu" else own or torch.float32
+
+
+def task_of(settings: WorkerSettings) -> Task:
+    """Return what the checkpoint is for: as told, else as its files say."""
+    if settings.task is not None:
+        return settings.task
+    if (settings.model_dir / "modules.json").exists():
+        return Task.EMBED
+    if gguf_file(settings.model_dir) is not None:
+        return Task.GENERATE
+    architectures = _json(settings.model_dir / "config.json").get("architectures") or [""]
+    return Task.GENERATE if str(architectures[0]).endswith(_GENERATORS) else Task.EMBED
+
+
+def load_causal(settings: WorkerSettings, report: Report) -> CausalModel:
+    """Load the language model that `settings` name, check that it computes rightly, and make room for its cache.
+
+    Raises `ConfigError` when it cannot be served as configured.
+    """
+    device = choose_device(settings)
+    module, tokenizer = _read(settings, device, report)
+    module.eval().requires_grad_(False).to(device)
+    report("warming up")
+    bytes_per_token = check(module)
+    context = _context(module.config, settings.context_length)
+    packed = PackedModel(module, _cache_tokens(settings, context, bytes_per_token, device))
+    vocabulary = Vocabulary(tokenizer, _width(module), _ends(module, tokenizer))
+    return CausalModel(packed, vocabulary, context, str(module.dtype).removeprefix("torch."))
+
+
+def _read(settings: WorkerSettings, device: torch.device, report: Report) -> tuple[PreTrainedModel, Any]:
+    packed_file = gguf_file(settings.model_dir)
+    if packed_file is None:
+        return _read_plain(settings, settings.model_dir, device, report)
+    dtype = choose_dtype(settings, device, None)
+    ready = settings.converted_dir / str(dtype).removeprefix("torch.") if settings.converted_dir else None
+    if ready is not None and ready.exists():
+        return _read_plain(settings, ready, device, report)
+    report("converting GGUF")
+    return unpack(packed_file, dtype, ready)
+
+
+def _read_plain(
+    settings: WorkerSettings, directory: Path, device: torch.device, report: Report
+) -> tuple[PreTrainedModel, Any]:
+    report("reading weights")
+    config = AutoConfig.from_pretrained(directory, local_files_only=True)
+    dtype = choose_dtype(settings, device, getattr(config, "dtype", None))
+    module = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
+    return module, AutoTokenizer.from_pretrained(directory, local_files_only=True)
+
+
+def _context(config: PretrainedConfig, asked: int) -> int:
+    """The longest row in tokens. Raises `ConfigError` when more is asked than the model has positions for."""
+    text = config.get_text_config(decoder=True)
+    own = int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 0)
+    rope = getattr(text, "rope_parameters", None) or {}
+    if rope.get("rope_type") in _STRETCHED:
+        own = int(rope.get("original_max_position_embeddings") or own)
+    if asked and own and asked > own:
+        raise ConfigError(f"context_length is {asked}, but the model has positions for {own} tokens")
+    return asked or own or _UNKNOWN_CONTEXT
+
+
+def _cache_tokens(settings: WorkerSettings, context: int, bytes_per_token: int, device: torch.device) -> int:
+    """Room for as many full rows as may run, or for what memory allows."""
+    wanted = settings.cache_tokens or settings.max_batch * (context + BLOCK)
+    fits = memory.for_cache(device) // bytes_per_token
+    tokens = wanted if settings.cache_tokens else min(wanted, fits)
+    if tokens < context + BLOCK:
+        raise ConfigError(
+            f"one request of {context} tokens needs {context + BLOCK} tokens of KV cache, that is "
+            f"{(context + BLOCK) * bytes_per_token / 2**20:.0f} MiB at {bytes_per_token} bytes each; there is room for "
+            f"{tokens}. Set context_length lower, or cache_tokens higher if there is memory"
+        )
+    return tokens
+
+
+def _width(module: PreTrainedModel) -> int:
+    head = module.get_output_embeddings()
+    return int(head.weight.shape[0] if head is not None else module.config.get_text_config().vocab_size)
+
+
+def _ends(module: PreTrainedModel, tokenizer: Any) -> list[int]:
+    """The tokens that end an answer: what the generation settings say, and the tokenizer's own."""
+    said = module.generation_config.eos_token_id if module.generation_config else None
+    found = {*(said if isinstance(said, list) else [said]), tokenizer.eos_token_id} - {None}
+    return sorted(token for token in found if 0 <= token < _width(module))
+
+
+def _json(path: Path) -> dict[str, Any]:
+    value = json.loads(path.read_text()) if path.exists() else {}
+    return value if isinstance(value, dict) else {}

@@ -1,0 +1,251 @@
+"""How answers leave the worker: whole, or as server-sent events; and the models behind them."""
+
+import asyncio
+from collections.abc import Callable
+from urllib.parse import quote
+
+import orjson
+from aiohttp import web
+
+from terascope.core.errors import ModelNotFound, ServiceError, UnsupportedFeature
+from terascope.engines.contract import EngineInfo
+from terascope.engines.torch import vectors
+from terascope.engines.torch.answers import Answer, ChatAnswer, CompletionAnswer
+from terascope.engines.torch.chat import prompt_of
+from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, Vector
+from terascope.engines.torch.encoder import Encoder
+from terascope.engines.torch.httpd import REQUEST_ID
+from terascope.engines.torch.intake import Intake, Order
+from terascope.engines.torch.jobs import Job
+from terascope.engines.torch.loop import BatchLoop, RowJob
+from terascope.engines.torch.model import CausalModel
+from terascope.engines.torch.rows import Event
+from terascope.engines.torch.text import TokenTable
+from terascope.engines.torch.vocabulary import Vocabulary
+from terascope.protocol.errors import error_body
+from terascope.protocol.openai import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    SamplingFields,
+    TokenizeRequest,
+    Wire,
+)
+from terascope.protocol.parse import ignored_fields, parse
+from terascope.protocol.sse import DONE, event
+
+_MOST_IGNORED = 20  # names of ignored fields told in a header
+Headers = dict[str, str]
+
+
+class _Model:
+    """What language models and embedding models have in common."""
+
+    def __init__(self, served_name: str, info: EngineInfo, vocabulary: Vocabulary, context_length: int) -> None:
+        self.info = info
+        self._served_name = served_name
+        self._vocabulary = vocabulary
+        self._context_length = context_length
+        self._intake = Intake(vocabulary, context_length)
+
+    async def _words(self, endpoint: str, request: web.Request) -> web.StreamResponse:
+        body = await request.read()
+        find = self._tokenize if endpoint == "tokenize" else self._detokenize
+        return _json(await asyncio.to_thread(find, body), _id_header(request))
+
+    def _tokenize(self, body: bytes) -> dict[str, object]:
+        asked = parse(TokenizeRequest, body)
+        self._check_name(asked.model)
+        if asked.messages is not None:
+            tokens = prompt_of(asked, self._vocabulary, asked.tools or ())
+        else:
+            tokens = self._vocabulary.encode(asked.prompt or "", special=asked.add_special_tokens is not False)
+        found: dict[str, object] = {"count": len(tokens), "max_model_len": self._context_length, "tokens": tokens}
+        return found | ({"token_strs": self._vocabulary.names(tokens)} if asked.return_token_strs else {})
+
+    def _detokenize(self, body: bytes) -> dict[str, object]:
+        asked = parse(DetokenizeRequest, body)
+        self._check_name(asked.model)
+        self._intake.check_tokens(asked.tokens, "tokens")
+        return {"prompt": self._vocabulary.decode(asked.tokens)}
+
+    def _check_name(self, name: str | None) -> None:
+        if name is not None and name != self._served_name:
+            raise ModelNotFound(f"this engine serves {self._served_name!r}, not {name[:100]!r}", param="model")
+
+
+class Generator(_Model):
+    """A language model that answers. `httpd.Served`."""
+
+    def __init__(self, served_name: str, info: EngineInfo, model: CausalModel, loop: BatchLoop) -> None:
+        super().__init__(served_name, info, model.vocabulary, model.context_length)
+        self._loop = loop
+        self._fingerprint = f"{info.engine}-{info.version}-{info.dtype}"
+
+    async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
+        """See `Served.answer`."""
+        if endpoint == "v1/chat/completions":
+            asked, order = await asyncio.to_thread(self._read_chat, await request.read())
+            return await self._generate(request, asked, order, ChatAnswer(*self._parts(order)))
+        if endpoint == "v1/completions":
+            text_asked, order = await asyncio.to_thread(self._read_completion, await request.read())
+            return await self._generate(request, text_asked, order, CompletionAnswer(*self._parts(order)))
+        if endpoint in ("tokenize", "detokenize"):
+            return await self._words(endpoint, request)
+        raise UnsupportedFeature("this model answers chats and completions; it makes no embeddings", param="model")
+
+    def stop(self) -> None:
+        """See `Served.stop`."""
+        self._loop.stop()
+
+    def join(self, timeout_s: float) -> bool:
+        """See `Served.join`."""
+        return self._loop.join(timeout_s)
+
+    def _parts(self, order: Order) -> tuple[Order, TokenTable, str, str]:
+        return order, self._vocabulary.table, self._served_name, self._fingerprint
+
+    def _read_chat(self, body: bytes) -> tuple[ChatCompletionRequest, Order]:
+        asked = parse(ChatCompletionRequest, body)
+        self._check_name(asked.model)
+        return asked, self._intake.chat(asked)
+
+    def _read_completion(self, body: bytes) -> tuple[CompletionRequest, Order]:
+        asked = parse(CompletionRequest, body)
+        self._check_name(asked.model)
+        return asked, self._intake.completion(asked)
+
+    async def _generate(
+        self, request: web.Request, asked: SamplingFields, order: Order, answer: Answer
+    ) -> web.StreamResponse:
+        job: RowJob = Job(request[REQUEST_ID], order.rows)
+        headers = _id_header(request) | _told(asked, order)
+        self._loop.submit(job)
+        try:
+            news = News(job)
+            first = await news.next()  # an error before the first token is an answer with its own status
+            if asked.stream:
+                usage = bool(asked.stream_options and asked.stream_options.include_usage)
+                return await _stream(request, headers, first, news, answer, usage=usage)
+            answer.push(first)
+            while not news.over:
+                answer.push(await news.next())
+            return _json(answer.whole(), headers)
+        finally:
+            self._loop.cancel(job)
+
+
+class Embedder(_Model):
+    """An embedding model that answers. `httpd.Served`."""
+
+    def __init__(self, served_name: str, info: EngineInfo, encoder: Encoder, loop: EmbedLoop) -> None:
+        super().__init__(served_name, info, encoder.vocabulary, encoder.context_length)
+        self._encoder = encoder
+        self._loop = loop
+
+    async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
+        """See `Served.answer`."""
+        if endpoint == "v1/embeddings":
+            return await self._embed(request)
+        if endpoint in ("tokenize", "detokenize"):
+            return await self._words(endpoint, request)
+        raise UnsupportedFeature("this model makes embeddings; it answers no chats or completions", param="model")
+
+    def stop(self) -> None:
+        """See `Served.stop`."""
+        self._loop.stop()
+
+    def join(self, timeout_s: float) -> bool:
+        """See `Served.join`."""
+        return self._loop.join(timeout_s)
+
+    def _read(self, body: bytes) -> tuple[EmbeddingRequest, vectors.EmbeddingOrder]:
+        asked = parse(EmbeddingRequest, body)
+        self._check_name(asked.model)
+        return asked, vectors.read(asked, self._encoder)
+
+    async def _embed(self, request: web.Request) -> web.StreamResponse:
+        asked, order = await asyncio.to_thread(self._read, await request.read())
+        job: TextJob = Job(request[REQUEST_ID], order.inputs)
+        self._loop.submit(job)
+        found: list[Vector | None] = [None] * len(order.inputs)
+        try:
+            for _ in order.inputs:
+                vector = await job.news.get()
+                if vector.error is not None:
+                    raise vector.error
+                found[vector.index] = vector
+        finally:
+            self._loop.cancel(job)
+        values = [one.values for one in found if one is not None and one.values is not None]
+        answer = await asyncio.to_thread(vectors.answer, order, values, self._served_name)
+        return _json(answer, _id_header(request) | _ignored(asked))
+
+
+class News:
+    """The events of a job, until all its rows are finished."""
+
+    def __init__(self, job: RowJob) -> None:
+        self._job = job
+        self._left = len(job.work)
+
+    @property
+    def over(self) -> bool:
+        """True when all rows are finished."""
+        return self._left == 0
+
+    @property
+    def waiting(self) -> bool:
+        """True when `next` would return at once."""
+        return not self._job.news.empty()
+
+    async def next(self) -> Event:
+        """Return the next event. Raises the error that ended the job."""
+        found = await self._job.news.get()
+        if found.error is not None:
+            raise found.error
+        self._left -= found.finish is not None
+        return found
+
+
+async def _stream(
+    request: web.Request, headers: Headers, first: Event, news: News, answer: Answer, *, usage: bool
+) -> web.StreamResponse:
+    response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
+    response.content_type = "text/event-stream"
+    await response.prepare(request)
+    extra = {"usage": None} if usage else {}
+    write: Callable[[object], bytes] = lambda data: event(orjson.dumps(data))  # noqa: E731 - used right below only
+    out = [write(one | extra) for one in answer.push(first)]
+    try:
+        while not news.over:
+            if not news.waiting:
+                await response.write(b"".join(out))
+                out.clear()
+            out += [write(one | extra) for one in answer.push(await news.next())]
+        out += [write(answer.usage_event())] if usage else []
+        await response.write(b"".join([*out, DONE]))
+    except ServiceError as error:
+        await response.write(b"".join([*out, event(error_body(error, request[REQUEST_ID]))]))
+    except ConnectionResetError:
+        return response  # the client has left
+    await response.write_eof()
+    return response
+
+
+def _told(asked: SamplingFields, order: Order) -> Headers:
+    return {"X-Terascope-Applied": orjson.dumps(order.applied).decode()} | _ignored(asked)
+
+
+def _ignored(asked: Wire) -> Headers:
+    names = [quote(name[:64]) for name in ignored_fields(asked)[:_MOST_IGNORED]]
+    return {"X-Terascope-Ignored": ",".join(names)} if names else {}
+
+
+def _id_header(request: web.Request) -> Headers:
+    return {"X-Request-Id": request[REQUEST_ID]}
+
+
+def _json(value: object, headers: Headers) -> web.Response:
+    return web.Response(body=orjson.dumps(value), content_type="application/json", headers=headers)

@@ -1,0 +1,135 @@
+"""One answer in the making: what was decided when it was admitted, and where it stands."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from terascope.core.errors import ServiceError
+from terascope.engines.torch.attention import Span
+from terascope.engines.torch.grammar import Matcher
+from terascope.engines.torch.sampling import Chooser, Draw, Sampling, TokenInfo
+from terascope.engines.torch.text import TextStream
+from terascope.engines.torch.vocabulary import Vocabulary
+
+
+class Finish(StrEnum):
+    """Why an answer ended."""
+
+    STOP = "stop"
+    LENGTH = "length"
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """What is decided when a row is admitted; the loop has no special cases beside it.
+
+    A plan is for one row: `matcher` follows that. `score_prompt` asks for the log-probabilities of the prompt,
+    with so many rivals each.
+    """
+
+    prompt: Sequence[int]
+    sampling: Sampling
+    max_tokens: int
+    min_tokens: int = 0
+    stops: tuple[str, ...] = ()
+    ignore_eos: bool = False
+    matcher: Matcher | None = None
+    score_prompt: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What a step added to the row `index` of its job.
+
+    `prompt` holds log-probabilities of further tokens of the prompt, `tokens` those of the answer whose text
+    begins in `text`. With `finish` the row is over, with `error` the whole job. `made` counts the answer's tokens.
+    """
+
+    index: int
+    text: str = ""
+    tokens: Sequence[TokenInfo] = ()
+    prompt: Sequence[TokenInfo] = ()
+    finish: Finish | None = None
+    error: ServiceError | None = None
+    made: int = 0
+
+
+class Row:
+    """A row of the batch. Belongs to the loop's thread."""
+
+    def __init__(self, index: int, plan: RowPlan, vocabulary: Vocabulary) -> None:
+        self.index = index
+        self.plan = plan
+        self.tokens = list(plan.prompt)
+        self.blocks: list[int] = []
+        self.computed = 0  # tokens whose keys and values are in the cache
+        self.scored = 0  # tokens of the prompt whose successors' log-probabilities have been told
+        self.over = False
+        self._table = vocabulary.table
+        self._ends = () if plan.ignore_eos else vocabulary.ends
+        self._chooser = Chooser(plan.sampling, plan.prompt, vocabulary.ends, plan.matcher)
+        self._stream: TextStream[TokenInfo] = TextStream(plan.stops)
+
+    @property
+    def pending(self) -> int:
+        """Tokens that must be computed before the next one can be chosen."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def made(self) -> int:
+        """Tokens of the answer so far."""
+        return len(self.tokens) - len(self.plan.prompt)
+
+    @property
+    def unscored(self) -> int:
+        """Tokens of the prompt whose successors' log-probabilities are still to be told."""
+        return 0 if self.plan.score_prompt is None else len(self.plan.prompt) - 1 - self.scored
+
+    def draw(self) -> Draw:
+        """The row's turn at choosing."""
+        return Draw(self._chooser, self.plan.min_tokens)
+
+    def scores(self, span: Span) -> range:
+        """The positions in `span` at which the prompt's next token is to be scored."""
+        return range(max(span.start, self.scored), min(span.end, self.scored + self.unscored))
+
+    def take(self, info: TokenInfo) -> Event | None:
+        """Go on by a token; return what there is to tell. Raises `ServiceError` when the grammar fails."""
+        self.tokens.append(info.token)
+        self._chooser.took(info.token)
+        ended = info.token in self._ends
+        if not ended:
+            piece = self._table.text_bytes(info.token)
+            self._stream.push(piece, info, may_stop=self.made >= self.plan.min_tokens)
+        finish = self._finish(ended)
+        text, infos = self._stream.take()
+        if finish is not None:
+            rest, more = self._stream.finish()
+            text, infos = text + rest, infos + more
+        told = infos if self.plan.sampling.logprobs is not None else []
+        return Event(self.index, text, told, finish=finish, made=self.made) if text or told or finish else None
+
+    def _finish(self, ended: bool) -> Finish | None:
+        matcher = self.plan.matcher
+        if ended or self._stream.stopped or (matcher is not None and matcher.ended):
+            return Finish.STOP
+        return Finish.LENGTH if self.made >= self.plan.max_tokens else None
+
+
+@dataclass(slots=True)
+class Turn:
+    """A row's part of one step."""
+
+    row: Row
+    span: Span
+    keep: list[int] = field(default_factory=list)
+
+    @property
+    def tokens(self) -> list[int]:
+        """The tokens that are computed."""
+        return self.row.tokens[self.span.start : self.span.end]
+
+    @property
+    def chooses(self) -> bool:
+        """True when the row gets its next token in this step."""
+        return self.span.end == len(self.row.tokens) and self.row.plan.max_tokens > 0

@@ -1,0 +1,117 @@
+"""From the command line's settings to a model that answers; imported by the worker when it is time to load."""
+
+import asyncio
+import os
+from collections.abc import Callable
+
+import torch
+import transformers
+
+from terascope._version import __version__
+from terascope.core.models import Capabilities, Feature, Task
+from terascope.engines.contract import EngineInfo
+from terascope.engines.torch.embed_loop import EmbedLoop
+from terascope.engines.torch.encoder import load_encoder
+from terascope.engines.torch.httpd import Served
+from terascope.engines.torch.loop import BatchLoop
+from terascope.engines.torch.metrics import Metrics
+from terascope.engines.torch.model import Report, load_causal, task_of
+from terascope.engines.torch.respond import Embedder, Generator
+from terascope.engines.torch.settings import WorkerSettings
+
+_WORDS = ("tokenize", "detokenize")
+
+
+def load(
+    settings: WorkerSettings,
+    loop: asyncio.AbstractEventLoop,
+    crashed: Callable[[BaseException], None],
+    metrics: Metrics,
+    report: Report,
+) -> Served:
+    """Load the model and start computing; takes seconds, so call it in a thread.
+
+    Raises `ConfigError` when the model cannot be served as configured, and what reading files raises.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    make = _embedder if task_of(settings) is Task.EMBED else _generator
+    return make(settings, loop, crashed, metrics, report)
+
+
+def _generator(
+    settings: WorkerSettings,
+    loop: asyncio.AbstractEventLoop,
+    crashed: Callable[[BaseException], None],
+    metrics: Metrics,
+    report: Report,
+) -> Generator:
+    model = load_causal(settings, report)
+    batch = BatchLoop(
+        model.packed,
+        model.vocabulary,
+        loop,
+        crashed,
+        metrics,
+        max_batch=settings.max_batch,
+        step_tokens=settings.step_tokens,
+    )
+    features = set(Feature) if model.vocabulary.grammars else set(Feature) - {Feature.JSON_SCHEMA}
+    if not (model.vocabulary.has_template and model.vocabulary.grammars):
+        features -= {Feature.TOOLS}
+    chat = ("chat/completions",) if model.vocabulary.has_template else ()
+    info = _info(
+        settings,
+        Capabilities(frozenset((*chat, "completions", *_WORDS)), frozenset(map(str, features))),
+        model.context_length,
+        model.dtype,
+        model.packed.device,
+        cache_tokens=model.packed.cache_tokens,
+        architecture=type(model.packed.module).__name__,
+    )
+    batch.start()
+    return Generator(settings.served_name, info, model, batch)
+
+
+def _embedder(
+    settings: WorkerSettings,
+    loop: asyncio.AbstractEventLoop,
+    crashed: Callable[[BaseException], None],
+    metrics: Metrics,
+    report: Report,
+) -> Embedder:
+    encoder = load_encoder(settings, report)
+    batch = EmbedLoop(encoder, loop, crashed, metrics, max_batch=settings.max_batch)
+    info = _info(
+        settings,
+        Capabilities(frozenset(("embeddings", *_WORDS)), frozenset({str(Feature.TOKEN_PROMPTS)})),
+        encoder.context_length,
+        encoder.dtype,
+        encoder.module.device,
+        pooling=encoder.pooling,
+        normalize=encoder.normalize,
+        architecture=type(encoder.module).__name__,
+    )
+    batch.start()
+    return Embedder(settings.served_name, info, encoder, batch)
+
+
+def _info(
+    settings: WorkerSettings,
+    capabilities: Capabilities,
+    context_length: int,
+    dtype: str,
+    device: torch.device,
+    **details: object,
+) -> EngineInfo:
+    told = {
+        "served_name": settings.served_name,
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "threads": torch.get_num_threads(),
+        "max_batch": settings.max_batch,
+        **details,
+    }
+    pairs = tuple((name, str(value)) for name, value in told.items())
+    return EngineInfo("torch", __version__, capabilities, context_length, dtype, str(device), pairs)

@@ -1,0 +1,59 @@
+"""What the worker is started with."""
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+
+from terascope.core.models import Task
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerSettings:
+    """The worker's command line; 0 and empty mean that the worker chooses."""
+
+    model_dir: Path
+    served_name: str
+    socket: str = ""
+    host: str = "127.0.0.1"
+    port: int = 0
+    task: Task | None = None
+    dtype: str = ""
+    device: str = ""
+    threads: int = 0
+    max_batch: int = 32
+    context_length: int = 0
+    converted_dir: Path | None = None
+    cache_tokens: int = 0
+    step_tokens: int = 512
+
+
+def parse_arguments(arguments: list[str] | None = None) -> WorkerSettings:
+    """Read the command line. Exits with a message when it is wrong."""
+    parser = argparse.ArgumentParser("terascope worker", description="Serve one model over OpenAI's HTTP API.")
+    add = parser.add_argument
+    add("--model-dir", type=Path, required=True, help="directory of the checkpoint")
+    add("--served-name", required=True, help="the model's name in requests and answers")
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--socket", default="", help="Unix socket to serve at; made with mode 0600")
+    place.add_argument("--port", type=_count, default=0, help="port to serve at; needs TERASCOPE_REPLICA_SECRET")
+    add("--host", default="127.0.0.1", help="address of the port")
+    add("--task", type=Task, choices=list(Task), help="default: what the checkpoint is")
+    add("--dtype", default="", choices=("", "float32", "bfloat16", "float16"), help="default: float32 on a CPU")
+    add("--device", default="", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
+    add("--threads", type=_count, default=0, help="CPU threads; default: all cores")
+    add("--max-batch", type=_count, default=32, help="most requests in the running batch")
+    add("--context-length", type=_count, default=0, help="longest prompt and answer together, in tokens")
+    add("--converted-dir", type=Path, help="where a GGUF checkpoint, unpacked, is kept for the next start")
+    add("--cache-tokens", type=_count, default=0, help="size of the KV cache, in tokens; default: what fits")
+    add("--step-tokens", type=_count, default=512, help="most tokens computed in one step")
+    found = vars(parser.parse_args(arguments))
+    if found["max_batch"] < 1 or found["step_tokens"] < 1:
+        parser.error("--max-batch and --step-tokens must be at least 1")
+    return WorkerSettings(**found)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{value} is negative")
+    return value
