@@ -28,7 +28,7 @@ class Keys:
     def __init__(self, store: KeyStore, clock: Clock) -> None:
         self._store = store
         self._clock = clock
-        self._cache: OrderedDict[str, tuple[float, KeyRow]] = OrderedDict()
+        self._cache: OrderedDict[str, tuple[float, KeyRow, Principal]] = OrderedDict()
 
     async def create(self, name: str, scopes: list[str], *, expires: float | None = None) -> tuple[str, KeyRow]:
         """Make a key; return it with its row. The key cannot be had again.
@@ -64,28 +64,27 @@ class Keys:
     async def identify(self, token: str) -> Principal:
         """Return who holds `token`. Raises `NotAuthenticated` when nobody does."""
         sha256 = _hash(token)
-        row = self._cached(sha256) or await self._load(sha256)
-        # the rows were found by their hash; this compares without telling where two hashes differ
-        if row is None or not hmac.compare_digest(row.sha256, sha256):
-            raise NotAuthenticated("this API key is not known here; ask an operator for one")
+        found = self._cache.get(sha256)
+        if found is None or self._clock.monotonic() - found[0] > _CACHE_S:
+            found = await self._load(sha256)
+        _, row, who = found
         if row.revoked is not None:
             raise NotAuthenticated("this API key has been revoked; ask an operator for a new one")
         if row.expires is not None and row.expires <= self._clock.now():
             raise NotAuthenticated("this API key has expired; ask an operator for a new one")
-        return Principal(row.id, row.name, frozenset(row.scopes))
+        return who
 
-    def _cached(self, sha256: str) -> KeyRow | None:
-        found = self._cache.get(sha256)
-        return found[1] if found and self._clock.monotonic() - found[0] < _CACHE_S else None
-
-    async def _load(self, sha256: str) -> KeyRow | None:
+    async def _load(self, sha256: str) -> tuple[float, KeyRow, Principal]:
         row = await self._store.by_sha256(sha256)
-        if row is not None:
-            self._cache[sha256] = (self._clock.monotonic(), row)
-            self._cache.move_to_end(sha256)
-            if len(self._cache) > _CACHED:
-                self._cache.popitem(last=False)
-        return row
+        # the row was found by its hash; this compares without telling where two hashes differ
+        if row is None or not hmac.compare_digest(row.sha256, sha256):
+            self._cache.pop(sha256, None)
+            raise NotAuthenticated("this API key is not known here; ask an operator for one")
+        found = self._cache[sha256] = (self._clock.monotonic(), row, Principal(row.id, row.name, frozenset(row.scopes)))
+        self._cache.move_to_end(sha256)
+        if len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
+        return found
 
 
 def _hash(key: str) -> str:

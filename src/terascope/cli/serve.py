@@ -1,6 +1,7 @@
 """`terascope serve`: the gateway, its engines, and what a user needs to ask them."""
 
 import asyncio
+import gc
 import json
 import logging
 import os
@@ -51,6 +52,7 @@ def serve(
         port=config.server.port if port is None else port,
     )
     _raise_file_limit()
+    _calm_the_collector()
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(_serve(replace(config, server=server_config), settings.data_dir(data_dir), key_file))
 
@@ -156,6 +158,13 @@ def _raise_file_limit() -> None:
     """Every connection is a file: take all that the system allows."""
     _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def _calm_the_collector() -> None:
+    """What is loaded by now stays: do not look through it again and again while requests wait."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 50)
 
 
 def _shower() -> Show:

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from terascope.core.errors import BodyTooLarge, RequestTimeout, ServiceError
+from terascope.core.errors import BodyTooLarge, ServiceError
 from terascope.inference.reply import Header
 from terascope.protocol.errors import error_body
 from terascope.protocol.sse import event
@@ -27,31 +27,27 @@ def header(scope: Scope, name: bytes) -> str:
     return ""
 
 
-async def read_body(scope: Scope, receive: Receive, *, most: int, timeout_s: float) -> bytes:
+async def read_body(scope: Scope, receive: Receive, *, most: int) -> bytes:
     """Return the request's body.
 
-    Raises `BodyTooLarge` as soon as it is known to be over `most` bytes, `RequestTimeout` when it is not there
-    after `timeout_s`, and `ClientLeft` when the client left.
+    Raises `BodyTooLarge` as soon as it is known to be over `most` bytes, and `ClientLeft` when the client left or
+    the server lost patience with it (`gateway/server.py`).
     """
     length = header(scope, b"content-length")
     if length.isdecimal() and int(length) > most:
         raise _too_large(most)
     parts: list[bytes] = []
     size = 0
-    try:
-        async with asyncio.timeout(timeout_s):
-            while True:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise ClientLeft
-                parts.append(message.get("body", b""))
-                size += len(parts[-1])
-                if size > most:
-                    raise _too_large(most)
-                if not message.get("more_body", False):
-                    return parts[0] if len(parts) == 1 else b"".join(parts)
-    except TimeoutError:
-        raise RequestTimeout(f"the request's body was not there after {timeout_s:g} s") from None
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeft
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            raise _too_large(most)
+        if not message.get("more_body", False):
+            return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
 def _too_large(most: int) -> BodyTooLarge:
@@ -100,7 +96,18 @@ def error_headers(error: ServiceError) -> Iterable[Header]:
         yield b"www-authenticate", b"Bearer"
 
 
-async def leaves(receive: Receive) -> None:
-    """Return when the client has left; needs the body to have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
+_WHEN_GONE = "terascope.when_gone"
+
+
+def when_client_leaves(scope: Scope, call: Callable[[], None]) -> None:
+    """Have `call` called when the client closes the connection before it has the whole answer.
+
+    The server (`gateway/server.py`) tells; a task that waits on `receive` would cost every request one.
+    """
+    scope[_WHEN_GONE] = call
+
+
+def client_left(scope: Scope) -> None:
+    """The connection of the request behind `scope` is gone."""
+    if call := scope.get(_WHEN_GONE):
+        call()

@@ -1,5 +1,7 @@
 """What the gateway counts, for Prometheus. No label names a person, a key or a text."""
 
+from dataclasses import dataclass
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
 from terascope.core.runs import RunRecord
@@ -7,10 +9,20 @@ from terascope.core.runs import RunRecord
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
 
+@dataclass(frozen=True, slots=True)
+class _Series:
+    requests: Counter
+    prompt: Counter
+    completion: Counter
+    first: Histogram
+    total: Histogram
+
+
 class Metrics:
     """The gateway's own series."""
 
     def __init__(self) -> None:
+        self._known: dict[tuple[str, str, str], _Series] = {}
         self.registry = CollectorRegistry()
         self._requests = Counter(
             "terascope_requests", "Requests to models, by how they ended.", ["endpoint", "model", "outcome"],
@@ -31,15 +43,26 @@ class Metrics:
 
     def count(self, record: RunRecord) -> None:
         """Count one ended request."""
-        model = record.model or "none"
-        self._requests.labels(record.endpoint, model, record.outcome).inc()
-        if record.prompt_tokens:
-            self._tokens.labels(model, "prompt").inc(record.prompt_tokens)
-        if record.completion_tokens:
-            self._tokens.labels(model, "completion").inc(record.completion_tokens)
+        series = self._series(record.endpoint, record.model or "none", record.outcome)
+        series.requests.inc()
+        series.prompt.inc(record.prompt_tokens)
+        series.completion.inc(record.completion_tokens)
         if record.first_s:
-            self._first.labels(model).observe(record.first_s)
-        self._total.labels(model).observe(record.total_s)
+            series.first.observe(record.first_s)
+        series.total.observe(record.total_s)
+
+    def _series(self, endpoint: str, model: str, outcome: str) -> "_Series":
+        """The series a request counts in; looking them up by label costs more than counting."""
+        found = self._known.get((endpoint, model, outcome))
+        if found is None:
+            found = self._known[endpoint, model, outcome] = _Series(
+                self._requests.labels(endpoint, model, outcome),
+                self._tokens.labels(model, "prompt"),
+                self._tokens.labels(model, "completion"),
+                self._first.labels(model),
+                self._total.labels(model),
+            )
+        return found
 
     def text(self) -> bytes:
         """All series in Prometheus' text format."""

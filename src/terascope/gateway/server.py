@@ -12,6 +12,7 @@ from terascope.core.config import ServerConfig
 from terascope.core.errors import BadRequest, RequestTimeout, ServiceError
 from terascope.core.ids import new_id
 from terascope.gateway.app import Gateway
+from terascope.gateway.asgi import client_left
 from terascope.protocol.errors import error_body
 
 _MOST_HEADER_BYTES = 64 * 1024
@@ -45,6 +46,7 @@ def server(gateway: Gateway, config: ServerConfig) -> Server:
             log_config=None,
             access_log=False,
             server_header=False,
+            proxy_headers=False,  # nothing here depends on the client's address
             timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(config.drain_s)),
             backlog=4096,
@@ -53,20 +55,28 @@ def server(gateway: Gateway, config: ServerConfig) -> Server:
 
 
 class _PatientProtocol(HttpToolsProtocol):
-    """Closes connections whose request headers come too slowly or never end, which uvicorn does not."""
+    """Closes connections whose requests come too slowly or whose headers never end, which uvicorn does not.
+
+    One timer per request: its headers, and then each further part of its body, must come within
+    `request_timeout_s` of what came before.
+    """
 
     request_timeout_s = 60.0
     _timer: asyncio.TimerHandle | None = None
+    _heard = 0.0
     _header_bytes = 0
     _in_headers = True
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
-        self._await_headers()
+        self._await_request()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         super().connection_lost(exc)
+        cycle: Any = self.cycle  # None before the first request, whatever uvicorn's own type says
+        if cycle is not None and not cycle.response_complete:
+            client_left(cycle.scope)
 
     def data_received(self, data: bytes) -> None:
         super().data_received(data)
@@ -77,34 +87,51 @@ class _PatientProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._await_headers()
+        if self._timer is None:
+            self._await_request()
 
     def on_headers_complete(self) -> None:
         self._in_headers = False
-        self._stop_timer()
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._heard = self.loop.time()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._stop_timer()
+        self._in_headers = True
+        self._header_bytes = 0
+        super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(BadRequest(f"this is not HTTP/1.1: {msg}"))
 
-    def _await_headers(self) -> None:
-        self._stop_timer()
-        self._in_headers = True
-        self._header_bytes = 0
-        self._timer = self.loop.call_later(self.request_timeout_s, self._too_slow)
+    def _await_request(self) -> None:
+        self._heard = self.loop.time()
+        self._timer = self.loop.call_later(self.request_timeout_s, self._look)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _too_slow(self) -> None:
-        self._refuse(RequestTimeout(f"no whole request came within {self.request_timeout_s:g} s"))
+    def _look(self) -> None:
+        """The time is over, unless a part of the body came meanwhile or the client waits for us to read it."""
+        left = self._heard + self.request_timeout_s - self.loop.time()
+        if left > 0 or self.flow.read_paused:
+            self._timer = self.loop.call_later(left if left > 0 else self.request_timeout_s, self._look)
+        else:
+            self._refuse(RequestTimeout(f"nothing of the request came for {self.request_timeout_s:g} s"))
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer on the bare connection, where no request exists yet, and close it."""
         self._stop_timer()
         if self.transport.is_closing():
+            return
+        cycle: Any = self.cycle
+        if cycle is not None and cycle.response_started and not cycle.response_complete:
+            self.transport.close()  # an answer is under way: nothing can be put between
             return
         body = error_body(error, new_id("req"))
         head = f"HTTP/1.1 {error.status} {error.code}\r\ncontent-type: application/json\r\n"

@@ -15,7 +15,7 @@ from terascope.core.config import ServerConfig
 from terascope.core.errors import EngineLost, EngineUnreachable, ServiceError
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.runs import RunRecord
-from terascope.inference.passing import Passing
+from terascope.inference.passing import Ending, Passing
 from terascope.inference.patience import Patience
 from terascope.inference.reply import Reply
 from terascope.inference.run import Run
@@ -62,14 +62,15 @@ class Inference:
     async def answer(self, asked: Asked, reply: Reply) -> None:
         """Answer `asked` on `reply`.
 
-        Holds on return, on raise and on cancellation: the run record is durable, the engine works no more on
-        it. The last part of an answer goes out only after its record is durable. Raises `ServiceError`; when
+        Holds on return and on raise: the run record is durable, the engine works no more on it. On cancellation
+        the record is on its way and cannot be stopped any more. The last part of an answer goes out only after
+        its record is durable. Raises `ServiceError`; when
         `reply.begun`, the error is to be sent as an event. A caller without a valid key leaves no record.
         """
         principal = await self._access.identify(asked.authorization)  # 1. who
         run = Run(asked.id, asked.endpoint, principal, self._clock)
         try:
-            last = await self._run(asked, principal, run, reply)
+            ending = await self._run(asked, principal, run, reply)
             run.completed()
         except ServiceError as error:
             run.failed(error)
@@ -78,15 +79,17 @@ class Inference:
             run.cancelled()
             raise
         finally:
-            await asyncio.shield(self._record(run))  # 6. settle and record
-        await reply.end(last)
+            await self._record(run)  # 6. settle and record
+        if ending.head is not None:
+            await reply.begin(200, ending.head)
+        await reply.end(ending.data)
 
     async def _record(self, run: Run) -> None:
         record = run.record()
         self._count(record)
         await self._recorder.save(record)
 
-    async def _run(self, asked: Asked, principal: Principal, run: Run, reply: Reply) -> bytes:
+    async def _run(self, asked: Asked, principal: Principal, run: Run, reply: Reply) -> Ending:
         request = ModelRequest.read(asked.endpoint, asked.mode, await asked.body())
         run.asked(request)
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
@@ -98,7 +101,7 @@ class Inference:
 
     async def _attempts(
         self, grant: Grant, version: ModelVersion, request: ModelRequest, passing: Passing, patience: Patience
-    ) -> bytes:
+    ) -> Ending:
         """Hops four and five, again on another replica while the client has seen nothing."""
         while True:
             async with self._turns.turn(grant, version, request) as replica:  # 4. whose turn, and where

@@ -1,6 +1,7 @@
 """The fifth hop: what the engine says reaches the client byte for byte, or an explicit error does."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -26,6 +27,14 @@ from terascope.protocol.request import ModelRequest
 from terascope.protocol.sse import StreamReader, comment, renaming
 
 _MOST_ERROR_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """What may go out only when the record is durable: the last part, and the head if nothing went out before."""
+
+    data: bytes
+    head: list[Header] | None = None
 
 
 class EngineSaidError(ServiceError):
@@ -54,8 +63,8 @@ class Passing:
         self._version = version
         self._reply = reply
 
-    async def generate(self, replica: Replica, patience: Patience) -> bytes:
-        """Have `replica` answer; return the part that may go out only when the record is durable.
+    async def generate(self, replica: Replica, patience: Patience) -> Ending:
+        """Have `replica` answer; return what is left to send.
 
         Raises `EngineUnreachable`, `EngineLost`, and for an engine's own error an error that says the same.
         """
@@ -68,7 +77,7 @@ class Passing:
         finally:
             await answer.aclose()
 
-    async def _pass(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> bytes:
+    async def _pass(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> Ending:
         self.run.answered(answer.status, answer.headers.get("x-terascope-applied", ""))
         if answer.status >= 400:
             raise await _refusal(answer)
@@ -76,7 +85,7 @@ class Passing:
             return await self._stream(answer, replica, patience)
         return await self._whole(answer, replica)
 
-    async def _stream(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> bytes:
+    async def _stream(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> Ending:
         reader = StreamReader(self._request.keep_usage, replica.served_name, self._version.public_name)
         try:
             async for chunk in answer.chunks():
@@ -89,33 +98,32 @@ class Passing:
             raise EngineSaidError(EngineError.status, reader.error, EngineError)
         if not reader.complete:
             raise EngineLost("the engine ended its answer before it was complete; what came before is not the whole")
-        if not self._reply.begun:
-            await self._begin(answer.headers)
-        return reader.held
+        return Ending(reader.held, None if self._reply.begun else self._head(answer.headers))
 
     async def _send(self, data: bytes, headers: Headers) -> None:
         if not self._reply.begun:
-            await self._begin(headers)
+            await self._reply.begin(200, self._head(headers))
         self.answer_began = True
         self.run.first_byte()
         await self._reply.write(data)
 
-    async def _whole(self, answer: EngineAnswer, replica: Replica) -> bytes:
+    async def _whole(self, answer: EngineAnswer, replica: Replica) -> Ending:
         body = await _collect(answer.chunks())
         try:
             said = orjson.loads(body)
         except orjson.JSONDecodeError:
-            raise EngineError("the engine's answer is not JSON", detail=f"{len(body)} bytes that are not JSON") from None
+            raise EngineError(
+                "the engine's answer is not JSON", detail=f"{len(body)} bytes that are not JSON"
+            ) from None
         if isinstance(said, dict):
             self.run.usage = said.get("usage") if isinstance(said.get("usage"), dict) else None
         if replica.served_name != self._version.public_name:
             pattern, name = renaming(replica.served_name, self._version.public_name)
             body = pattern.sub(name, body)
         self.run.first_byte()
-        await self._begin(answer.headers, length=len(body))
-        return body
+        return Ending(body, self._head(answer.headers, length=len(body)))
 
-    async def _begin(self, headers: Headers, *, length: int | None = None) -> None:
+    def _head(self, headers: Headers, *, length: int | None = None) -> list[Header]:
         kind = headers.get("content-type", "application/json").encode("latin-1")
         sent: list[Header] = [(b"content-type", kind), (b"x-terascope-model", self._version.public_name.encode())]
         if length is not None:
@@ -123,11 +131,11 @@ class Passing:
         else:
             sent += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
         sent += [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if _passed_on(name)]
-        await self._reply.begin(200, sent)
+        return sent
 
     async def _heartbeat(self) -> None:
         if not self._reply.begun:
-            await self._begin(Headers({"content-type": "text/event-stream; charset=utf-8"}))
+            await self._reply.begin(200, self._head(Headers({"content-type": "text/event-stream; charset=utf-8"})))
         await self._reply.write(comment("waiting"))
 
 

@@ -6,6 +6,7 @@ raw line end, so the bytes of whole events can be cut out and passed on untouche
 
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -126,6 +127,7 @@ def event_data(one: bytes) -> bytes:
     return b"\n".join(line[5:].removeprefix(b" ") for line in lines)
 
 
+@lru_cache(maxsize=256)
 def renaming(served_name: str, public_name: str) -> tuple[re.Pattern[bytes], bytes]:
     """The pattern and replacement that make `"model": served` say `public`."""
     pattern = re.compile(rb'("model"\s*:\s*)' + re.escape(orjson.dumps(served_name)))

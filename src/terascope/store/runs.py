@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import Connection, RowMapping, delete, insert, select
+import orjson
+from sqlalchemy import Connection, RowMapping, delete, select
 
+from terascope.core.ids import lowest_id
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.store.database import Database
+from terascope.store.insert import PlainInsert
 from terascope.store.tables import runs
+
+_COLUMNS = tuple(RunRecord.__slots__)
+_INSERT = PlainInsert(runs, _COLUMNS)
 
 
 class RunStore:
@@ -45,15 +51,16 @@ class RunStore:
 
 
 def _insert(connection: Connection, records: Sequence[RunRecord]) -> None:
-    connection.execute(insert(runs), [_values(record) for record in records])
+    _INSERT(connection, [_values(record) for record in records])
 
 
 def _forget(connection: Connection, times: Sequence[float]) -> list[int]:
-    return [connection.execute(delete(runs).where(runs.c.started < before)).rowcount for before in times]
+    return [connection.execute(delete(runs).where(runs.c.id < lowest_id("req", before))).rowcount for before in times]
 
 
-def _values(record: RunRecord) -> dict[str, Any]:
-    return {name: getattr(record, name) for name in RunRecord.__slots__}
+def _values(record: RunRecord) -> tuple[Any, ...]:
+    parameters = orjson.dumps(record.parameters).decode()
+    return tuple(parameters if name == "parameters" else getattr(record, name) for name in _COLUMNS)
 
 
 def _record(row: RowMapping) -> RunRecord:

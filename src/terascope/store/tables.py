@@ -96,8 +96,9 @@ runs = Table(
     Column("first_s", Float, nullable=False),
     Column("total_s", Float, nullable=False),
     Column("attempts", Integer, nullable=False),
+    # ids begin with the time, so that the key's own order is the order of time and few pages change with a record
+    sqlite_with_rowid=False,
 )
-Index("ix_runs_started", runs.c.started)
-Index("ix_runs_key_id_started", runs.c.key_id, runs.c.started)
+Index("ix_runs_key_id_id", runs.c.key_id, runs.c.id)
 
 __all__ = ["aliases", "keys", "metadata", "models", "replicas", "runs"]

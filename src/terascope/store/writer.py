@@ -1,7 +1,9 @@
-"""Group commit: one thread writes, and everything that waits is committed together.
+"""Group commit: everything that waits is committed together.
 
-A commit costs about the same for one change as for a hundred, so changes that arrive while a commit runs share
-the next one (DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984).
+A commit costs about the same for one change as for a hundred, so changes that arrive together share one
+(DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984). Where a commit waits
+for a disk or a server, a thread does it; where it only copies a few kilobytes into SQLite's log, handing it to a
+thread costs more than doing it, so it is done in the event loop (docs/decisions/0005-group-commit.md).
 """
 
 import asyncio
@@ -10,35 +12,18 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
 
 Change = Callable[[Connection, Sequence[Any]], Sequence[Any] | None]
 """Applies several arguments in one go and returns one result for each, or None."""
 
-
-@dataclass(slots=True, eq=False)
-class _Waiting:
-    change: Change
-    argument: Any
-    future: asyncio.Future[Any]
-    loop: asyncio.AbstractEventLoop
+_MOST = 1000  # changes in one transaction
 
 
-class GroupWriter:
+class Writer(Protocol):
     """Applies changes in the order they were submitted, many to a transaction."""
-
-    def __init__(self, engine: Engine, *, most: int = 1000) -> None:
-        self._engine = engine
-        self._most = most
-        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="terascope-writer", daemon=True)
-        self._closed = False
-
-    def start(self) -> None:
-        """Start the thread."""
-        self._thread.start()
 
     async def submit(self, change: Change, argument: Any) -> Any:
         """Apply `change` to `argument`; return its result once it is durable.
@@ -46,21 +31,73 @@ class GroupWriter:
         Raises what `change` raises; then nothing of it is kept, and changes beside it are not harmed. On
         cancellation the change may or may not be applied.
         """
-        if self._closed:
-            raise RuntimeError("the writer is closed")
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Any] = loop.create_future()
-        self._queue.put(_Waiting(change, argument, future, loop))
-        return await future
+        ...
 
     async def aclose(self) -> None:
-        """Apply what waits, then end the thread. Idempotent."""
-        if self._closed or not self._thread.is_alive():
+        """Apply what waits, then end. Idempotent; a later `submit` raises `RuntimeError`."""
+        ...
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    change: Change
+    argument: Any
+    future: asyncio.Future[Any]
+
+
+class LoopWriter:
+    """Commits in the event loop, once for all that was submitted in one turn of it."""
+
+    def __init__(self, engine: Engine, after_commit: Callable[[], None]) -> None:
+        self._connection = engine.connect()
+        self._after_commit = after_commit
+        self._waiting: list[_Waiting] = []
+        self._closed = False
+
+    async def submit(self, change: Change, argument: Any) -> Any:
+        _refuse_if(self._closed)
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self._flush)
+        one = _Waiting(change, argument, loop.create_future())
+        self._waiting.append(one)
+        return await one.future
+
+    async def aclose(self) -> None:
+        if not self._closed:
             self._closed = True
-            return
-        self._closed = True
-        self._queue.put(None)
-        await asyncio.to_thread(self._thread.join)
+            self._flush()
+            self._connection.close()
+
+    def _flush(self) -> None:
+        batch, self._waiting = self._waiting, []
+        if batch:
+            _resolve(_commit(self._connection, batch))
+            self._after_commit()
+
+
+class ThreadWriter:
+    """Commits in a thread of its own; what arrives while a commit runs shares the next."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._loop = asyncio.get_running_loop()
+        self._queue: queue.SimpleQueue[_Waiting | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="terascope-writer", daemon=True)
+        self._closed = False
+        self._thread.start()
+
+    async def submit(self, change: Change, argument: Any) -> Any:
+        _refuse_if(self._closed)
+        one = _Waiting(change, argument, self._loop.create_future())
+        self._queue.put(one)
+        return await one.future
+
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._queue.put(None)
+            await asyncio.to_thread(self._thread.join)
 
     def _work(self) -> None:
         with self._engine.connect() as connection:
@@ -68,14 +105,14 @@ class GroupWriter:
             while not ending:
                 batch, ending = self._take()
                 if batch:
-                    self._commit(connection, batch)
+                    self._loop.call_soon_threadsafe(_resolve, _commit(connection, batch))
 
     def _take(self) -> tuple[list[_Waiting], bool]:
         batch: list[_Waiting] = []
         item = self._queue.get()
         while item is not None:
             batch.append(item)
-            if len(batch) >= self._most:
+            if len(batch) >= _MOST:
                 return batch, False
             try:
                 item = self._queue.get_nowait()
@@ -83,35 +120,37 @@ class GroupWriter:
                 return batch, False
         return batch, True
 
-    def _commit(self, connection: Connection, batch: list[_Waiting]) -> None:
-        try:
-            with connection.begin():
-                results = _apply(connection, batch)
-        except Exception as error:  # noqa: BLE001 - the thread is an edge: the reason goes to whoever waits
-            if len(batch) == 1:
-                _finish(batch, [error])
-            else:
-                for one in batch:  # one of them is to blame: each on its own, so that the others go through
-                    self._commit(connection, [one])
-        else:
-            _finish(batch, results)
+
+_Outcome = tuple[_Waiting, Any]
 
 
-def _apply(connection: Connection, batch: list[_Waiting]) -> list[Any]:
-    results: list[Any] = []
+def _refuse_if(closed: bool) -> None:
+    if closed:
+        raise RuntimeError("the writer is closed")
+
+
+def _commit(connection: Connection, batch: list[_Waiting]) -> list[_Outcome]:
+    try:
+        with connection.begin():
+            return _apply(connection, batch)
+    except Exception as error:  # noqa: BLE001 - the writer's edge: the reason goes to whoever waits
+        if len(batch) == 1:
+            return [(batch[0], error)]
+        # one of them is to blame: each on its own, so that the others go through
+        return [outcome for one in batch for outcome in _commit(connection, [one])]
+
+
+def _apply(connection: Connection, batch: list[_Waiting]) -> list[_Outcome]:
+    outcomes: list[_Outcome] = []
     for change, group in groupby(batch, key=lambda one: one.change):
-        arguments = [one.argument for one in group]
-        results.extend(change(connection, arguments) or [None] * len(arguments))
-    return results
+        together = list(group)
+        results = change(connection, [one.argument for one in together]) or [None] * len(together)
+        outcomes.extend(zip(together, results, strict=True))
+    return outcomes
 
 
-def _finish(batch: list[_Waiting], results: list[Any]) -> None:
-    for loop, pairs in groupby(zip(batch, results, strict=True), key=lambda pair: pair[0].loop):
-        loop.call_soon_threadsafe(_resolve, list(pairs))
-
-
-def _resolve(pairs: list[tuple[_Waiting, Any]]) -> None:
-    for one, result in pairs:
+def _resolve(outcomes: list[_Outcome]) -> None:
+    for one, result in outcomes:
         if one.future.done():
             continue
         if isinstance(result, Exception):

@@ -7,6 +7,7 @@ import pytest
 from terascope.core.clock import SystemClock
 from terascope.core.config import RecordsConfig
 from terascope.core.errors import NotFound
+from terascope.core.ids import lowest_id, new_id
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.provenance.recorder import Recorder
@@ -50,11 +51,12 @@ async def test_newest_first_by_key_model_and_page(database: Database) -> None:
 async def test_old_records_are_forgotten(database: Database) -> None:
     store = RunStore(database)
     clock = SystemClock()
-    await store.add(RECORD)
-    await store.add(replace(RECORD, id="req_new", started=clock.now()))
+    old, new = lowest_id("req", clock.now() - 40 * 86400), new_id("req")
+    await store.add(replace(RECORD, id=old))
+    await store.add(replace(RECORD, id=new))
     assert await Recorder(store, RecordsConfig(retention_days=0), clock).forget_old() == 0
     assert await Recorder(store, RecordsConfig(retention_days=30), clock).forget_old() == 1
-    assert [run.id for run in await store.newest(9)] == ["req_new"]
+    assert [run.id for run in await store.newest(9)] == [new]
 
 
 async def test_another_keys_record_is_not_found(database: Database) -> None:

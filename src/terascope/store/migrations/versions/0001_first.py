@@ -88,6 +88,6 @@ def upgrade() -> None:
         sa.Column("total_s", sa.Float(), nullable=False),
         sa.Column("attempts", sa.Integer(), nullable=False),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_runs")),
+        sqlite_with_rowid=False,
     )
-    op.create_index("ix_runs_key_id_started", "runs", ["key_id", "started"], unique=False)
-    op.create_index("ix_runs_started", "runs", ["started"], unique=False)
+    op.create_index("ix_runs_key_id_id", "runs", ["key_id", "id"], unique=False)

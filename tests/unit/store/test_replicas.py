@@ -1,0 +1,66 @@
+"""Rows of replicas."""
+
+from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from terascope.core.states import ReplicaStatus, ReplicaTarget
+from terascope.store.database import Database, sqlite_url
+from terascope.store.replicas import ReplicaRow, ReplicaStore
+
+ROW = ReplicaRow(
+    "replica_1",
+    "small",
+    "small@1",
+    "torch",
+    "local",
+    url="unix:/run/1.sock",
+    handle={"pid": 7, "boot": "a"},
+    message="is being started",
+    restarts=2,
+    created=1.5,
+    changed=2.5,
+)
+
+
+@pytest.fixture
+async def store(tmp_path: Path) -> AsyncIterator[ReplicaStore]:
+    database = await Database.open(sqlite_url(tmp_path / "terascope.db"))
+    yield ReplicaStore(database)
+    await database.aclose()
+
+
+async def test_a_row_comes_back_as_it_was(store: ReplicaStore) -> None:
+    await store.add(ROW)
+    assert await store.get("replica_1") == ROW
+    assert await store.get("replica_2") is None
+
+
+async def test_updating_replaces_one_row(store: ReplicaStore) -> None:
+    other = replace(ROW, id="replica_2", deployment="other")
+    await store.add(ROW)
+    await store.add(other)
+    changed = replace(ROW, status=ReplicaStatus.READY, target=ReplicaTarget.STOPPED, handle={"job": 9}, message="ready")
+    await store.update(changed)
+    assert await store.of("small") == [changed]
+    assert await store.of("other") == [other]
+
+
+@pytest.mark.parametrize("status", ReplicaStatus)
+async def test_unfinished_are_those_behind_which_something_may_run(status: ReplicaStatus, store: ReplicaStore) -> None:
+    row = replace(ROW, status=status)
+    await store.add(row)
+    assert await store.unfinished() == ([] if status.final else [row])
+
+
+async def test_pruning_spares_the_newest_and_the_unfinished(store: ReplicaStore) -> None:
+    for number in range(6):
+        status = ReplicaStatus.READY if number == 1 else ReplicaStatus.FAILED
+        await store.add(replace(ROW, id=f"replica_{number}", status=status))
+    await store.add(replace(ROW, id="replica_0a", deployment="other", status=ReplicaStatus.FAILED))
+    assert sorted(await store.prune("small", 2)) == ["replica_0", "replica_2", "replica_3"]
+    assert [row.id for row in await store.of("small")] == ["replica_1", "replica_4", "replica_5"]
+    assert len(await store.of("other")) == 1
+    assert await store.prune("small", 2) == []
