@@ -61,7 +61,7 @@ def test_bodies_that_are_not_requests(http: httpx.Client, body: bytes) -> None:
     [
         {"model": None}, {"model": 7}, {"model": ""}, {"model": ["echo"]}, {"model": "e" * 100_000}, {"model": "a b"},
         {"messages": None}, {"messages": []}, {"messages": "hello"}, {"messages": [1]}, {"messages": [{}]},
-        {"messages": [{"role": "user"}]}, {"messages": [{"role": "wizard", "content": 5}]},
+        {"messages": [{"role": "wizard", "content": 5}]},
         {"max_tokens": -1}, {"max_tokens": 10**30}, {"max_tokens": "5"}, {"max_tokens": 1.5},
         {"n": 0}, {"n": -5}, {"n": 10**9}, {"temperature": -1}, {"temperature": 1e308}, {"temperature": "hot"},
         {"top_p": 7}, {"stop": [1]}, {"stop": ["x"] * 1000}, {"logit_bias": {"a": "b"}}, {"logprobs": "yes"},
@@ -81,7 +81,7 @@ def test_of_duplicate_fields_the_last_counts(http: httpx.Client) -> None:
     assert http.post(CHAT, content=body).status_code == 200
 
 
-@pytest.mark.parametrize("kind", ["text/plain", "application/xml", "multipart/form-data; boundary=x", "", "\x7f"])
+@pytest.mark.parametrize("kind", ["text/plain", "application/xml", "multipart/form-data; boundary=x", ""])
 def test_the_content_type_does_not_matter(http: httpx.Client, kind: str) -> None:
     body = json.dumps({"model": "echo", "messages": MESSAGES}).encode()
     assert http.post(CHAT, content=body, headers={"content-type": kind}).status_code == 200

@@ -3,6 +3,7 @@
     ServiceError
     ├── BadRequest             400  the request will fail again as it is
     │   ├── BodyTooLarge       413
+    │   ├── MethodNotAllowed   405
     │   ├── RequestTimeout     408  the client was too slow to send its request
     │   ├── UnsupportedFeature 400  no engine of that model can do what is asked
     │   ├── ContextLengthExceeded 400  prompt and answer do not fit into the model's context
@@ -70,6 +71,13 @@ class BodyTooLarge(BadRequest):
 
     status = 413
     code = "body_too_large"
+
+
+class MethodNotAllowed(BadRequest):
+    """The path exists but does not take this method."""
+
+    status = 405
+    code = "method_not_allowed"
 
 
 class RequestTimeout(BadRequest):

@@ -11,7 +11,7 @@ from fastapi.responses import Response
 from starlette.exceptions import HTTPException
 
 from terascope._version import __version__
-from terascope.core.errors import BadRequest, InternalError, NotFound, Overloaded, ServiceError
+from terascope.core.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Overloaded, ServiceError
 from terascope.core.ids import new_id
 from terascope.gateway.asgi import HttpReply, Receive, Scope, Send, error_headers
 from terascope.gateway.openapi import describe
@@ -48,15 +48,19 @@ class Gateway:
             return
         self._running += 1
         try:
-            await self._route(scope)(scope, receive, send)
+            route = self._models.get(scope["path"].removeprefix(scope.get("root_path", "")))
+            if route is None:
+                await self._other(scope, receive, send)
+            elif scope["method"] == "POST":
+                await route(scope, receive, send)
+            else:
+                await HttpReply(send, request_id).fail(_only_post(scope))
         finally:
             self._running -= 1
 
-    def _route(self, scope: Scope) -> "ModelRoute | FastAPI":
-        if scope["method"] == "POST":
-            path = scope["path"].removeprefix(scope.get("root_path", ""))
-            return self._models.get(path) or self._other
-        return self._other
+
+def _only_post(scope: Scope) -> MethodNotAllowed:
+    return MethodNotAllowed(f"{scope['path']} takes POST, not {scope['method']}; see /docs")
 
 
 def _rest(services: Services) -> FastAPI:
@@ -98,9 +102,7 @@ def _http_error(error: HTTPException, request: Request) -> ServiceError:
     if error.status_code == 404:
         return NotFound(f"there is nothing at {request.method} {request.url.path[:200]}; see /docs")
     if error.status_code == 405:
-        told = BadRequest(f"{request.url.path[:200]} does not take {request.method}; see /docs")
-        told.status, told.code = 405, "method_not_allowed"
-        return told
+        return MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}; see /docs")
     told = BadRequest(str(error.detail))
     told.status = error.status_code
     return told

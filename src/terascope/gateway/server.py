@@ -65,7 +65,7 @@ class _PatientProtocol(HttpToolsProtocol):
     _timer: asyncio.TimerHandle | None = None
     _heard = 0.0
     _header_bytes = 0
-    _in_headers = True
+    _in_headers = False
 
     def connection_made(self, transport: Any) -> None:
         super().connection_made(transport)
@@ -87,6 +87,8 @@ class _PatientProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
+        self._in_headers = True
+        self._header_bytes = 0
         if self._timer is None:
             self._await_request()
 
@@ -100,8 +102,6 @@ class _PatientProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         self._stop_timer()
-        self._in_headers = True
-        self._header_bytes = 0
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:

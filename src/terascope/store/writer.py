@@ -3,7 +3,7 @@
 A commit costs about the same for one change as for a hundred, so changes that arrive together share one
 (DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984). Where a commit waits
 for a disk or a server, a thread does it; where it only copies a few kilobytes into SQLite's log, handing it to a
-thread costs more than doing it, so it is done in the event loop (docs/decisions/0005-group-commit.md).
+thread costs more than doing it, so it is done in the event loop (docs/decisions/0004-group-commit.md).
 """
 
 import asyncio
