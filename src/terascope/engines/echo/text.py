@@ -56,12 +56,12 @@ def speak(text: str, limits: Limits) -> Spoken:
 
 
 def _stopped(said: list[str], stop: tuple[str, ...]) -> Spoken | None:
-    """The answer up to the first stop string, if there is one in it."""
+    """The answer up to the stop string that is complete first, if there is one in it."""
     text = "".join(said)
-    found = [(at, at + len(one)) for one in stop if (at := text.find(one)) >= 0]
+    found = [(at + len(one), at) for one in stop if (at := text.find(one)) >= 0]
     if not found:
         return None
-    start, end = min(found)
+    end, start = min(found)
     ends = list(accumulate(len(piece) for piece in said))
     made = next(i for i, reached in enumerate(ends, 1) if reached >= end)
     kept = [piece[: max(0, start - (reached - len(piece)))] for piece, reached in zip(said, ends, strict=True)]
