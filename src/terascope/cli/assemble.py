@@ -83,7 +83,7 @@ async def _add(services: Services, name: str, show: Show) -> str:
     model = services.config.models[name]
 
     def progress(message: str, fraction: float | None) -> None:
-        show(name, message if fraction is None else f"{message} {fraction:.0%}")
+        show(name, message if fraction is None else f"{message} {int(fraction * 4) * 25} %")
 
     try:
         await services.catalog.add(

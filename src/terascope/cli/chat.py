@@ -1,8 +1,10 @@
 """`terascope chat`: talk with a model in the terminal."""
 
+import signal
 import sys
 import time
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -36,6 +38,7 @@ def chat(
         Session(client, talk, stats=stats, interactive=False).run(sys.stdin)
         return
     print(f"{talk.model} at {client.url}. /help lists the commands, Ctrl-D ends.")
+    signal.signal(signal.SIGINT, lambda *_: None)  # until an answer comes: between two prompts, Ctrl-C means nothing
     Session(client, talk, stats=stats, interactive=True).run(_typed())
 
 
@@ -93,7 +96,7 @@ class Session:
     def _answer(self) -> None:
         talk = self._talk
         asked = time.monotonic()
-        with self._client.chat(talk.model, talk.messages, **talk.fields) as stream:
+        with _ctrl_c_stops(), self._client.chat(talk.model, talk.messages, **talk.fields) as stream:
             try:
                 first = self._write(stream)
             finally:
@@ -113,6 +116,16 @@ class Session:
 
     def _note(self, text: str) -> None:
         typer.secho(clean(text), dim=True, err=not self._interactive)
+
+
+@contextmanager
+def _ctrl_c_stops() -> Iterator[None]:
+    """Inside, Ctrl-C raises KeyboardInterrupt."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def speed(usage: dict[str, int], wait_s: float, answer_s: float) -> str:

@@ -62,7 +62,7 @@ async def _serve(config: Config, data_dir: Path, key_file: Path | None) -> None:
         url = _url(config.server.host, listening.getsockname()[1], config.server.root_path)
         show = _shower()
         async with opened(config, data_dir, settings.cache_dir()) as services:
-            services.fleet.listen(lambda row, message: show(row.deployment, f"{row.status} {message}".strip()))
+            services.fleet.listen(lambda row, message: show(row.deployment, message or row.status))
             running = server(Gateway(services), config.server)
             _stop_on_signals(running)
             key = await _first_key(services, key_file)
@@ -220,7 +220,8 @@ def _answers_chat(services: Services, public_name: str) -> bool:
 
 
 def _request(url: str, model: str, key: str) -> str:
-    body = json.dumps({"model": model, "messages": [{"role": "user", "content": "What is the capital of France?"}]})
+    messages = [{"role": "user", "content": "What is the capital of France?"}]
+    body = json.dumps({"model": model, "messages": messages, "temperature": 0})
     return f"  curl {url}/v1/chat/completions -H 'Content-Type: application/json' \\\n" + (
         f"    -H \"Authorization: Bearer {key}\" \\\n    -d '{body}'"
     )

@@ -157,6 +157,8 @@ class HttpClient:
                 connection = await self._open()
         except TimeoutError:
             raise EngineUnreachable(f"no connection to the engine within {self._connect_timeout_s:g} s") from None
+        except FileNotFoundError:
+            raise EngineUnreachable("the engine has not opened its socket yet") from None
         except (OSError, UnicodeError) as error:
             raise EngineUnreachable(f"no connection to the engine: {_reason(error)}", detail=repr(error)) from error
         if not connection.usable:
