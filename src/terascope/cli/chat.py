@@ -66,8 +66,9 @@ class Session:
         """Take lines until they end or one says /quit."""
         for line in lines:
             try:
-                if line.strip() and not self._take(line.rstrip("\r\n")):
-                    return
+                with _ctrl_c_stops():
+                    if line.strip() and not self._take(line.rstrip("\r\n")):
+                        return
             except ServiceError as error:
                 if not self._interactive:
                     raise
@@ -96,7 +97,7 @@ class Session:
     def _answer(self) -> None:
         talk = self._talk
         asked = time.monotonic()
-        with _ctrl_c_stops(), self._client.chat(talk.model, talk.messages, **talk.fields) as stream:
+        with self._client.chat(talk.model, talk.messages, **talk.fields) as stream:
             try:
                 first = self._write(stream)
             finally:
