@@ -1,5 +1,6 @@
 """models, keys, runs and version, asked of a real gateway."""
 
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from terascope.cli.keys import expiry
 from terascope.cli.models import absolute
 from terascope.client import Client
 from terascope.core.errors import Conflict
+from terascope.testing.checkpoints import checkpoint, write_files
 from terascope.testing.gateway import Served
 
 from .conftest import Cli
@@ -61,6 +63,28 @@ def test_aliases(cli: Cli) -> None:
     assert cli("models", "show", "lab/parrot", "--json").json["aliases"] == ["lab/parrot"]
     assert cli("models", "unalias", "lab/parrot").out == "lab/parrot is no alias any more\n"
     assert cli("models", "show", "lab/parrot").status == 1
+
+
+def test_a_model_is_added_from_a_relative_path_shown_and_removed(cli: Cli, tmp_path: Path) -> None:
+    write_files(tmp_path / "tiny", checkpoint())
+    before = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        added = cli(
+            "models", "add", "tiny", "path:tiny", "--version", "1", "--alias", "t", "--alias", "u", "--json"
+        ).json
+    finally:
+        os.chdir(before)
+    assert added["source"] == f"path:{tmp_path / 'tiny'}"
+    assert (added["version"], added["aliases"]) == ("1", ["t", "u"])
+    shown = cli("models", "show", "t").out
+    assert re.search(r"^name +tiny$[\s\S]*^aliases +t, u$[\s\S]*^files +\d+, [\d.]+ k?B$", shown, re.MULTILINE)
+    assert re.search(r"^tiny@1 +\w+ +generate .* t u$", cli("models", "list").out, re.MULTILINE)
+    assert cli("models", "remove", "tiny@1").status == 1
+    assert [cli("models", "unalias", alias).status for alias in ("t", "u")] == [0, 0]
+    assert cli("models", "remove", "tiny@1").out == "tiny@1 is removed from the catalogue; its files stay\n"
+    assert (tmp_path / "tiny").is_dir()
+    assert "tiny" not in cli("models", "list").out
 
 
 def test_a_model_that_cannot_be_added(cli: Cli, tmp_path: Path) -> None:
