@@ -1,6 +1,6 @@
 """Puts the rooms together: opens them in order, closes them in reverse."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -11,8 +11,10 @@ from terascope.core.clock import Clock, SystemClock
 from terascope.core.config import Config, DeploymentConfig
 from terascope.core.errors import ConfigError, ModelNotFound, ServiceError
 from terascope.core.models import ModelVersion
+from terascope.engines.registry import engine_kind
 from terascope.fleet.fleet import Fleet
-from terascope.fleet.launchers.registry import all_launchers
+from terascope.fleet.launchers.contract import Launcher
+from terascope.fleet.launchers.registry import all_launchers, choose
 from terascope.fleet.lock import DirectoryLock
 from terascope.gateway.metrics import Metrics
 from terascope.gateway.services import Services
@@ -34,9 +36,12 @@ async def opened(
     """The services of a gateway over `data_dir`, which no other gateway may use meanwhile.
 
     Holds on leaving, however: every process that was started is gone, and everything submitted is written.
-    Raises `ConfigError` when another gateway holds the data directory or it cannot be made.
+    Raises `ConfigError` when a deployment is impossible, when another gateway holds the data directory, or when
+    it cannot be made.
     """
     clock = clock or SystemClock()
+    launchers = all_launchers(clock)
+    _check(config, launchers)
     async with AsyncExitStack() as stack:
         _make_private(data_dir)
         lock = DirectoryLock(data_dir)
@@ -46,7 +51,7 @@ async def opened(
         stack.push_async_callback(database.aclose)
         access = Access(Keys(KeyStore(database), clock))
         catalog = await Catalog.open(database, cache_dir, clock)
-        fleet = Fleet(database, clock, all_launchers(clock), data_dir)
+        fleet = Fleet(database, clock, launchers, data_dir)
         stack.push_async_callback(fleet.aclose)
         recorder = Recorder(RunStore(database), config.records, clock)
         metrics = Metrics()
@@ -107,8 +112,18 @@ async def _version(services: Services, deployment: DeploymentConfig) -> ModelVer
     return await services.catalog.add_remote(name, source, version=version, context_length=deployment.context_length)
 
 
+def _check(config: Config, launchers: Mapping[str, Launcher]) -> None:
+    """Refuse what is impossible before anything is fetched or started; the fleet looks closer."""
+    for deployment in config.deployments:
+        engine_kind(deployment.engine)
+        choose(launchers, deployment.launcher)
+    names = [_name(deployment) for deployment in config.deployments]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"two deployments are called {', '.join(twice)}; give each a `name` of its own")
+
+
 def _name(deployment: DeploymentConfig) -> str:
-    return deployment.name or deployment.model
+    return deployment.name or deployment.model.partition("@")[0]
 
 
 async def _database(config: Config, data_dir: Path) -> Database:

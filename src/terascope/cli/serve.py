@@ -24,7 +24,7 @@ from terascope.core.config import Config
 from terascope.core.errors import ConfigError
 from terascope.core.models import Mode
 from terascope.gateway.app import Gateway
-from terascope.gateway.server import Server, server
+from terascope.gateway.server import BACKLOG, Server, server
 from terascope.gateway.services import Services
 
 log = logging.getLogger(__name__)
@@ -65,7 +65,7 @@ async def _serve(config: Config, data_dir: Path, key_file: Path | None) -> None:
             services.fleet.listen(lambda row, message: show(row.deployment, message or row.status))
             running = server(Gateway(services), config.server)
             _stop_on_signals(running)
-            key = await _first_key(services, key_file)
+            key = await _first_key(services, key_file) if key_file else ""  # scripts wait for /ready and read it
             with operator_file(data_dir, url, services.access.local_token):
                 await _run(running, listening, services, show, _Greeting(url, key, key_file))
 
@@ -73,28 +73,32 @@ async def _serve(config: Config, data_dir: Path, key_file: Path | None) -> None:
 async def _run(
     running: Server, listening: socket.socket, services: Services, show: Show, greeting: "_Greeting"
 ) -> None:
-    background = [
-        asyncio.create_task(services.recorder.keep_forgetting()),
-        asyncio.create_task(_bring_up(services, show, greeting)),
-    ]
-    for task in background:
-        task.add_done_callback(_log_failure)
+    forgetting = asyncio.create_task(services.recorder.keep_forgetting())
+    forgetting.add_done_callback(_log_failure)
+    bringing_up = asyncio.create_task(_bring_up(services, show, greeting))
+    bringing_up.add_done_callback(lambda task: running.stop() if _failure(task) else None)
     try:
         await running.serve(sockets=[listening])
     finally:
-        for task in background:
-            task.cancel()
-        await asyncio.gather(*background, return_exceptions=True)
+        forgetting.cancel()
+        bringing_up.cancel()
+        await asyncio.gather(forgetting, bringing_up, return_exceptions=True)
+    if error := _failure(bringing_up):
+        raise error
 
 
 async def _bring_up(services: Services, show: Show, greeting: "_Greeting") -> None:
     await deploy(services, show)
     await services.fleet.settled()
-    greeting.print(services)
+    await greeting.print(services)
+
+
+def _failure(task: asyncio.Task[None]) -> BaseException | None:
+    return None if task.cancelled() else task.exception()
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:
-    if not task.cancelled() and (error := task.exception()):
+    if error := _failure(task):
         log.error("a background task ended", exc_info=error)
 
 
@@ -106,12 +110,16 @@ def _stop_on_signals(running: Server) -> None:
 
 @contextmanager
 def bound(host: str, port: int) -> Iterator[socket.socket]:
-    """A socket bound to `host:port`; raises `ConfigError` when that cannot be had."""
+    """A socket that listens on `host:port`: from now on connections wait, and none is refused.
+
+    Raises `ConfigError` when that cannot be had.
+    """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as listening:
         listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listening.bind((host, port))
+            listening.listen(BACKLOG)
         except OSError as error:
             raise ConfigError(f"cannot listen on {host}:{port}: {error.strerror}; choose another --port") from None
         yield listening
@@ -126,6 +134,8 @@ async def _first_key(services: Services, key_file: Path | None) -> str:
     """Make the first key when there is none; empty otherwise."""
     if await services.access.keys.list():
         return ""
+    if key_file is not None:
+        _write_private(key_file, "")  # a key that cannot be written must not be made
     key, _ = await services.access.keys.create("first key", [OPERATOR])
     if key_file is not None:
         _write_private(key_file, key + "\n")
@@ -188,8 +198,13 @@ class _Greeting:
         self._key_file = key_file
         print(f"Terascope listens on {url}", flush=True)
 
-    def print(self, services: Services) -> None:
-        """Print the address, the first key if it is new, and a request to paste."""
+    async def print(self, services: Services) -> None:
+        """Print the address, the first key if it is new, and a request to paste.
+
+        A key that goes to no file is made only now: one made before could be lost unseen.
+        """
+        if self._key_file is None:
+            self._key = await _first_key(services, None)
         states = services.states()
         ready = [name for name, state in states.items() if state == "ready"]
         print(f"\nReady: {', '.join(ready) or 'no deployment'}" + ("" if len(ready) == len(states) else " (not all)"))

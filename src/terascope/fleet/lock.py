@@ -15,9 +15,8 @@ class DirectoryLock:
         self._fd: int | None = None
 
     def acquire(self) -> None:
-        """Take it. Raises `ConfigError` when another process has it."""
-        self._directory.mkdir(parents=True, exist_ok=True)
-        fd = os.open(self._directory / "gateway.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        """Take it. Raises `ConfigError` when another process has it or the directory cannot be written to."""
+        fd = self._open()
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -26,6 +25,13 @@ class DirectoryLock:
                 f"another gateway uses {self._directory}; stop it, or choose another --data-dir"
             ) from None
         self._fd = fd
+
+    def _open(self) -> int:
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            return os.open(self._directory / "gateway.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        except OSError as error:
+            raise ConfigError(f"cannot write to {self._directory}: {error.strerror}") from None
 
     def release(self) -> None:
         """Let go of it; idempotent."""

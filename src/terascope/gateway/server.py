@@ -16,6 +16,7 @@ from terascope.gateway.asgi import client_left
 from terascope.protocol.errors import error_body
 
 _MOST_HEADER_BYTES = 64 * 1024
+BACKLOG = 4096  # connections that may wait to be accepted
 
 
 class Server(uvicorn.Server):
@@ -49,7 +50,7 @@ def server(gateway: Gateway, config: ServerConfig) -> Server:
             proxy_headers=False,  # nothing here depends on the client's address
             timeout_keep_alive=75,
             timeout_graceful_shutdown=max(1, round(config.drain_s)),
-            backlog=4096,
+            backlog=BACKLOG,
         )
     )
 
