@@ -322,13 +322,16 @@ async def check_closing(subject: Subject) -> None:
     """A closed engine takes no more requests; closing it again is nothing. Runs last."""
     await subject.engine.aclose()
     await subject.engine.aclose()
-    late = EngineCall("req_late", _CHAT, b"{}")
-    for refused in (subject.engine.generate(late), subject.engine.probe()):
-        try:
-            await refused
-        except EngineUnreachable:
-            continue
-        raise AssertionError("a closed engine takes no requests")
+    await _refused(lambda: subject.engine.generate(EngineCall("req_late", _CHAT, b"{}")))
+    await _refused(subject.engine.probe)
+
+
+async def _refused(ask: Callable[[], Awaitable[object]]) -> None:
+    try:
+        await ask()
+    except EngineUnreachable:
+        return
+    raise AssertionError("a closed engine takes no requests")
 
 
 _LOGPROBS, _TOKENS = frozenset({Feature.LOGPROBS}), frozenset({Feature.TOKEN_PROMPTS})
