@@ -1,7 +1,6 @@
 """What can go wrong with an engine's answer, each under a name: pure functions from a request to a script.
 
-Options follow the name: `pause after=3 seconds=6`. Where a gateway is known to get one wrong, the docstring says so;
-docs/explanation/fidelity.md has the sources.
+Options follow the name: `pause after=3 seconds=6`. Where a gateway in use got one wrong, the docstring names it.
 """
 
 import math
