@@ -73,7 +73,7 @@ class Place:
             check=False,
             cwd=self.directory,
             env=environment,
-            timeout=100,
+            timeout=240,
         )
 
 
@@ -111,7 +111,7 @@ def test_a_block_is_what_it_says(block: Block) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(b.runs for b in blocks_of(page))], ids=lambda page: page.name
 )
