@@ -105,7 +105,7 @@ def absolute(source: str) -> str:
 
 def _spinner(message: str) -> AbstractContextManager[object]:
     """Life in the terminal while a model is fetched; nothing where no person looks."""
-    return Console(stderr=True).status(message) if sys.stderr.isatty() else nullcontext()
+    return Console(stderr=True, markup=False).status(message) if sys.stderr.isatty() else nullcontext()
 
 
 def _list_versions(versions: list[ModelView]) -> None:
