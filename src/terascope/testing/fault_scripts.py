@@ -310,7 +310,9 @@ def empty_error(asked: Asked) -> Script:
 
 
 def error_event(asked: Asked) -> Script:
-    """An error event in mid-stream, then `[DONE]`, as vLLM sends it."""
+    """An error event in mid-stream, then `[DONE]`, as vLLM sends it; instead of a whole answer, an error."""
+    if not asked.stream:
+        return failed(asked)
     return asked.broken(TEXT, event(_error("the request was aborted", "server_error")), DONE)
 
 

@@ -111,6 +111,7 @@ async def test_wrong_bodies(engine: HttpEngine) -> None:
     events = (await ask(engine, "error_event", stream=True)).body
     assert b'data: {"error":{' in events
     assert events.endswith(b"data: [DONE]\n\n")
+    assert (await ask(engine, "error_event", stream=False)).status == 500
 
 
 async def test_usage_faults(engine: HttpEngine) -> None:
