@@ -6,10 +6,15 @@ from collections.abc import Iterator
 import numpy as np
 import openai
 import pytest
+from openai.types.chat import (
+    ChatCompletionFunctionToolParam,
+    ChatCompletionMessageParam,
+    ChatCompletionNamedToolChoiceParam,
+)
 
 from terascope.testing.gateway import Served
 
-SAY = [{"role": "user", "content": "the quick brown fox"}]
+SAY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "the quick brown fox"}]
 
 
 @pytest.fixture
@@ -26,7 +31,7 @@ def test_models(client: openai.OpenAI) -> None:
 
 
 def test_chat(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="echo", messages=SAY)  # type: ignore[arg-type]  # a literal role
+    answer = client.chat.completions.create(model="echo", messages=SAY)
     assert answer.choices[0].message.content == "the quick brown fox"
     assert answer.choices[0].finish_reason == "stop"
     assert answer.model.startswith("echo@")
@@ -35,7 +40,7 @@ def test_chat(client: openai.OpenAI) -> None:
 
 
 def test_chat_stream_is_the_whole_answer(client: openai.OpenAI) -> None:
-    stream = client.chat.completions.create(model="echo", messages=SAY, stream=True)  # type: ignore[arg-type]
+    stream = client.chat.completions.create(model="echo", messages=SAY, stream=True)
     chunks = list(stream)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == "the quick brown fox"
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices[0].finish_reason] == ["stop"]
@@ -43,7 +48,7 @@ def test_chat_stream_is_the_whole_answer(client: openai.OpenAI) -> None:
 
 
 def test_chat_stream_with_usage(client: openai.OpenAI) -> None:
-    with client.chat.completions.stream(model="echo", messages=SAY, stream_options={"include_usage": True}) as stream:  # type: ignore[arg-type]
+    with client.chat.completions.stream(model="echo", messages=SAY, stream_options={"include_usage": True}) as stream:
         final = stream.get_final_completion()
     assert final.choices[0].message.content == "the quick brown fox"
     assert final.usage is not None
@@ -51,15 +56,15 @@ def test_chat_stream_with_usage(client: openai.OpenAI) -> None:
 
 
 def test_several_choices_stop_and_length(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="echo", messages=SAY, n=3, max_tokens=2)  # type: ignore[arg-type]
+    answer = client.chat.completions.create(model="echo", messages=SAY, n=3, max_tokens=2)
     assert [choice.index for choice in answer.choices] == [0, 1, 2]
     assert {choice.finish_reason for choice in answer.choices} == {"length"}
-    answer = client.chat.completions.create(model="echo", messages=SAY, stop=" brown")  # type: ignore[arg-type]
+    answer = client.chat.completions.create(model="echo", messages=SAY, stop=" brown")
     assert answer.choices[0].message.content == "the quick"
 
 
 def test_logprobs(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="echo", messages=SAY, logprobs=True, top_logprobs=2)  # type: ignore[arg-type]
+    answer = client.chat.completions.create(model="echo", messages=SAY, logprobs=True, top_logprobs=2)
     logprobs = answer.choices[0].logprobs
     assert logprobs is not None
     assert logprobs.content is not None
@@ -68,16 +73,22 @@ def test_logprobs(client: openai.OpenAI) -> None:
 
 
 def test_tools(client: openai.OpenAI) -> None:
-    tool = {"type": "function", "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}}}
-    choice = {"type": "function", "function": {"name": "weather"}}
-    answer = client.chat.completions.create(model="echo", messages=SAY, tools=[tool], tool_choice=choice)  # type: ignore[call-overload]
-    call = answer.choices[0].message.tool_calls[0]
+    tool: ChatCompletionFunctionToolParam = {
+        "type": "function",
+        "function": {"name": "weather", "parameters": {"type": "object", "properties": {}}},
+    }
+    choice: ChatCompletionNamedToolChoiceParam = {"type": "function", "function": {"name": "weather"}}
+    answer = client.chat.completions.create(model="echo", messages=SAY, tools=[tool], tool_choice=choice)
+    calls = answer.choices[0].message.tool_calls
+    assert calls is not None
+    call = calls[0]
+    assert call.type == "function"
     assert call.function.name == "weather"
     assert isinstance(json.loads(call.function.arguments), dict)
 
 
 def test_structured_output(client: openai.OpenAI) -> None:
-    answer = client.chat.completions.create(model="echo", messages=SAY, response_format={"type": "json_object"})  # type: ignore[arg-type]
+    answer = client.chat.completions.create(model="echo", messages=SAY, response_format={"type": "json_object"})
     assert isinstance(json.loads(answer.choices[0].message.content or ""), dict)
 
 
@@ -97,7 +108,7 @@ def test_embeddings_in_both_encodings(client: openai.OpenAI) -> None:
 
 def test_errors_are_the_clients_own(echo: Served, client: openai.OpenAI) -> None:
     with pytest.raises(openai.NotFoundError) as missing:
-        client.chat.completions.create(model="none", messages=SAY)  # type: ignore[arg-type]
+        client.chat.completions.create(model="none", messages=SAY)
     assert missing.value.code == "model_not_found"
     assert missing.value.request_id
     with pytest.raises(openai.BadRequestError):
@@ -113,8 +124,8 @@ async def test_async_streams_side_by_side(echo: Served) -> None:
     async with openai.AsyncOpenAI(base_url=f"{echo.url}/v1", api_key=echo.key) as client:
 
         async def ask(text: str) -> str:
-            messages = [{"role": "user", "content": text}]
-            stream = await client.chat.completions.create(model="echo", messages=messages, stream=True)  # type: ignore[arg-type]
+            messages: list[ChatCompletionMessageParam] = [{"role": "user", "content": text}]
+            stream = await client.chat.completions.create(model="echo", messages=messages, stream=True)
             return "".join([chunk.choices[0].delta.content or "" async for chunk in stream])
 
         texts = [f"text number {number}" for number in range(50)]
@@ -122,6 +133,6 @@ async def test_async_streams_side_by_side(echo: Served) -> None:
 
 
 def test_raw_headers(client: openai.OpenAI) -> None:
-    raw = client.chat.completions.with_raw_response.create(model="echo", messages=SAY)  # type: ignore[arg-type]
+    raw = client.chat.completions.with_raw_response.create(model="echo", messages=SAY)
     assert raw.headers["x-terascope-model"].startswith("echo@")
     assert raw.headers["x-request-id"].startswith("req_")

@@ -1,6 +1,7 @@
 """Streams are passed on as they are, wherever the network cuts them."""
 
 import json
+from itertools import pairwise
 from typing import Any
 
 from hypothesis import given
@@ -26,7 +27,7 @@ def reader(*, keep_usage: bool = True) -> StreamReader:
 
 def cut(data: bytes, places: list[int]) -> list[bytes]:
     edges = [0, *sorted(place % (len(data) + 1) for place in places), len(data)]
-    return [data[start:end] for start, end in zip(edges, edges[1:], strict=False)]
+    return [data[start:end] for start, end in pairwise(edges)]
 
 
 @given(st.lists(st.integers(0, 10_000), max_size=30))

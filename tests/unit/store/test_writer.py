@@ -101,6 +101,16 @@ asyncio.run(main())
 @pytest.mark.parametrize("after", [1, 40, 300])
 async def test_what_was_reported_written_survives_kill_9(tmp_path: Path, after: int) -> None:
     url = sqlite_url(tmp_path / "x.db")
+    told = await asyncio.to_thread(_written_until_killed, url, after)
+    database = await Database.open(url)
+    async with database.read() as connection:
+        kept = set((await connection.execute(select(aliases.c.alias))).scalars())
+    await database.aclose()
+    assert set(told) <= kept
+
+
+def _written_until_killed(url: str, after: int) -> list[str]:
+    """What a process said it has written when it was killed after its line number `after`."""
     process = subprocess.Popen(
         [sys.executable, "-c", textwrap.dedent(_WRITES_UNTIL_KILLED), url], stdout=subprocess.PIPE, text=True
     )
@@ -110,8 +120,4 @@ async def test_what_was_reported_written_survives_kill_9(tmp_path: Path, after: 
     told += [line.strip() for line in process.stdout if line.endswith("\n")]
     process.wait()
     process.stdout.close()
-    database = await Database.open(url)
-    async with database.read() as connection:
-        kept = set((await connection.execute(select(aliases.c.alias))).scalars())
-    await database.aclose()
-    assert set(told) <= kept
+    return told
