@@ -32,7 +32,7 @@ async def access(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Access]:
 async def test_a_key_identifies_its_holder(access: Access) -> None:
     key, row = await access.keys.create("lab", ["query"])
     who = await access.identify(f"Bearer {key}")
-    assert (who.key_id, who.name, who.scopes) == (row.id, "lab", {"query"})
+    assert (who.key_id, who.name, who.scopes) == (row.id, "lab", frozenset({"query"}))
     assert not who.operator
 
 
