@@ -69,7 +69,7 @@ class Slot:
         if self._closing.is_set() or self._quarantined:
             return False
         most = 1 if self.deployed.external else MOST_FAILED_STARTS
-        return self._failed_starts < most or bool(self.supervisor and self.supervisor.was_ready)
+        return self._failed_starts < most or self._arrived
 
     @property
     def message(self) -> str:
@@ -130,6 +130,12 @@ class Slot:
     async def _pause(self) -> None:
         with suppress(TimeoutError):
             await within(self._clock, backoff_s(self._failures), self._closing.wait())
+
+    @property
+    def _arrived(self) -> bool:
+        """Whether the present replica has been ready."""
+        now = self.supervisor
+        return now is not None and now.was_ready and not now.replica.row.status.final
 
     @property
     def _quarantined(self) -> bool:

@@ -5,10 +5,10 @@ Run by its path with `python -I -S` (the standard library only, about 10 MB), as
     guard.py GRACE LOG PROGRAM [ARGUMENT...]
 
 It holds one end of a pipe from the gateway. When the pipe closes, because the gateway closed it or was killed,
-the guard ends the program: SIGTERM to its process group, then after GRACE seconds SIGKILL to all that descends
-from it. Descendants cannot escape by `setsid` or by double forks: the guard is their reaper
-(PR_SET_CHILD_SUBREAPER), so what loses its parent becomes the guard's own child. If the guard itself is killed,
-the kernel kills the program (PR_SET_PDEATHSIG).
+the guard ends the program: SIGTERM to its process group and, once it has ended, to its children elsewhere; after
+GRACE seconds SIGKILL to all that descends from it. Descendants cannot escape by `setsid` or by double forks: the
+guard is their reaper (PR_SET_CHILD_SUBREAPER), so what loses its parent becomes the guard's own child. If the guard
+itself is killed, the kernel kills the program (PR_SET_PDEATHSIG).
 
 It reads lines: `go` starts the program, `stop SECONDS` ends it with that grace. It writes lines:
 `started PID TICKS`, `failed ERRNO` when the program cannot be started, `ended CODE` (negative: a signal) as soon
@@ -81,7 +81,7 @@ class Guard:
         while self._program and self._something_is_left():
             if self._late() or (self._ended and self._deadline is None):
                 for pid in descendants(os.getpid()):
-                    _kill(pid)
+                    _send(pid, signal.SIGKILL)
             self._wait()
 
     def _wait(self) -> None:
@@ -128,11 +128,18 @@ class Guard:
         try:
             while (dead := os.waitpid(-1, os.WNOHANG))[0]:
                 if dead[0] == self._program:
-                    self._ended = True
-                    say("ended", os.waitstatus_to_exitcode(dead[1]))
+                    self._bereave(os.waitstatus_to_exitcode(dead[1]))
         except ChildProcessError:
             return False
         return True
+
+    def _bereave(self, code: int) -> None:
+        """The program has ended. If it was told to, its children that left its group have not been told yet."""
+        self._ended = True
+        say("ended", code)
+        if self._deadline is not None:
+            for pid in descendants(os.getpid()):
+                _send(pid, signal.SIGTERM, but_not_in=self._program)
 
 
 def start(log: str, arguments: list[str]) -> int:
@@ -199,9 +206,10 @@ def say(*words: object) -> None:
         return
 
 
-def _kill(pid: int) -> None:
+def _send(pid: int, number: signal.Signals, *, but_not_in: int = 0) -> None:
     try:
-        os.kill(pid, signal.SIGKILL)
+        if os.getpgid(pid) != but_not_in:
+            os.kill(pid, number)
     except ProcessLookupError:
         return
 

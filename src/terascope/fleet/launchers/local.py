@@ -38,7 +38,7 @@ class LocalLauncher:
             await guard.go()
         except BaseException:
             guard.let_go()
-            del self._guards[guard.process]
+            self._guards.pop(guard.process, None)
             raise
         yield guard.handle
 
@@ -155,7 +155,7 @@ class _Guard:
         await self._child.wait()
         self.let_go()
         if not self._begun.done():
-            self._begun.set_result(OSError("the guard process was killed"))
+            self._begun.set_result(OSError("the guard process has ended"))
         if not self.ended.done():
             reason = "was never started" if self.did_its_duty else "its guard process was killed"
             self.ended.set_result(Observation(Sight.GONE, reason=reason))

@@ -1,0 +1,49 @@
+"""What a configuration becomes before anything is started."""
+
+from dataclasses import replace
+
+import pytest
+
+from terascope.core.config import DeploymentConfig
+from terascope.core.errors import ConfigError
+from terascope.engines import registry
+from terascope.fleet.deployed import Deployed, Wanted, prepare
+from terascope.fleet.launchers.registry import all_launchers
+from terascope.fleet.reconciler import Limits
+from terascope.testing.clock import ManualClock
+from terascope.testing.small_engine import small_deployment, small_kinds
+
+CONFIG, VERSION = small_deployment()
+
+
+def _prepare(*wanted: tuple[DeploymentConfig, object]) -> tuple[Deployed, ...]:
+    deployments: Wanted = [(config, VERSION) for config, _ in wanted]
+    return prepare(deployments, small_kinds, all_launchers(ManualClock()), Limits())
+
+
+def test_a_deployment_without_a_name_has_its_models() -> None:
+    [one] = _prepare((replace(CONFIG, name=""), VERSION))
+    assert (one.name, one.model, one.launch.deployment.name) == ("small", "small@1", "small")
+
+
+def test_each_deployment_says_how_long_its_start_may_take() -> None:
+    [one] = _prepare((replace(CONFIG, start_timeout_s=7200.0), VERSION))
+    assert (one.limits.start_s, one.limits.silent_s, one.external) == (7200.0, 60.0, False)
+
+
+def test_an_engine_without_a_process_has_nothing_to_load() -> None:
+    [one] = _prepare(small_deployment(engine="outside", url="https://example.org"))
+    assert (one.launcher_name, one.external) == ("inprocess", True)
+    assert (one.limits.start_s, one.limits.silent_s) == (10.0, 10.0)
+
+
+def test_two_deployments_of_one_model_need_names() -> None:
+    with pytest.raises(ConfigError, match="two deployments are called small"):
+        _prepare((replace(CONFIG, name=""), VERSION), (replace(CONFIG, name=""), VERSION))
+    first, second = _prepare((CONFIG, VERSION), (replace(CONFIG, name="other"), VERSION))
+    assert first.model == second.model
+
+
+def test_an_unknown_engine_is_refused() -> None:
+    with pytest.raises(ConfigError, match="there is no engine 'abacus'"):
+        prepare([(replace(CONFIG, engine="abacus"), VERSION)], registry.engine_kind, {}, Limits())

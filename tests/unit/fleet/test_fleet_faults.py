@@ -1,0 +1,166 @@
+"""A fleet whose launchers and engines fail in named ways."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from terascope.core.clock import Clock
+from terascope.core.errors import ModelUnavailable
+from terascope.core.states import ReplicaStatus
+from terascope.fleet.launchers.contract import Launcher
+from terascope.fleet.launchers.inprocess import InProcessLauncher
+from terascope.fleet.launchers.local import LocalLauncher
+from terascope.fleet.launchers.processes import marked
+from terascope.fleet.reconciler import Limits
+from terascope.store.replicas import ReplicaRow
+from terascope.testing.clock import ManualClock
+from terascope.testing.fleet import running_fleet, until
+from terascope.testing.launcher_faults import (
+    BreakingLauncher,
+    ForgetfulLauncher,
+    RefusingLauncher,
+    UnstoppingLauncher,
+)
+from terascope.testing.small_engine import small_deployment
+
+MODEL = "small@1"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    return ManualClock(real_below_s=0.9)
+
+
+def _with(local: Launcher) -> dict[str, Launcher]:
+    return {"local": local, "inprocess": InProcessLauncher()}
+
+
+def _local(clock: Clock) -> LocalLauncher:
+    return LocalLauncher(clock, orphan_grace_s=0.1)
+
+
+async def test_absence_is_not_evidence(tmp_path: Path, clock: ManualClock) -> None:
+    """A scheduler that knows nothing of a job does not make a replica that answers fail."""
+    launcher = ForgetfulLauncher(_local(clock))
+    async with running_fleet(tmp_path, clock, launchers=_with(launcher)) as fleet:
+        await fleet.start([small_deployment()])
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+        [replica] = fleet.replicas_for(MODEL)
+        fleet.report_lost(replica)
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+        assert fleet.replicas_for(MODEL) == (replica,)
+        assert replica.row.status is ReplicaStatus.READY
+    assert marked(replica.id) == []
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+async def test_a_start_that_breaks_off_leaves_nothing(steps: int, tmp_path: Path, clock: ManualClock) -> None:
+    launcher, limits = BreakingLauncher(_local(clock), steps=steps), Limits(grace_s=0.2)
+    async with running_fleet(tmp_path, clock, launchers=_with(launcher), limits=limits) as fleet:
+        await fleet.start([small_deployment(behaviour="family")])
+        await clock.slept(1.0)
+        [row] = await fleet._store.of("small")
+        assert row.status == "failed"
+        assert row.handle != {}
+        assert marked(row.id) == []
+        clock.advance(1.0)
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+
+
+async def test_a_refused_start_is_tried_again(tmp_path: Path, clock: ManualClock) -> None:
+    launcher = RefusingLauncher(_local(clock), times=2)
+    async with running_fleet(tmp_path, clock, launchers=_with(launcher)) as fleet:
+        await fleet.start([small_deployment()])
+        await clock.slept(1.0)
+        assert fleet.status(MODEL).message == "could not be started: the partition takes no jobs"
+        clock.advance(1.0)
+        await clock.slept(2.0)
+        clock.advance(2.0)
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+
+
+async def test_what_cannot_be_stopped_is_tried_again(tmp_path: Path, clock: ManualClock) -> None:
+    launcher = UnstoppingLauncher(_local(clock), times=2)
+    async with running_fleet(tmp_path, clock, launchers=_with(launcher)) as fleet:
+        await fleet.start([small_deployment(behaviour="dies")])
+        await clock.slept(1.0)
+        [row] = await fleet._store.of("small")
+        assert row.status == "starting", "not failed before it is known that nothing is left"
+        assert row.message == "cannot be stopped yet: the scheduler does not answer"
+        clock.advance(1.0)
+        await clock.slept(2.0)
+        clock.advance(2.0)
+        await until(fleet, lambda: "weights are not there" in fleet.status(MODEL).message)
+        [row] = await fleet._store.of("small")
+        assert row.status == "failed"
+
+
+async def test_what_cannot_be_stopped_at_the_end_is_left_to_the_next_life(tmp_path: Path, clock: ManualClock) -> None:
+    launcher = UnstoppingLauncher(_local(clock), times=3)
+    async with running_fleet(tmp_path, clock, launchers=_with(launcher)) as fleet:
+        await fleet.start([small_deployment()])
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+        [left] = fleet.replicas_for(MODEL)
+        closing = asyncio.create_task(fleet.aclose())
+        for pause in (1.0, 2.0):
+            await clock.slept(pause)
+            clock.advance(pause)
+        await closing
+        assert left.row.status is ReplicaStatus.DRAINING
+        assert marked(left.id) != []
+    async with running_fleet(tmp_path, clock, launchers=_with(launcher)) as fleet:
+        await fleet.start([small_deployment()])
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+        assert marked(left.id) == []
+        row = await fleet._store.get(left.id)
+        assert row is not None
+        assert (row.status, row.message) == ("stopped", "was left by an earlier life of the gateway")
+
+
+async def test_rows_of_a_launcher_that_is_not_there_any_more_stay(tmp_path: Path, clock: ManualClock) -> None:
+    async with running_fleet(tmp_path, clock) as fleet:
+        old = ReplicaRow("replica_old", "gone", "gone@1", "small", "cloud", ReplicaStatus.READY, handle={"job": 7})
+        await fleet._store.add(old)
+        await fleet.start([small_deployment()])
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+        assert await fleet._store.get("replica_old") == old
+
+
+async def test_an_outside_engine_needs_no_process(tmp_path: Path, clock: ManualClock) -> None:
+    switch = tmp_path / "switch"
+    switch.touch()
+    async with running_fleet(tmp_path, clock) as fleet:
+        await fleet.start([small_deployment(engine="outside", url=str(switch))])
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+        [replica] = fleet.replicas_for(MODEL)
+        assert replica.row.launcher == "inprocess"
+        assert replica.endpoint.url == str(switch)
+    assert replica.row.status is ReplicaStatus.STOPPED
+
+
+async def test_an_outside_engine_that_is_away_soon_lets_nobody_wait(tmp_path: Path) -> None:
+    """There is nothing to load: after ten seconds requests are refused, and each attempt may bring it back."""
+    clock = ManualClock(real_below_s=0.3)
+    switch = tmp_path / "switch"
+    switch.touch()
+    async with running_fleet(tmp_path, clock) as fleet:
+        await fleet.start([small_deployment(engine="outside", url=str(switch))])
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+        [replica] = fleet.replicas_for(MODEL)
+        switch.unlink()
+        fleet.report_lost(replica)
+        fleet.check_hope(MODEL)
+        for pause in (0.4, 0.8, 1.6, 3.2, 5.0):
+            await clock.slept(pause)
+            assert replica.row.status is ReplicaStatus.READY
+            clock.advance(pause)
+        await until(fleet, lambda: replica.row.status is ReplicaStatus.FAILED)
+        await clock.slept(1.0)
+        with pytest.raises(ModelUnavailable, match="has not answered for 10 s"):
+            fleet.check_hope(MODEL)
+        switch.touch()
+        await clock.slept(1.0)
+        clock.advance(1.0)
+        await until(fleet, lambda: fleet.replicas_for(MODEL))
+        fleet.check_hope(MODEL)
