@@ -41,6 +41,11 @@ def secret(name: str) -> str:
     return os.environ.get(name, "")
 
 
+def prefer(name: str, value: str) -> None:
+    """Set a variable that a library reads when it is loaded, unless the user has set it."""
+    os.environ.setdefault(name, value)
+
+
 def for_child() -> dict[str, str]:
     """The environment that a program started by Terascope inherits."""
     return dict(os.environ)

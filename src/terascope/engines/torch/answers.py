@@ -4,7 +4,7 @@ import codecs
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 from terascope.core.ids import new_id
 from terascope.engines.torch.intake import Order
@@ -36,14 +36,18 @@ class Answer(Protocol):
 class _Base:
     """What the two kinds of answers have in common."""
 
-    def __init__(self, order: Order, table: TokenTable, model: str, fingerprint: str, kind: str, prefix: str) -> None:
+    kind: ClassVar[str]
+    chunk_kind: ClassVar[str]
+    prefix: ClassVar[str]
+
+    def __init__(self, order: Order, table: TokenTable, model: str, fingerprint: str) -> None:
         self._order = order
         self._table = table
         self._made = [0] * len(order.rows)
-        self._kind = kind
+        self._scored = order.rows[0].sampling.logprobs is not None
         self._head = {
-            "id": new_id(prefix),
-            "object": kind,
+            "id": new_id(self.prefix),
+            "object": self.chunk_kind,
             "created": int(time.time()),
             "model": model,
             "system_fingerprint": fingerprint,
@@ -62,6 +66,9 @@ class _Base:
     def usage_event(self) -> Json:
         """See `Answer.usage_event`."""
         return {**self._event([]), "usage": self.usage()}
+
+    def _whole(self, choices: list[Json]) -> Json:
+        return {**self._head, "object": self.kind, "choices": choices, "usage": self.usage()}
 
     def _event(self, choices: list[Json]) -> Json:
         return {**self._head, "choices": choices}
@@ -87,10 +94,11 @@ class _ChatChoice:
 class ChatAnswer(_Base):
     """Answer of `/v1/chat/completions`."""
 
+    kind, chunk_kind, prefix = "chat.completion", "chat.completion.chunk", "chatcmpl"
+
     def __init__(self, order: Order, table: TokenTable, model: str, fingerprint: str) -> None:
-        super().__init__(order, table, model, fingerprint, "chat.completion", "chatcmpl")
+        super().__init__(order, table, model, fingerprint)
         self._choices = [_ChatChoice(order.tools.reader()) for _ in order.rows]
-        self._scored = order.rows[0].sampling.logprobs is not None
 
     def push(self, event: Event) -> list[Json]:
         """See `Answer.push`."""
@@ -121,12 +129,12 @@ class ChatAnswer(_Base):
             }
             for index, choice in enumerate(self._choices)
         ]
-        return {**self._event(choices), "usage": self.usage()}
+        return self._whole(choices)
 
     def _chunk(self, index: int, delta: Json, logprobs: Sequence[Json] = (), finish: str | None = None) -> Json:
         told = {"content": list(logprobs), "refusal": None} if logprobs else None
         choice = {"index": index, "delta": delta, "logprobs": told, "finish_reason": finish}
-        return {**self._event([choice]), "object": "chat.completion.chunk"}
+        return self._event([choice])
 
 
 @dataclass(slots=True)
@@ -143,10 +151,12 @@ class _TextChoice:
 class CompletionAnswer(_Base):
     """Answer of `/v1/completions`."""
 
+    kind = chunk_kind = "text_completion"
+    prefix = "cmpl"
+
     def __init__(self, order: Order, table: TokenTable, model: str, fingerprint: str) -> None:
-        super().__init__(order, table, model, fingerprint, "text_completion", "cmpl")
+        super().__init__(order, table, model, fingerprint)
         self._choices = [_TextChoice() for _ in order.rows]
-        self._scored = order.rows[0].sampling.logprobs is not None
 
     def push(self, event: Event) -> list[Json]:
         """See `Answer.push`."""
@@ -167,7 +177,7 @@ class CompletionAnswer(_Base):
             {"index": i, "text": one.text, "logprobs": one.logprobs, "finish_reason": one.finish}
             for i, one in enumerate(self._choices)
         ]
-        return {**self._event(choices), "usage": self.usage()}
+        return self._whole(choices)
 
     def _echo(self, index: int) -> Json:
         choice = self._choices[index]

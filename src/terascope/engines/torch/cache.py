@@ -4,8 +4,10 @@ A block holds the keys and values of `BLOCK` consecutive tokens of one row, in e
 nobody and stays zero: it fills the tables of rows that are shorter than their neighbours.
 """
 
+import math
 from collections import deque
 from collections.abc import Sequence
+from mmap import mmap
 
 import torch
 from torch import Tensor
@@ -69,8 +71,14 @@ class LayerStore:
         return sum(store[0].numel() * store.element_size() for store in stores)
 
     def _like(self, sample: Tensor) -> Tensor:
-        # zeros, not empty: on a CPU untouched pages take no memory, and masked places must be numbers
-        return torch.zeros(self._tokens, *sample.shape[1:], dtype=sample.dtype, device=sample.device)
+        return _zeros((self._tokens, *sample.shape[1:]), sample.dtype, sample.device)
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Zeros that on a CPU take no memory until they are written: masked places must be numbers, not touched."""
+    if device.type != "cpu":
+        return torch.zeros(shape, dtype=dtype, device=device)
+    return torch.frombuffer(mmap(-1, math.prod(shape) * dtype.itemsize), dtype=dtype).view(shape)
 
 
 def _gather(store: Tensor, blocks: Tensor) -> Tensor:

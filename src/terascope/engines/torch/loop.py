@@ -95,6 +95,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
     def _compute(self, turns: Sequence[Turn], start: float) -> None:
         tokens = [token for turn in turns for token in turn.tokens]
         kept = self._kept(turns)
+        prompt, made = sum(turn.of_prompt for turn in turns), sum(turn.chooses for turn in turns)
         planned = time.perf_counter()
         logits = self._packed.run(tokens, [turn.span for turn in turns], kept)
         computed = time.perf_counter()
@@ -106,9 +107,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             if turn.span.end == len(turn.row.tokens) and turn.row.plan.max_tokens == 0:
                 self._tell(turn.row, Event(turn.row.index, finish=Finish.LENGTH))
         made = sum(turn.chooses for turn in turns)
-        self._metrics.step(
-            len(tokens) - made, made, planned - start, computed - planned, time.perf_counter() - computed
-        )
+        self._metrics.step(prompt, made, planned - start, computed - planned, time.perf_counter() - computed)
 
     def _kept(self, turns: Sequence[Turn]) -> list[int]:
         """Choose the places of the batch whose logits are wanted; each turn notes where its own will be."""

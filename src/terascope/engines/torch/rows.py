@@ -133,3 +133,8 @@ class Turn:
     def chooses(self) -> bool:
         """True when the row gets its next token in this step."""
         return self.span.end == len(self.row.tokens) and self.row.plan.max_tokens > 0
+
+    @property
+    def of_prompt(self) -> int:
+        """How many of the tokens are the prompt's."""
+        return max(0, min(self.span.end, len(self.row.plan.prompt)) - self.span.start)

@@ -13,7 +13,7 @@ import threading
 
 from aiohttp import web
 
-from terascope.core.environment import replica_secret
+from terascope.core import environment
 from terascope.core.errors import ServiceError
 from terascope.engines.torch import logs
 from terascope.engines.torch.httpd import Shell
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Serve until told to end; return the exit status."""
     settings = parse_arguments(arguments)
     logs.configure()
-    secret = replica_secret()
+    secret = environment.replica_secret()
     if not settings.socket and not secret:
         _log.critical("a port needs TERASCOPE_REPLICA_SECRET, or everybody on this machine could ask the model")
         return _NOT_LOADED
@@ -96,6 +96,8 @@ def _load(
 
     try:
         report("importing torch")
+        # threads that wait for each other must not spin: with anything else on the machine that is many times slower
+        environment.prefer("OMP_WAIT_POLICY", "passive")
         from terascope.engines.torch.serving import load
 
         served = load(settings, loop, crashed, metrics, report)
