@@ -12,6 +12,7 @@ from terascope.core.config import DeploymentConfig
 from terascope.core.environment import REPLICA_SECRET
 from terascope.core.errors import ModelUnavailable
 from terascope.core.ids import new_id
+from terascope.core.states import ReplicaStatus
 from terascope.engines import registry
 from terascope.engines.contract import Endpoint
 from terascope.fleet.deployed import Deployed, EngineKinds, Wanted, prepare
@@ -27,7 +28,7 @@ from terascope.store.database import Database
 from terascope.store.replicas import ReplicaRow, ReplicaStore
 
 Listener = Callable[[ReplicaRow, str], None]
-"""Called with a replica's row and its message after every change of either; must return soon."""
+"""Called with a replica's row and its message whenever its status or message has changed; must return soon."""
 
 KEPT_ROWS = 20
 """Ended replicas of a deployment that are remembered, with their logs."""
@@ -79,6 +80,7 @@ class Fleet:
         self._tasks: list[asyncio.Task[None]] = []
         self._cleaned = asyncio.Event()
         self._listeners: list[Listener] = []
+        self._told: dict[str, tuple[ReplicaStatus, str]] = {}  # what listeners know of each replica
         self._ready: dict[str, tuple[Replica, ...]] = {}
         self._hopeful: dict[str, bool] = {}
         self._changes: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
@@ -257,6 +259,12 @@ class Fleet:
 
     def _changed(self, row: ReplicaRow) -> None:
         self._refresh()
+        news = (row.status, row.message)
+        if self._told.get(row.id) == news:
+            return
+        self._told[row.id] = news
+        if row.status.final:
+            del self._told[row.id]
         for listener in tuple(self._listeners):
             try:
                 listener(row, row.message)

@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from terascope.core.states import REPLICA_TRANSITIONS, ReplicaStatus, ReplicaTarget
@@ -11,6 +11,7 @@ from terascope.fleet.launchers.contract import Observation, Sight
 from terascope.fleet.reconciler import REST, Action, Kind, Limits, Seen, backoff_s, next_step
 from terascope.store.replicas import ReplicaRow
 
+repeatable = settings(derandomize=True, deadline=None)
 LIMITS = Limits()
 GONE = Observation(Sight.GONE, 1, "ended with exit code 1")
 KNOWN = Observation(Sight.KNOWN)
@@ -33,6 +34,7 @@ def _row(status: ReplicaStatus, target: ReplicaTarget = ReplicaTarget.READY) -> 
     return ReplicaRow("replica_1", "small", "small@1", "small", "local", status, target)
 
 
+@repeatable
 @given(st.sampled_from(ReplicaStatus), targets, sights)
 def test_every_step_is_an_allowed_transition(status: ReplicaStatus, target: ReplicaTarget, seen: Seen) -> None:
     action = next_step(_row(status, target), seen, LIMITS)
@@ -44,6 +46,7 @@ def test_every_step_is_an_allowed_transition(status: ReplicaStatus, target: Repl
         assert (action.kind is Kind.END) == action.status.final
 
 
+@repeatable
 @given(st.lists(st.tuples(targets, sights), max_size=30))
 def test_every_walk_is_made_of_allowed_transitions(observations: list[tuple[ReplicaTarget, Seen]]) -> None:
     row, ever_stopped = _row(ReplicaStatus.PENDING), False
@@ -58,6 +61,7 @@ def test_every_walk_is_made_of_allowed_transitions(observations: list[tuple[Repl
         assert ever_stopped, "nothing stops what is wanted"
 
 
+@repeatable
 @given(st.sampled_from(ReplicaStatus), sights)
 def test_what_is_not_wanted_ends_in_two_steps_once_it_is_idle(status: ReplicaStatus, seen: Seen) -> None:
     row, idle = _row(status, ReplicaTarget.STOPPED), replace(seen, in_flight=0)
@@ -66,6 +70,7 @@ def test_what_is_not_wanted_ends_in_two_steps_once_it_is_idle(status: ReplicaSta
     assert row.status.final
 
 
+@repeatable
 @given(st.sampled_from(ReplicaStatus), targets, sights)
 def test_a_program_that_is_gone_is_never_kept(status: ReplicaStatus, target: ReplicaTarget, seen: Seen) -> None:
     action = next_step(_row(status, target), replace(seen, program=GONE), LIMITS)
@@ -74,6 +79,7 @@ def test_a_program_that_is_gone_is_never_kept(status: ReplicaStatus, target: Rep
         assert action.message == GONE.reason
 
 
+@repeatable
 @given(st.sampled_from(ReplicaStatus), targets, sights)
 def test_absence_is_not_evidence(status: ReplicaStatus, target: ReplicaTarget, seen: Seen) -> None:
     row = _row(status, target)
