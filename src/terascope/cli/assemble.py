@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 from terascope.access.access import Access
@@ -74,7 +75,7 @@ async def deploy(services: Services, show: Show) -> None:
         try:
             if why := failures.get(deployment.model.partition("@")[0]):
                 raise ConfigError(why)
-            wanted.append((deployment, await _version(services, deployment)))
+            wanted.append((replace(deployment, name=_name(deployment)), await _version(services, deployment)))
         except ServiceError as error:
             services.preparing[_name(deployment)] = "failed"
             show(_name(deployment), f"failed: {error.message}")
