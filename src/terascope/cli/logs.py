@@ -31,5 +31,5 @@ def set_up(level: str) -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    for library in ("httpx", "alembic"):
+    for library in ("httpx", "alembic", "aiosqlite", "sqlalchemy"):  # the last two would log what they store
         logging.getLogger(library).setLevel(max(logging.WARNING, logging.root.level))

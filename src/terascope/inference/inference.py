@@ -28,14 +28,14 @@ MOST_ATTEMPTS = 3  # a request that takes its replica down with it must not take
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it arrives: everything but the body, which is read only once the caller is known."""
+    """A request as it arrives; its deadline (seconds) and its body are read only once the caller is known."""
 
     id: str
     authorization: str
     endpoint: str
     mode: Mode
     body: Callable[[], Awaitable[bytes]]
-    deadline_s: float | None = None
+    deadline_s: Callable[[], float | None] = lambda: None
 
 
 class Inference:
@@ -90,13 +90,14 @@ class Inference:
         await self._recorder.save(record)
 
     async def _run(self, asked: Asked, principal: Principal, run: Run, reply: Reply) -> Ending:
+        deadline_s = asked.deadline_s()
         request = ModelRequest.read(asked.endpoint, asked.mode, await asked.body())
         run.asked(request)
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
         grant = await self._access.admit(principal, version, asked.mode)  # 3. may they
         passing = Passing(run, request, version, reply)
-        async with Patience(self._config, deadline_s=asked.deadline_s, beat=passing.beat) as patience:
+        async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(grant, version, request, passing, patience)
 
     async def _attempts(

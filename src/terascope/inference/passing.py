@@ -1,5 +1,6 @@
 """The fifth hop: what the engine says reaches the client byte for byte, or an explicit error does."""
 
+import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
@@ -27,6 +28,7 @@ from terascope.protocol.request import ModelRequest
 from terascope.protocol.sse import StreamReader, comment, renaming
 
 _MOST_ERROR_BYTES = 1 << 20
+_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +49,8 @@ class EngineSaidError(ServiceError):
         detail = f"the engine answered with status {status}"
         super().__init__(text, param=_text(said.get("param")), detail=detail, retry_after=_seconds(retry_after))
         self.status = fallback.status if fallback.status != BadRequest.status else status
-        self.code = _text(said.get("code")) or fallback.code
+        code = _text(said.get("code")) or ""
+        self.code = code if _CODE.fullmatch(code) else fallback.code  # it goes into the record, where no text may
         self.type = _text(said.get("type")) or fallback.type
 
 

@@ -21,9 +21,14 @@ ENDPOINTS: dict[str, tuple[str, Mode]] = {
 _PARAMETERS = (
     "temperature", "top_p", "top_k", "min_p", "seed", "n", "max_tokens", "max_completion_tokens", "min_tokens",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "echo", "best_of",
-    "ignore_eos", "dimensions", "encoding_format", "reasoning_effort", "priority",
+    "ignore_eos", "dimensions", "priority",
 )  # fmt: skip
-_TEXT_LIMIT = 64  # a "parameter" longer than this is not a setting but content
+_WORDS = {
+    "encoding_format": ("float", "base64"),
+    "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh", "max"),
+}
+"""Parameters that are words, with those that are recorded: any other word could be content."""
+_MOST_DIGITS = 40  # Python's integers have no end, but a setting has
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,8 +77,8 @@ class ModelRequest:
         return {
             name: value
             for name in _PARAMETERS
-            if isinstance(value := self.fields.get(name), (bool, int, float, str)) and len(str(value)) <= _TEXT_LIMIT
-        }
+            if isinstance(value := self.fields.get(name), (bool, int, float)) and len(str(value)) <= _MOST_DIGITS
+        } | {name: value for name, known in _WORDS.items() if (value := self.fields.get(name)) in known}
 
     def needs(self) -> frozenset[str]:
         """The features an engine must have for this request."""

@@ -60,6 +60,8 @@ def test_needs_name_the_features() -> None:
 def test_parameters_hold_settings_and_no_text() -> None:
     asked = read(model="a", temperature=0.5, seed=7, prompt="secret", echo="secret" * 50, messages=["secret"])
     assert asked.parameters() == {"temperature": 0.5, "seed": 7}
+    words = read(model="a", encoding_format="base64", reasoning_effort="my secret", temperature="my secret", n=[1])
+    assert words.parameters() == {"encoding_format": "base64"}
 
 
 @pytest.mark.parametrize(

@@ -28,7 +28,8 @@ class ModelRoute:
         try:
             asked = Asked(
                 request_id, header(scope, b"authorization"), self._endpoint, self._mode,
-                body=lambda: read_body(scope, receive, most=self._config.max_body_bytes), deadline_s=_deadline(scope),
+                body=lambda: read_body(scope, receive, most=self._config.max_body_bytes),
+                deadline_s=lambda: _deadline(scope),
             )  # fmt: skip
             await self._inference.answer(asked, reply)
         except ServiceError as error:
@@ -72,5 +73,6 @@ def _deadline(scope: Scope) -> float | None:
 
 
 def _log(error: ServiceError, request_id: str) -> None:
-    level = logging.WARNING if error.status >= 500 else logging.INFO
-    log.log(level, "%s: %s", error.code, error.detail or error.message, extra={"request_id": request_id})
+    """What the client did wrong is told to it alone: message and parameter may quote its request."""
+    level, message = (logging.WARNING, error.message) if error.status >= 500 else (logging.INFO, "refused")
+    log.log(level, "%s: %s", error.code, error.detail or message, extra={"request_id": request_id})
