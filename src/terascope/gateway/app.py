@@ -13,7 +13,17 @@ from starlette.exceptions import HTTPException
 from terascope._version import __version__
 from terascope.core.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Overloaded, ServiceError
 from terascope.core.ids import new_id
-from terascope.gateway.asgi import HttpReply, Receive, Scope, Send, error_headers
+from terascope.gateway.asgi import (
+    ClientLeft,
+    HttpReply,
+    Receive,
+    Scope,
+    Send,
+    error_headers,
+    header,
+    read_body,
+    replayed,
+)
 from terascope.gateway.openapi import describe
 from terascope.gateway.routes import admin_keys, admin_models, admin_runs, console, health, models
 from terascope.gateway.routes.inference import ModelRoute
@@ -22,6 +32,8 @@ from terascope.protocol.errors import error_body
 from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
+_KEYED = ("/v1/", "/admin/")
+_MOST_BODY = 1 << 20  # bytes of a request that is not to a model
 
 
 class Gateway:
@@ -30,6 +42,7 @@ class Gateway:
     def __init__(self, services: Services) -> None:
         self._most = services.config.server.max_requests
         self._running = 0
+        self._access = services.access
         services.metrics.in_flight.set_function(lambda: self._running)
         self._other = _rest(services)
         self._models = {
@@ -50,13 +63,27 @@ class Gateway:
         try:
             route = self._models.get(scope["path"].removeprefix(scope.get("root_path", "")))
             if route is None:
-                await self._other(scope, receive, send)
+                await self._rest(scope, receive, send)
             elif scope["method"] == "POST":
                 await route(scope, receive, send)
             else:
                 await HttpReply(send, request_id).fail(_only_post(scope))
         finally:
             self._running -= 1
+
+    async def _rest(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """FastAPI reads and parses a body before it looks at who sent it: here the key and the size come first."""
+        path = scope["path"].removeprefix(scope.get("root_path", ""))
+        try:
+            if path.startswith(_KEYED):
+                await self._access.identify(header(scope, b"authorization"))
+            body = await read_body(scope, receive, most=_MOST_BODY)
+        except ServiceError as error:
+            await HttpReply(send, scope["terascope.request_id"]).fail(error)
+        except ClientLeft:
+            log.info("the client left", extra={"request_id": scope["terascope.request_id"]})
+        else:
+            await self._other(scope, replayed(body, receive), send)
 
 
 def _only_post(scope: Scope) -> MethodNotAllowed:

@@ -50,6 +50,16 @@ async def read_body(scope: Scope, receive: Receive, *, most: int) -> bytes:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def replayed(body: bytes, receive: Receive) -> Receive:
+    """A `receive` that gives `body`, which was read already, and then whatever `receive` gives."""
+    messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return again
+
+
 def _too_large(most: int) -> BodyTooLarge:
     return BodyTooLarge(f"the request's body is larger than {most} bytes, the most this server takes")
 
