@@ -204,13 +204,14 @@ def _kept(values: Tensor, norm: Tensor, rules: Sequence[Sampling]) -> tuple[Tens
     floor = column([math.log(rule.min_p) if rule.min_p > 0 else -math.inf for rule in rules])
     keep = (rank < most[:, None]) & (values >= values[:, :1] + floor[:, None])
     bounded = ~keep[:, -1]
-    # top_p is a share of what min_p and top_k left; where that is all tokens, of everything
+    # top_p is a share of what min_p and top_k left; without them, of everything
     whole = torch.where(bounded, values.masked_fill(~keep, -math.inf).logsumexp(-1), norm[:, 0])
     shares = (values - whole[:, None]).exp().masked_fill(~keep, 0)
     before = shares.cumsum(-1) - shares
     limit = column([rule.top_p for rule in rules])
     keep &= (before < limit[:, None]) | (limit[:, None] >= 1)
-    return keep, (bounded | ~keep[:, -1]).tolist()
+    free = torch.tensor([rule.top_k == 0 and rule.min_p == 0 for rule in rules], device=values.device)
+    return keep, (bounded | (free & ~keep[:, -1])).tolist()
 
 
 def _inform(logits: Tensor, tokens: Tensor, draws: Sequence[Draw]) -> None:
