@@ -25,10 +25,6 @@ _Waiter = asyncio.Future[None]
 class Pool(Protocol):
     """Who is told what becomes of a connection."""
 
-    def opened(self, connection: "Connection") -> None:
-        """The connection is there."""
-        ...
-
     def keep(self, connection: "Connection") -> None:
         """The connection is free for another request."""
         ...
@@ -226,7 +222,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = transport  # type: ignore[assignment]  # a stream transport, since this is a stream protocol
-        self._pool.opened(self)
         if (sock := transport.get_extra_info("socket")) is not None:
             _watch_peer(sock)
 

@@ -122,12 +122,6 @@ class HttpClient:
             self._sweeper = connection.loop.call_later(self._idle_s, self._sweep)
         return None
 
-    def opened(self, connection: Connection) -> None:
-        """A connection is there."""
-        self._all.add(connection)
-        if self._closed:
-            connection.abort()
-
     def forget(self, connection: Connection) -> None:
         """A connection is gone."""
         self._all.discard(connection)
@@ -161,9 +155,20 @@ class HttpClient:
             raise EngineUnreachable("the engine has not opened its socket yet") from None
         except (OSError, UnicodeError) as error:
             raise EngineUnreachable(f"no connection to the engine: {_reason(error)}", detail=repr(error)) from error
-        if not connection.usable:
+        if not self._admit(connection):
             raise EngineUnreachable("the connection to the engine was closed while it was made")
         return connection
+
+    def _admit(self, connection: Connection) -> bool:
+        """Take in a new connection; return whether it can be used.
+
+        Not earlier: a connection whose making is cancelled may never be told of its end (uvloop).
+        """
+        if not connection.gone.done():
+            self._all.add(connection)
+        if self._closed:
+            connection.abort()
+        return connection.usable
 
     async def _open(self) -> Connection:
         loop, address = asyncio.get_running_loop(), self._address

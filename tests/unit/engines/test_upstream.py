@@ -298,7 +298,7 @@ async def test_no_connection(tmp_path: Path) -> None:
         with pytest.raises(EngineUnreachable, match="Connection refused"):
             await one.request("GET", "/")
     async with client(f"unix:{tmp_path}/nothing.sock") as one:
-        with pytest.raises(EngineUnreachable, match="No such file"):
+        with pytest.raises(EngineUnreachable, match="not opened its socket"):
             await one.request("GET", "/")
     async with client("http://" + "a" * 70 + ".localhost") as one:  # a label may have 63 characters
         with pytest.raises(EngineUnreachable):
@@ -319,6 +319,22 @@ async def test_cancelling_while_connecting_leaves_nothing() -> None:
         await asyncio.wait([asking])
         assert asking.cancelled()
         assert one._all == set()
+
+
+@pytest.mark.parametrize("scheme", ["http", "https"])
+async def test_cancelling_at_any_moment_of_connecting(scheme: str) -> None:
+    """uvloop may have told the protocol of a connection that it then closes without a word."""
+    async with hanging() as endpoint:
+        for moments in range(20):
+            one = HttpClient(endpoint.url.replace("http", scheme))
+            asking = asyncio.create_task(one.request("GET", "/"))
+            for _ in range(moments):
+                await asyncio.sleep(0)
+            asking.cancel()
+            await asyncio.wait([asking])
+            async with asyncio.timeout(10):
+                await one.aclose()
+            assert one._all == set()
 
 
 @pytest.fixture
