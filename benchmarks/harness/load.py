@@ -27,7 +27,7 @@ from urllib.parse import urlsplit
 import httptools
 import uvloop
 
-STAMP = re.compile(rb"@(\d+)")
+STAMP = re.compile(rb"token\d+@(\d+)")  # a model may be called name@123
 PROMPT = "Say something short about beam lines."
 
 

@@ -4,6 +4,7 @@ A key has 256 random bits, so a plain sha256 cannot be turned back by guessing (
 slow hashes only below 112 bits), and looking it up by its hash tells an attacker nothing by its timing.
 """
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -29,6 +30,7 @@ class Keys:
         self._store = store
         self._clock = clock
         self._cache: OrderedDict[str, tuple[float, KeyRow, Principal]] = OrderedDict()
+        self._loading: dict[str, asyncio.Future[tuple[float, KeyRow, Principal]]] = {}
 
     async def create(self, name: str, scopes: list[str], *, expires: float | None = None) -> tuple[str, KeyRow]:
         """Make a key; return it with its row. The key cannot be had again.
@@ -66,13 +68,21 @@ class Keys:
         sha256 = _hash(token)
         found = self._cache.get(sha256)
         if found is None or self._clock.monotonic() - found[0] > _CACHE_S:
-            found = await self._load(sha256)
+            found = await self._load_once(sha256)
         _, row, who = found
         if row.revoked is not None:
             raise NotAuthenticated("this API key has been revoked; ask an operator for a new one")
         if row.expires is not None and row.expires <= self._clock.now():
             raise NotAuthenticated("this API key has expired; ask an operator for a new one")
         return who
+
+    async def _load_once(self, sha256: str) -> tuple[float, KeyRow, Principal]:
+        """Requests that come together with one key share one look into the store."""
+        loading = self._loading.get(sha256)
+        if loading is None:
+            loading = self._loading[sha256] = asyncio.ensure_future(self._load(sha256))
+            loading.add_done_callback(lambda _: self._loading.pop(sha256, None))
+        return await asyncio.shield(loading)
 
     async def _load(self, sha256: str) -> tuple[float, KeyRow, Principal]:
         row = await self._store.by_sha256(sha256)
