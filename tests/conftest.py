@@ -7,6 +7,11 @@ import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from hypothesis import settings
+
+# The same examples every time, however slow the machine is.
+settings.register_profile("terascope", derandomize=True, deadline=None)
+settings.load_profile("terascope")
 
 _CLEARED = ("TERASCOPE_", "OPENAI_", "LLM_", "HF_")
 _PROXIES = ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
