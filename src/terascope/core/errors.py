@@ -78,6 +78,8 @@ class MethodNotAllowed(BadRequest):
 
     status = 405
     code = "method_not_allowed"
+    allow = ""
+    """The methods that the path does take, for the `Allow` header."""
 
 
 class RequestTimeout(BadRequest):

@@ -6,8 +6,12 @@ from enum import StrEnum
 
 from terascope.core.errors import BadRequest
 
-_NAME = re.compile(r"[a-z0-9][a-z0-9._/-]{0,127}\Z", re.IGNORECASE)
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
+_VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+NAME_PATTERN = f"^{_NAME}$"
+"""A model's or an alias' name, as JSON schemas show it."""
+MODEL_PATTERN = f"^{_NAME}(@{_VERSION})?$"
+"""`name` or `name@version`, as JSON schemas show it."""
 
 
 class Mode(StrEnum):
@@ -102,7 +106,7 @@ class ModelName:
         Raises `BadRequest` when the text cannot name a model.
         """
         name, at, version = text.partition("@")
-        if not _NAME.match(name) or (at and not _VERSION.match(version)):
+        if not re.fullmatch(_NAME, name) or (at and not re.fullmatch(_VERSION, version)):
             raise BadRequest(f"{text[:80]!r} is not a model name; write name or name@version", param="model")
         return cls(name, version)
 

@@ -1,8 +1,15 @@
 """The wire of `/admin/v1` and of `/v1/models`."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
+
+from terascope.core.models import MODEL_PATTERN, NAME_PATTERN
+
+Name = Annotated[str, WithJsonSchema({"type": "string", "pattern": MODEL_PATTERN})]
+"""`name` or `name@version`; `core.models.ModelName` checks it, with a better message than a pattern's."""
+NewName = Annotated[str, WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})]
+"""A name without a version."""
 
 
 class _Strict(BaseModel):
@@ -72,16 +79,16 @@ class ModelViews(BaseModel):
 class AddModel(_Strict):
     """`POST /admin/v1/models`."""
 
-    name: str
+    name: NewName
     source: str = Field(description="`path:DIR`, `hf:org/name@revision` or `pypi:package==version`.")
     version: str = ""
-    aliases: list[str] = []
+    aliases: list[NewName] = []
 
 
 class SetAlias(_Strict):
     """`PUT /admin/v1/models/aliases/{alias}`."""
 
-    target: str = Field(description="`name` or `name@version`.")
+    target: Name = Field(description="`name` or `name@version`.")
 
 
 class KeyView(BaseModel):

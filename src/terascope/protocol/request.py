@@ -18,11 +18,10 @@ ENDPOINTS: dict[str, tuple[str, Mode]] = {
 """Path of the gateway -> endpoint of the engine, and the mode of use that it needs."""
 
 # The parameters that go into a run record: how the model was asked, never what.
-_PARAMETERS = (
-    "temperature", "top_p", "top_k", "min_p", "seed", "n", "max_tokens", "max_completion_tokens", "min_tokens",
-    "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "echo", "best_of",
-    "ignore_eos", "dimensions", "priority",
-)  # fmt: skip
+_PARAMETERS = frozenset(
+    "temperature top_p top_k min_p seed n max_tokens max_completion_tokens min_tokens presence_penalty "
+    "frequency_penalty repetition_penalty logprobs top_logprobs echo best_of ignore_eos dimensions priority".split()
+)
 _WORDS = {
     "encoding_format": ("float", "base64"),
     "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh", "max"),
@@ -76,20 +75,21 @@ class ModelRequest:
         """The settings for the run record; nothing of the prompt is among them."""
         return {
             name: value
-            for name in _PARAMETERS
-            if isinstance(value := self.fields.get(name), (bool, int, float)) and len(str(value)) <= _MOST_DIGITS
+            for name in sorted(_PARAMETERS & self.fields.keys())
+            if isinstance(value := self.fields[name], (bool, int, float)) and len(str(value)) <= _MOST_DIGITS
         } | {name: value for name, known in _WORDS.items() if (value := self.fields.get(name)) in known}
 
     def needs(self) -> frozenset[str]:
         """The features an engine must have for this request."""
-        return frozenset(feature for feature, name in _FEATURE_FIELDS.items() if _asked(self.fields.get(name)))
+        asked = _FEATURES.keys() & self.fields.keys()
+        return frozenset(_FEATURES[name] for name in asked if _asked(self.fields[name]))
 
 
-_FEATURE_FIELDS: dict[str, str] = {
-    Feature.LOGPROBS: "logprobs",
-    Feature.TOOLS: "tools",
-    Feature.ECHO: "echo",
-    Feature.LOGIT_BIAS: "logit_bias",
+_FEATURES: dict[str, str] = {
+    "logprobs": Feature.LOGPROBS,
+    "tools": Feature.TOOLS,
+    "echo": Feature.ECHO,
+    "logit_bias": Feature.LOGIT_BIAS,
 }
 
 

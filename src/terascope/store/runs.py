@@ -1,6 +1,7 @@
 """Repository of `runs`: the run records."""
 
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 import orjson
@@ -13,8 +14,9 @@ from terascope.store.database import Database
 from terascope.store.insert import PlainInsert
 from terascope.store.tables import runs
 
-_COLUMNS = tuple(RunRecord.__slots__)
-_INSERT = PlainInsert(runs, _COLUMNS)
+_PLAIN = tuple(name for name in RunRecord.__slots__ if name != "parameters")
+_plain_values = attrgetter(*_PLAIN)
+_INSERT = PlainInsert(runs, (*_PLAIN, "parameters"))
 
 
 class RunStore:
@@ -59,8 +61,7 @@ def _forget(connection: Connection, times: Sequence[float]) -> list[int]:
 
 
 def _values(record: RunRecord) -> tuple[Any, ...]:
-    parameters = orjson.dumps(record.parameters).decode()
-    return tuple(parameters if name == "parameters" else getattr(record, name) for name in _COLUMNS)
+    return (*_plain_values(record), orjson.dumps(record.parameters).decode())
 
 
 def _record(row: RowMapping) -> RunRecord:
