@@ -18,10 +18,11 @@ ENDPOINTS: dict[str, tuple[str, Mode]] = {
 """Path of the gateway -> endpoint of the engine, and the mode of use that it needs."""
 
 # The parameters that go into a run record: how the model was asked, never what.
-_PARAMETERS = frozenset(
-    "temperature top_p top_k min_p seed n max_tokens max_completion_tokens min_tokens presence_penalty "
-    "frequency_penalty repetition_penalty logprobs top_logprobs echo best_of ignore_eos dimensions priority".split()
-)
+_PARAMETERS = frozenset({
+    "temperature", "top_p", "top_k", "min_p", "seed", "n", "max_tokens", "max_completion_tokens", "min_tokens",
+    "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "echo", "best_of",
+    "ignore_eos", "dimensions", "priority",
+})  # fmt: skip
 _WORDS = {
     "encoding_format": ("float", "base64"),
     "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh", "max"),
