@@ -8,7 +8,9 @@ import logging
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
+from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.routing import Match
 
 from terascope._version import __version__
 from terascope.core.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Overloaded, ServiceError
@@ -21,6 +23,7 @@ from terascope.gateway.asgi import (
     Send,
     error_headers,
     header,
+    named,
     read_body,
     replayed,
 )
@@ -32,6 +35,7 @@ from terascope.protocol.errors import error_body
 from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
+_PARTS = (health, models, admin_models, admin_keys, admin_runs, console)
 _KEYED = ("/v1/", "/admin/")
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model
 
@@ -67,7 +71,7 @@ class Gateway:
             elif scope["method"] == "POST":
                 await route(scope, receive, send)
             else:
-                await HttpReply(send, request_id).fail(_only_post(scope))
+                await HttpReply(send, request_id).fail(_wrong_method(scope["path"], scope["method"], "POST"))
         finally:
             self._running -= 1
 
@@ -83,17 +87,26 @@ class Gateway:
         except ClientLeft:
             log.info("the client left", extra={"request_id": scope["terascope.request_id"]})
         else:
-            await self._other(scope, replayed(body, receive), send)
+            await self._other(scope, replayed(body, receive), named(send, scope["terascope.request_id"]))
 
 
-def _only_post(scope: Scope) -> MethodNotAllowed:
-    return MethodNotAllowed(f"{scope['path']} takes POST, not {scope['method']}; see /docs")
+def _wrong_method(path: str, method: str, allow: str) -> MethodNotAllowed:
+    error = MethodNotAllowed(f"{path[:200]} takes {allow}, not {method}; see /docs")
+    error.allow = allow
+    return error
+
+
+def _allowed(request: Request) -> str:
+    """The methods of every route at this path; the framework would name those of the first alone."""
+    routes = [route for part in _PARTS for route in part.router.routes if isinstance(route, APIRoute)]
+    there = [route for route in routes if route.matches(request.scope)[0] is not Match.NONE]
+    return ", ".join(sorted({method for route in there for method in route.methods or ()}))
 
 
 def _rest(services: Services) -> FastAPI:
     app = FastAPI(title="Terascope", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
     app.state.services = services
-    for part in (health, models, admin_models, admin_keys, admin_runs, console):
+    for part in _PARTS:
         app.include_router(part.router)
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _tell)
@@ -107,9 +120,7 @@ async def _tell(request: Request, error: Exception) -> Response:
     told = _as_service_error(error, request)
     if isinstance(told, InternalError):
         log.error("unexpected error", exc_info=error, extra={"request_id": request_id})
-    headers = {name.decode(): value.decode() for name, value in error_headers(told)} | {"x-request-id": request_id}
-    if isinstance(error, HTTPException) and error.headers:
-        headers |= dict(error.headers)
+    headers = {name.decode(): value.decode() for name, value in error_headers(told)}
     return Response(error_body(told, request_id), status_code=told.status, headers=headers)
 
 
@@ -129,7 +140,7 @@ def _http_error(error: HTTPException, request: Request) -> ServiceError:
     if error.status_code == 404:
         return NotFound(f"there is nothing at {request.method} {request.url.path[:200]}; see /docs")
     if error.status_code == 405:
-        return MethodNotAllowed(f"{request.url.path[:200]} does not take {request.method}; see /docs")
+        return _wrong_method(request.url.path, request.method, _allowed(request))
     told = BadRequest(str(error.detail))
     told.status = error.status_code
     return told

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from terascope.core.errors import BodyTooLarge, ServiceError
+from terascope.core.errors import BodyTooLarge, MethodNotAllowed, ServiceError
 from terascope.inference.reply import Header
 from terascope.protocol.errors import error_body
 from terascope.protocol.sse import event
@@ -60,6 +60,17 @@ def replayed(body: bytes, receive: Receive) -> Receive:
     return again
 
 
+def named(send: Send, request_id: str) -> Send:
+    """A `send` that puts the request's id into the headers."""
+
+    async def with_id(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            message["headers"] = [*message["headers"], (b"x-request-id", request_id.encode())]
+        await send(message)
+
+    return with_id
+
+
 def _too_large(most: int) -> BodyTooLarge:
     return BodyTooLarge(f"the request's body is larger than {most} bytes, the most this server takes")
 
@@ -104,6 +115,8 @@ def error_headers(error: ServiceError) -> Iterable[Header]:
         yield b"retry-after", str(max(1, round(error.retry_after))).encode()
     if error.status == 401:
         yield b"www-authenticate", b"Bearer"
+    if isinstance(error, MethodNotAllowed):
+        yield b"allow", error.allow.encode()
 
 
 _WHEN_GONE = "terascope.when_gone"

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from terascope._version import __version__
+from terascope.core.models import MODEL_PATTERN
 from terascope.protocol import openai as wire
 
 _TEMPLATE = "#/components/schemas/{model}"
@@ -19,6 +20,7 @@ _MODEL_ROUTES: dict[str, tuple[str, type[BaseModel], type[BaseModel], bool]] = {
     "/tokenize": ("Turn a text into token ids", wire.TokenizeRequest, wire.TokenizeResponse, False),
     "/detokenize": ("Turn token ids into a text", wire.DetokenizeRequest, wire.DetokenizeResponse, False),
 }
+_OPEN = ("/health", "/ready")  # no key needed
 _ERRORS = {
     "400": "The request is not valid, or no engine of the model can do what is asked.",
     "401": "No key, or not a valid one.",
@@ -50,9 +52,10 @@ def _description(app: FastAPI) -> dict[str, Any]:
     schemas.pop("ValidationError", None)
     described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     described["paths"] = {path: _model_route(*route) for path, route in _MODEL_ROUTES.items()} | described["paths"]
+    open_paths = _OPEN if app.state.services.config.auth.metrics == "operator" else (*_OPEN, "/metrics")
     for path, methods in described["paths"].items():
         for operation in methods.values():
-            _finish(path, operation)
+            _finish(operation, keyed=path not in open_paths)
     return described
 
 
@@ -61,7 +64,15 @@ def _schemas() -> dict[str, Any]:
     answered: list[tuple[type[BaseModel], Any]] = [(route[2], "validation") for route in _MODEL_ROUTES.values()]
     _, schema = models_json_schema([*asked, *answered, (wire.ErrorBody, "validation")], ref_template=_TEMPLATE)
     found: dict[str, Any] = schema["$defs"]
+    for kind, _ in asked:
+        _must_name_its_model(found[kind.__name__])
     return found
+
+
+def _must_name_its_model(schema: dict[str, Any]) -> None:
+    """An engine may know its only model without being told; the gateway does not."""
+    schema["properties"]["model"] = {"type": "string", "pattern": MODEL_PATTERN, "description": "Model or alias."}
+    schema["required"] = sorted({*schema.get("required", ()), "model"})
 
 
 def _model_route(summary: str, asked: type[BaseModel], answered: type[BaseModel], streams: bool) -> dict[str, Any]:
@@ -79,14 +90,14 @@ def _model_route(summary: str, asked: type[BaseModel], answered: type[BaseModel]
     }
 
 
-def _finish(path: str, operation: dict[str, Any]) -> None:
+def _finish(operation: dict[str, Any], *, keyed: bool) -> None:
     """Errors in their real shape, and the key, on every operation."""
     error = {"application/json": {"schema": _ref(wire.ErrorBody)}}
     responses = operation["responses"]
     for status, text in _ERRORS.items():
         if status == "422" or status not in responses:
             responses[status] = {"description": text, "content": error}
-    if path not in ("/health", "/ready"):
+    if keyed:
         operation["security"] = [{"key": []}]
 
 

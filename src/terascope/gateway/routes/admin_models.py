@@ -5,7 +5,7 @@ from fastapi import APIRouter, Response
 from terascope.core.models import ModelName, ModelVersion
 from terascope.gateway.depends import Operator, UseServices
 from terascope.gateway.services import Services
-from terascope.protocol.admin import AddModel, FileView, ModelView, ModelViews, SetAlias
+from terascope.protocol.admin import AddModel, FileView, ModelView, ModelViews, Name, NewName, SetAlias
 
 router = APIRouter(prefix="/admin/v1/models", tags=["admin: models"])
 
@@ -24,27 +24,27 @@ async def add(asked: AddModel, use: UseServices, who: Operator) -> ModelView:
 
 
 @router.put("/aliases/{alias:path}")
-async def set_alias(alias: str, asked: SetAlias, use: UseServices, who: Operator) -> ModelView:
+async def set_alias(alias: NewName, asked: SetAlias, use: UseServices, who: Operator) -> ModelView:
     """Point an alias to a model or to one version of it."""
     await use.catalog.alias(alias, asked.target)
     return _view(use, use.catalog.resolve(alias))
 
 
 @router.delete("/aliases/{alias:path}", status_code=204)
-async def remove_alias(alias: str, use: UseServices, who: Operator) -> Response:
+async def remove_alias(alias: NewName, use: UseServices, who: Operator) -> Response:
     """Remove an alias; the model stays."""
     await use.catalog.remove_alias(alias)
     return Response(status_code=204)
 
 
 @router.get("/{model:path}")
-async def show(model: str, use: UseServices, who: Operator) -> ModelView:
+async def show(model: Name, use: UseServices, who: Operator) -> ModelView:
     """One version, by name, `name@version` or alias."""
     return _view(use, use.catalog.resolve(model))
 
 
 @router.delete("/{model:path}", status_code=204)
-async def remove(model: str, use: UseServices, who: Operator) -> Response:
+async def remove(model: Name, use: UseServices, who: Operator) -> Response:
     """Remove one version, given as `name@version`, from the catalogue; its files in the cache stay."""
     name = ModelName.parse(model)
     await use.catalog.remove(name.name, name.version or use.catalog.resolve(model).version)

@@ -6,7 +6,7 @@ from terascope.core.errors import ModelNotFound
 from terascope.core.models import ModelVersion
 from terascope.gateway.depends import Caller, UseServices
 from terascope.gateway.services import Services
-from terascope.protocol.admin import ModelCard, ModelCards
+from terascope.protocol.admin import ModelCard, ModelCards, Name
 
 router = APIRouter(prefix="/v1/models", tags=["models"])
 
@@ -26,7 +26,7 @@ async def list_models(use: UseServices, who: Caller) -> ModelCards:
 
 
 @router.get("/{model:path}")
-async def show_model(model: str, use: UseServices, who: Caller) -> ModelCard:
+async def show_model(model: Name, use: UseServices, who: Caller) -> ModelCard:
     """One model, by name, `name@version` or alias."""
     version = use.catalog.resolve(model)
     if version.public_name not in use.fleet.served():
