@@ -10,7 +10,7 @@ from pathlib import Path
 from terascope.core.clock import Clock
 from terascope.core.config import DeploymentConfig
 from terascope.core.environment import REPLICA_SECRET
-from terascope.core.errors import ModelUnavailable
+from terascope.core.errors import ModelNotFound, ModelUnavailable
 from terascope.core.ids import new_id
 from terascope.core.states import ReplicaStatus
 from terascope.engines import registry
@@ -131,7 +131,12 @@ class Fleet:
                 await self.wait_for_change(model)
 
     def check_hope(self, public_name: str) -> None:
-        """Raise `ModelUnavailable`, with the reason, when no replica of the model is ready or likely to become so."""
+        """Raise `ModelUnavailable`, with the reason, when no replica of the model is ready or likely to become so.
+
+        Raises `ModelNotFound` for a model that no deployment serves.
+        """
+        if self._deployed and public_name not in self.served():
+            raise ModelNotFound(f"{public_name} is not served here; GET /v1/models lists what is", param="model")
         serving = self.status(public_name)
         if serving.state in (ServingState.READY, ServingState.STARTING):
             return

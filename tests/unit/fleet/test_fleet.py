@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from terascope.core.config import DeploymentConfig
-from terascope.core.errors import ConfigError, ModelUnavailable
+from terascope.core.errors import ConfigError, ModelNotFound, ModelUnavailable
 from terascope.core.states import ReplicaStatus, ReplicaTarget
 from terascope.fleet.fleet import KEPT_ROWS, Fleet
 from terascope.fleet.launchers.processes import marked
@@ -77,7 +77,7 @@ async def test_what_the_fleet_tells_of_a_model(fleet: Fleet) -> None:
     assert [one.name for one in fleet.deployments_for(MODEL)] == ["small"]
     assert fleet.state("other@1") == "stopped"
     fleet.check_hope(MODEL)
-    with pytest.raises(ModelUnavailable, match="no replica of it is wanted"):
+    with pytest.raises(ModelNotFound, match="is not served here"):
         fleet.check_hope("other@1")
 
 
