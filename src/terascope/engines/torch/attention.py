@@ -6,7 +6,9 @@ values live in blocks (cache.py), so rows join and leave without anything being 
 """
 
 import math
-from collections.abc import Callable, Sequence
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,16 +96,22 @@ class Layout:
 
 
 class PackedAttention:
-    """The attention function that transformers calls in every layer; `layout` is set before each step."""
+    """The attention of one model, with its KV cache. Inside `at` transformers calls it in every layer."""
 
     def __init__(self, blocks: int) -> None:
-        self.layout: Layout | None = None
         self._blocks = blocks
         self._layers: dict[int, LayerStore] = {}
+        self._layout: Layout | None = None
+        AttentionInterface.register(NAME, _active)
 
-    def register(self) -> None:
-        """Make transformers know this function as `NAME`, in place of an earlier one."""
-        AttentionInterface.register(NAME, self)
+    @contextmanager
+    def at(self, layout: Layout) -> Iterator[None]:
+        """Let this be what `NAME` means in this thread, for one step with `layout`."""
+        self._layout, _here.attention = layout, self
+        try:
+            yield
+        finally:
+            self._layout, _here.attention = None, None
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Zero `blocks` in every layer."""
@@ -128,24 +136,34 @@ class PackedAttention:
         **_: Any,
     ) -> tuple[Tensor, None]:
         """Attend; `query` [1, heads, tokens, size], result [1, tokens, heads, size]."""
-        if self.layout is None:
-            raise RuntimeError("no layout has been set for this step")
+        layout = self._layout
+        if layout is None:
+            raise RuntimeError("a packed model was called outside of a step")
         layer = self._layers.setdefault(_layer_index(module), LayerStore(self._blocks))
-        layer.write(self.layout.places, key[0].transpose(0, 1), value[0].transpose(0, 1))
+        layer.write(layout.places, key[0].transpose(0, 1), value[0].transpose(0, 1))
         attend = _plain(scaling) if softcap is None and s_aux is None else _capped(scaling, softcap, s_aux)
         result = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
         window = sliding_window or 0
-        for single in self.layout.singles:
+        for single in layout.singles:
             keys, values = layer.read(single.table)
             rows = query[0].transpose(0, 1)[single.index][:, :, None]
             found = attend(rows, keys.transpose(1, 2), values.transpose(1, 2), single.mask(window, query))
             result[single.index] = found[:, :, 0]
-        for several in self.layout.several:
+        for several in layout.several:
             part = slice(several.first, several.last)
             keys, values = _seen(layer, several, key[:, :, part], value[:, :, part])
             found = attend(query[:, :, part], keys, values, several.mask(window, query))
             result[part] = found[0].transpose(0, 1)
         return result[None], None
+
+
+_here = threading.local()
+
+
+def _active(*args: Any, **options: Any) -> tuple[Tensor, None]:
+    """What transformers calls: it knows functions by name, the same for all models of a process."""
+    attention: PackedAttention = _here.attention
+    return attention(*args, **options)
 
 
 Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]

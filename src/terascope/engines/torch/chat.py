@@ -17,6 +17,9 @@ from terascope.protocol.openai import (
     Tool,
 )
 
+_NOT_OPTIONS = frozenset({"messages", "tools", "documents", "add_generation_prompt"})
+"""Variables of a chat template that `chat_template_kwargs` cannot set."""
+
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
@@ -29,8 +32,8 @@ class ToolUse:
 
 def prompt_of(
     request: ChatCompletionRequest | TokenizeRequest, vocabulary: Vocabulary, shown: Sequence[Tool] = ()
-) -> list[int]:
-    """Return the tokens of the request's conversation as the chat template writes it.
+) -> str:
+    """Return the request's conversation as the chat template writes it.
 
     Raises `UnsupportedFeature` when the model has no template, and `BadRequest` when that refuses.
     """
@@ -42,17 +45,16 @@ def prompt_of(
         text = tools.PREAMBLE.format(tools="\n".join(json.dumps(tool["function"]) for tool in listed))
         messages, listed = _with_system(messages, text), []
     goes_on = bool(request.continue_final_message)
-    options = {
-        **(request.chat_template_kwargs or {}),
-        "add_generation_prompt": not goes_on
-        if request.add_generation_prompt is None
-        else request.add_generation_prompt,
-        "continue_final_message": goes_on,
-    }
-    if goes_on and options["add_generation_prompt"]:
+    prompted = not goes_on if request.add_generation_prompt is None else request.add_generation_prompt
+    if goes_on and prompted:
         raise BadRequest("add_generation_prompt and continue_final_message exclude each other")
-    special = isinstance(request, TokenizeRequest) and bool(request.add_special_tokens)
-    return vocabulary.encode(vocabulary.render(messages, listed or None, **options), special=special)
+    options = {
+        name: value
+        for name, value in (request.chat_template_kwargs or {}).items()
+        if name in vocabulary.template_names and name not in _NOT_OPTIONS
+    }
+    options |= {"add_generation_prompt": prompted, "continue_final_message": goes_on}
+    return vocabulary.render(messages, listed or None, **options)
 
 
 def tool_use(request: ChatCompletionRequest, vocabulary: Vocabulary) -> ToolUse:

@@ -50,7 +50,8 @@ class Intake:
         if request.top_logprobs is not None and not request.logprobs:
             raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         use = tool_use(request, self._vocabulary)
-        prompt = prompt_of(request, self._vocabulary, use.shown)
+        text = prompt_of(request, self._vocabulary, use.shown)
+        prompt = self.tokens(text, special=False, param="messages")
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         grammar = use.grammar or self._grammar(request, request.response_format)
         asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens

@@ -106,7 +106,6 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         for turn in turns:
             if turn.span.end == len(turn.row.tokens) and turn.row.plan.max_tokens == 0:
                 self._tell(turn.row, Event(turn.row.index, finish=Finish.LENGTH))
-        made = sum(turn.chooses for turn in turns)
         self._metrics.step(prompt, made, planned - start, computed - planned, time.perf_counter() - computed)
 
     def _kept(self, turns: Sequence[Turn]) -> list[int]:

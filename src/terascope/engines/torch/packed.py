@@ -26,7 +26,6 @@ class PackedModel:
         self.device: torch.device = module.device
         self.pool = BlockPool(cache_tokens)
         self._attention = PackedAttention(self.pool.blocks)
-        self._attention.register()
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
 
     @property
@@ -40,14 +39,16 @@ class PackedModel:
 
         Returns the logits [len(keep), vocabulary] after the tokens at the places `keep`.
         """
-        layout = self._attention.layout = Layout(spans, self.device)
+        layout = Layout(spans, self.device)
         index = torch.tensor(list(keep), dtype=torch.long, device=self.device)
         inputs = torch.tensor(list(tokens), device=self.device)[None]
         extra = {"logits_to_keep": index} if self._keeps else {}
-        result = self.module(input_ids=inputs, position_ids=layout.positions[None], use_cache=False, **extra)
+        with self._attention.at(layout):
+            result = self.module(input_ids=inputs, position_ids=layout.positions[None], use_cache=False, **extra)
         logits: Tensor = result.logits[0]
         return logits if self._keeps else logits[index]
 
+    @torch.inference_mode()
     def clear(self, blocks: Sequence[int]) -> None:
         """Zero what is kept in `blocks`."""
         self._attention.clear(blocks)

@@ -58,7 +58,8 @@ class _Model:
         asked = parse(TokenizeRequest, body)
         self._check_name(asked.model)
         if asked.messages is not None:
-            tokens = prompt_of(asked, self._vocabulary, asked.tools or ())
+            text = prompt_of(asked, self._vocabulary, asked.tools or ())
+            tokens = self._vocabulary.encode(text, special=bool(asked.add_special_tokens))
         else:
             tokens = self._vocabulary.encode(asked.prompt or "", special=asked.add_special_tokens is not False)
         found: dict[str, object] = {"count": len(tokens), "max_model_len": self._context_length, "tokens": tokens}

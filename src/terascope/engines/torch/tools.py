@@ -101,7 +101,7 @@ class TaggedReader:
                 words, more = self._read(before)
                 content, calls = content + words, calls + more
             else:
-                content += before if before.strip() else ""
+                content += before if before.strip() or not self._calls else ""
         if not self._inside:
             sure = len(self._held) - beginning_at_end(self._held, self._opening)
             if self._calls == 0 or self._held[:sure].strip():

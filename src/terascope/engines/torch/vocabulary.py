@@ -14,6 +14,8 @@ from terascope.core.errors import BadRequest
 from terascope.engines.torch.grammar import GrammarMaker
 from terascope.engines.torch.text import TokenTable
 
+_BYTE_255 = ("\u00ff", "<0xFF>")  # how byte-level and SentencePiece vocabularies write it
+
 
 class Vocabulary:
     """Wraps a transformers tokenizer; safe to use from several threads."""
@@ -83,7 +85,11 @@ class Vocabulary:
         known = range(min(len(self._tokenizer), self.size))
         if parser is None:
             return [str(self._tokenizer.decode([token])).encode() for token in known]
-        return [bytes(parser.decode_bytes([token])) for token in known]
+        pieces = [bytes(parser.decode_bytes([token])) for token in known]
+        for token, name in enumerate(self.names(known)):
+            if name in _BYTE_255:  # the one byte that the grammar library keeps for itself
+                pieces[token] = b"\xff"
+        return pieces
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> set[int]:

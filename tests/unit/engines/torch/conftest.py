@@ -35,7 +35,9 @@ CORPUS = [
 TEMPLATE = (
     "{% if tools %}<|im_start|>tools\n{% for tool in tools %}{{ tool | tojson }}\n{% endfor %}"
     "Call as <tool_call>{...}</tool_call><|im_end|>\n{% endif %}"
-    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
+    "{% for message in messages %}{% if message['role'] == 'critic' %}{{ raise_exception('no critics') }}{% endif %}"
+    "{% if shout %}{{ message['content'] | upper }}{% endif %}"
+    "<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PLAIN_TEMPLATE = TEMPLATE[TEMPLATE.index("{% for message") :]
@@ -46,13 +48,15 @@ torch.set_num_threads(1)
 
 
 def make_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
-    """A byte-level BPE of 512 tokens: every text can be written, and most characters beyond ASCII take several."""
+    """A byte-level BPE of some 470 tokens: every text can be written, and most characters beyond ASCII take several."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     special = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
     alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False)
+    trainer = trainers.BpeTrainer(
+        vocab_size=512, special_tokens=special, initial_alphabet=alphabet, show_progress=False
+    )
     tokenizer.train_from_iterator(CORPUS, trainer)
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, eos_token="<|im_end|>", bos_token="<|im_start|>", chat_template=template
@@ -64,22 +68,19 @@ def make_checkpoint(directory: Path, template: str = TEMPLATE) -> Path:
     tokenizer = make_tokenizer(template)
     torch.manual_seed(0)
     config = LlamaConfig(
-        vocab_size=512,
+        vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=128,
         num_hidden_layers=2,
         num_attention_heads=4,
         num_key_value_heads=2,
-        max_position_embeddings=256,
+        max_position_embeddings=512,
         eos_token_id=tokenizer.eos_token_id,
         bos_token_id=tokenizer.bos_token_id,
         tie_word_embeddings=False,
         initializer_range=0.3,
     )
-    model = LlamaForCausalLM(config)
-    with torch.no_grad():
-        model.get_input_embeddings().weight[NAN_TOKEN] = torch.nan
-    model.save_pretrained(directory)
+    LlamaForCausalLM(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
 
@@ -92,26 +93,35 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny(tiny_dir: Path) -> CausalModel:
     """The tiny model, loaded; its cache holds three full rows."""
-    return load_causal(WorkerSettings(tiny_dir, "tiny", cache_tokens=800), lambda _: None)
+    return load_causal(WorkerSettings(tiny_dir, "tiny", cache_tokens=1600), lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def broken_tiny(tiny_dir: Path) -> CausalModel:
+    """The same, damaged: what `NAN_TOKEN` stands for is not a number."""
+    model = load_causal(WorkerSettings(tiny_dir, "tiny", cache_tokens=1600), lambda _: None)
+    model.packed.module.get_input_embeddings().weight[NAN_TOKEN] = torch.nan
+    return model
 
 
 @pytest.fixture(scope="session")
 def plain_tiny(tmp_path_factory: pytest.TempPathFactory) -> CausalModel:
     """The same with a chat template that knows no tools."""
     directory = make_checkpoint(tmp_path_factory.mktemp("plain"), PLAIN_TEMPLATE)
-    return load_causal(WorkerSettings(directory, "tiny", cache_tokens=800), lambda _: None)
+    return load_causal(WorkerSettings(directory, "tiny", cache_tokens=1600), lambda _: None)
 
 
 class Client:
     """Speaks to a server in this process over its socket."""
 
-    def __init__(self, session: aiohttp.ClientSession) -> None:
+    def __init__(self, session: aiohttp.ClientSession, server: "Server") -> None:
         self.session = session
+        self.server = server
 
     async def post(self, path: str, body: object, **options: Any) -> tuple[int, Any, dict[str, str]]:
         """Return status, JSON and headers."""
         async with self.session.post(f"http://engine/{path}", json=body, **options) as response:
-            return response.status, await response.json(), dict(response.headers)
+            return response.status, await response.json(), {k.lower(): v for k, v in response.headers.items()}
 
     async def ask(self, path: str, **body: Any) -> Any:
         """Return the JSON of an answer that must be 200."""
@@ -144,7 +154,9 @@ class Client:
 class Server:
     """A server of one model in this process."""
 
-    def __init__(self, model: CausalModel, socket: Path, *, max_batch: int = 8, step_tokens: int = 64) -> None:
+    def __init__(
+        self, model: CausalModel, socket: Path, *, max_batch: int = 8, step_tokens: int = 64, secret: str = ""
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.crashes: list[BaseException] = []
         self.metrics = Metrics()
@@ -157,7 +169,7 @@ class Server:
             max_batch=max_batch,
             step_tokens=step_tokens,
         )
-        self.shell = Shell("", self.metrics)
+        self.shell = Shell(secret, self.metrics)
         info = EngineInfo("torch", "0", Capabilities(), model.context_length, model.dtype)
         self.shell.served = Generator("tiny", info, model, self.loop)
         self._runner = web.AppRunner(self.shell.application(), handler_cancellation=True, access_log=None)
@@ -170,7 +182,7 @@ class Server:
         self.loop.start()
         connector = aiohttp.UnixConnector(str(self._socket), limit=0)
         self._session = aiohttp.ClientSession(connector=connector)
-        return Client(self._session)
+        return Client(self._session, self)
 
     async def stop(self) -> None:
         self.loop.stop()

@@ -82,8 +82,8 @@ def _run(packed: PackedModel, rows: Sequence[Sequence[int]], plan: Sequence[Sequ
         for (row, count), part in zip(step, torch.split(logits, [count for _, count in step]), strict=True):
             found[row].append(part)
             done[row] += count
-    for row in blocks:
-        packed.pool.give_back(row)
+    for held in blocks:
+        packed.pool.give_back(held)
     return [torch.cat(parts) for parts in found]
 
 
@@ -105,7 +105,7 @@ def test_however_rows_are_cut_and_mixed(data: st.DataObject) -> None:
     left = [len(row) for row in rows]
     plan = []
     while any(left):
-        step = []
+        step: list[tuple[int, int]] = []
         for row in data.draw(st.permutations(range(4))):
             if left[row] and (data.draw(st.booleans()) or not step):
                 step.append((row, data.draw(st.integers(1, left[row]))))

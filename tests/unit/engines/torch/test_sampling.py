@@ -197,7 +197,9 @@ def test_logprobs_are_the_models_own() -> None:
 def test_score() -> None:
     logits = _logits(3)
     infos = score(logits, [1, 2, 3], 0)
-    assert [info.logprob for info in infos] == pytest.approx([float(logits[i].log_softmax(-1)[i + 1]) for i in range(3)])
+    assert [info.logprob for info in infos] == pytest.approx(
+        [float(logits[i].log_softmax(-1)[i + 1]) for i in range(3)]
+    )
     assert [info.top for info in infos] == [(), (), ()]
     assert len(score(logits, [1, 2, 3], 99)[0].top) == SIZE
 
