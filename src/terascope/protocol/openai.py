@@ -16,8 +16,11 @@ class Wire(BaseModel):
 
 
 def _whole_number(value: object) -> object:
-    """Let an integer be written `5.0`, which JSON calls an integer too, but not `"5"` or `true`."""
-    if isinstance(value, float) and value.is_integer():
+    """Let an integer be written `5.0`, which JSON calls an integer too, but not `"5"` or `true`.
+
+    From 2**53 on a float may stand for another integer than was written.
+    """
+    if isinstance(value, float) and value.is_integer() and abs(value) < 2**53:
         return int(value)
     return value
 

@@ -1,5 +1,7 @@
 """What a request to a model says, as far as Terascope needs to know it; all else is the engine's."""
 
+import json
+import re
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -101,7 +103,8 @@ def _asked(value: Any) -> bool:
 def read_object(raw: bytes) -> dict[str, Any]:
     """Parse a JSON object.
 
-    Raises `BadRequest` for anything else: bad UTF-8, bad JSON, nesting deeper than 1,024, NaN, another type.
+    Raises `BadRequest` for anything else: bad UTF-8, bad JSON, nesting deeper than 1,024, NaN, another type; and
+    for an integer of more than 64 bits, which could not be passed on as it is.
     """
     try:
         value = orjson.loads(raw)
@@ -109,4 +112,22 @@ def read_object(raw: bytes) -> dict[str, Any]:
         raise BadRequest(f"the body is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise BadRequest("the body must be a JSON object")
+    if _MANY_DIGITS.search(raw):
+        _check_integers(raw)
     return value
+
+
+_MANY_DIGITS = re.compile(rb"[0-9]{19}")
+
+
+def _check_integers(raw: bytes) -> None:
+    """Our JSON reader makes a float of an integer that is too large, silently."""
+
+    def check(digits: str) -> None:
+        if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
+            raise BadRequest("the body has an integer of more than 64 bits")
+
+    try:
+        json.loads(raw, parse_int=check)
+    except RecursionError:
+        raise BadRequest("the body is nested too deeply") from None

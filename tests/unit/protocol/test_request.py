@@ -73,6 +73,19 @@ def test_what_is_not_a_json_object_is_refused(raw: bytes) -> None:
         read_object(raw)
 
 
+@pytest.mark.parametrize("digits", [str(2**64), str(-(2**63) - 1), "1" + "0" * 40, "-1" + "0" * 300])
+def test_integers_that_would_be_changed_are_refused(digits: str) -> None:
+    with pytest.raises(BadRequest, match="64 bits"):
+        read_object(f'{{"deep": [{{"seed": {digits}}}]}}'.encode())
+
+
+def test_other_long_numbers_and_texts_pass() -> None:
+    fields = {"a": 2**64 - 1, "b": -(2**63), "c": "1" * 50, "d": [0.12345678901234567890], "1" * 30: None}
+    assert read_object(json.dumps(fields).encode()) == fields
+    deep = b'{"a":' * 900 + b"1234567890123456789" + b"}" * 900
+    assert read_object(deep)
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
