@@ -12,6 +12,7 @@ from terascope.core.config import DeploymentConfig
 from terascope.core.environment import REPLICA_SECRET
 from terascope.core.errors import ModelNotFound, ModelUnavailable
 from terascope.core.ids import new_id
+from terascope.core.models import Mode, Task
 from terascope.core.states import ReplicaStatus
 from terascope.engines import registry
 from terascope.engines.contract import Endpoint
@@ -29,6 +30,15 @@ from terascope.store.replicas import ReplicaRow, ReplicaStore
 
 Listener = Callable[[ReplicaRow, str], None]
 """Called with a replica's row and its message whenever its status or message has changed; must return soon."""
+
+_MODE_ENDPOINTS = {
+    Mode.QUERY.value: frozenset({"chat/completions", "completions"}),
+    Mode.EMBED.value: frozenset({"embeddings"}),
+}
+_TASK_ENDPOINTS = {
+    Task.GENERATE: frozenset({"chat/completions", "completions", "embeddings"}),
+    Task.EMBED: frozenset({"embeddings"}),
+}
 
 KEPT_ROWS = 20
 """Ended replicas of a deployment that are remembered, with their logs."""
@@ -159,8 +169,18 @@ class Fleet:
         return tuple(one.launch.deployment for one in self._deployed if one.model == public_name)
 
     def modes(self, public_name: str) -> frozenset[str]:
-        """What a model may be used for."""
-        return frozenset(mode for deployment in self.deployments_for(public_name) for mode in deployment.modes)
+        """What a model may and can be used for: what its deployments allow and its engines offer."""
+        allowed = {mode for deployment in self.deployments_for(public_name) for mode in deployment.modes}
+        offered = self._endpoints_of(public_name)
+        return frozenset(mode for mode in allowed if _MODE_ENDPOINTS.get(mode, offered) & offered)
+
+    def _endpoints_of(self, public_name: str) -> frozenset[str]:
+        """What the ready replicas offer; while none is ready, what models of this task have."""
+        infos = [one.info for one in self.replicas_for(public_name) if one.info]
+        tasks = {one.launch.version.task for one in self._deployed if one.model == public_name}
+        if infos:
+            return frozenset().union(*(info.capabilities.endpoints for info in infos))
+        return frozenset().union(*(_TASK_ENDPOINTS[task] for task in tasks))
 
     def context_length(self, public_name: str) -> int:
         """The longest prompt and answer together, in tokens, that every ready replica takes; 0 when none says."""

@@ -72,7 +72,7 @@ async def test_what_the_fleet_tells_of_a_model(fleet: Fleet) -> None:
     assert fleet.context_length(MODEL) == 0
     await _ready(fleet)
     assert fleet.served() == {MODEL}
-    assert fleet.modes(MODEL) == {"query", "embed"}
+    assert fleet.modes(MODEL) == {"query"}, "its engine has no embeddings, whatever the deployment allows"
     assert fleet.context_length(MODEL) == 512
     assert [one.name for one in fleet.deployments_for(MODEL)] == ["small"]
     assert fleet.state("other@1") == "stopped"
