@@ -12,7 +12,7 @@ class ReplicaStatus(StrEnum):
 
     PENDING = "pending"  # wanted, nothing started yet
     STARTING = "starting"  # its process exists; the engine does not answer yet
-    VERIFYING = "verifying"  # the engine answers; its numbers are being checked
+    VERIFYING = "verifying"  # the engine answers
     READY = "ready"  # takes requests
     DRAINING = "draining"  # finishes what it has, takes nothing new
     QUARANTINED = "quarantined"  # runs, but its numbers are wrong: takes nothing

@@ -109,7 +109,7 @@ def _pending(_seen: Seen, _limits: Limits) -> Action:
 
 def _starting(seen: Seen, limits: Limits) -> Action:
     if seen.answers:
-        return Action(Kind.MARK, ReplicaStatus.VERIFYING, "answers; its numbers are being checked")
+        return Action(Kind.MARK, ReplicaStatus.VERIFYING, "answers")
     if seen.in_status_s >= limits.start_s:
         return Action(Kind.END, ReplicaStatus.FAILED, f"did not answer within {limits.start_s:g} s of its start")
     return REST

@@ -1,5 +1,6 @@
 """The description of the API: FastAPI's own for its routes, and the wire models for the routes to models."""
 
+from dataclasses import dataclass
 from typing import Any
 
 import orjson
@@ -9,17 +10,48 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from terascope._version import __version__
+from terascope.core.config import DEFAULT_MODELS
 from terascope.core.models import MODEL_PATTERN
 from terascope.protocol import openai as wire
 
 _TEMPLATE = "#/components/schemas/{model}"
-_MODEL_ROUTES: dict[str, tuple[str, type[BaseModel], type[BaseModel], bool]] = {
-    "/v1/chat/completions": ("Chat", wire.ChatCompletionRequest, wire.ChatCompletion, True),
-    "/v1/completions": ("Complete a text", wire.CompletionRequest, wire.Completion, True),
-    "/v1/embeddings": ("Turn texts into vectors", wire.EmbeddingRequest, wire.EmbeddingList, False),
-    "/tokenize": ("Turn a text into token ids", wire.TokenizeRequest, wire.TokenizeResponse, False),
-    "/detokenize": ("Turn token ids into a text", wire.DetokenizeRequest, wire.DetokenizeResponse, False),
-}
+_CHAT_MODEL, _EMBED_MODEL = DEFAULT_MODELS
+_QUESTION = "What is the capital of France?"
+
+
+@dataclass(frozen=True, slots=True)
+class _Route:
+    """A route to models: what it takes, what it answers, and what an event of its stream is."""
+
+    summary: str
+    asked: type[BaseModel]
+    answered: type[BaseModel]
+    example: dict[str, Any]
+    event: type[BaseModel] | None = None
+
+
+_MODEL_ROUTES: dict[str, _Route] = {
+    "/v1/chat/completions": _Route(
+        "Chat", wire.ChatCompletionRequest, wire.ChatCompletion,
+        {"model": _CHAT_MODEL, "messages": [{"role": "user", "content": _QUESTION}]}, wire.ChatCompletionChunk,
+    ),
+    "/v1/completions": _Route(
+        "Complete a text", wire.CompletionRequest, wire.Completion,
+        {"model": _CHAT_MODEL, "prompt": "The capital of France is", "max_tokens": 8}, wire.Completion,
+    ),
+    "/v1/embeddings": _Route(
+        "Turn texts into vectors", wire.EmbeddingRequest, wire.EmbeddingList,
+        {"model": _EMBED_MODEL, "input": ["a galaxy far away", "eine ferne Galaxie"]},
+    ),
+    "/tokenize": _Route(
+        "Turn a text into token ids", wire.TokenizeRequest, wire.TokenizeResponse,
+        {"model": _CHAT_MODEL, "prompt": _QUESTION},
+    ),
+    "/detokenize": _Route(
+        "Turn token ids into a text", wire.DetokenizeRequest, wire.DetokenizeResponse,
+        {"model": _CHAT_MODEL, "tokens": [72, 105]},
+    ),
+}  # fmt: skip
 _OPEN = ("/health", "/ready")  # no key needed
 _ERRORS = {
     "400": "The request is not valid, or no engine of the model can do what is asked.",
@@ -51,7 +83,7 @@ def _description(app: FastAPI) -> dict[str, Any]:
     schemas.pop("HTTPValidationError", None)
     schemas.pop("ValidationError", None)
     described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
-    described["paths"] = {path: _model_route(*route) for path, route in _MODEL_ROUTES.items()} | described["paths"]
+    described["paths"] = {path: _model_route(route) for path, route in _MODEL_ROUTES.items()} | described["paths"]
     open_paths = _OPEN if app.state.services.config.auth.metrics == "operator" else (*_OPEN, "/metrics")
     for path, methods in described["paths"].items():
         for operation in methods.values():
@@ -60,12 +92,13 @@ def _description(app: FastAPI) -> dict[str, Any]:
 
 
 def _schemas() -> dict[str, Any]:
-    asked: list[tuple[type[BaseModel], Any]] = [(route[1], "validation") for route in _MODEL_ROUTES.values()]
-    answered: list[tuple[type[BaseModel], Any]] = [(route[2], "validation") for route in _MODEL_ROUTES.values()]
-    _, schema = models_json_schema([*asked, *answered, (wire.ErrorBody, "validation")], ref_template=_TEMPLATE)
+    routes = _MODEL_ROUTES.values()
+    kinds = [kind for route in routes for kind in (route.asked, route.answered, route.event) if kind]
+    unique = dict.fromkeys([*kinds, wire.ErrorBody])
+    _, schema = models_json_schema([(kind, "validation") for kind in unique], ref_template=_TEMPLATE)
     found: dict[str, Any] = schema["$defs"]
-    for kind, _ in asked:
-        _must_name_its_model(found[kind.__name__])
+    for route in routes:
+        _must_name_its_model(found[route.asked.__name__])
     return found
 
 
@@ -75,19 +108,27 @@ def _must_name_its_model(schema: dict[str, Any]) -> None:
     schema["required"] = sorted({*schema.get("required", ()), "model"})
 
 
-def _model_route(summary: str, asked: type[BaseModel], answered: type[BaseModel], streams: bool) -> dict[str, Any]:
-    content = {"application/json": {"schema": _ref(answered)}}
-    if streams:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+def _model_route(route: _Route) -> dict[str, Any]:
+    content: dict[str, Any] = {"application/json": {"schema": _ref(route.answered)}}
+    if route.event:
+        content["text/event-stream"] = {"itemSchema": _event(route.event)}
+    taken = {"application/json": {"schema": _ref(route.asked), "example": route.example}}
     return {
         "post": {
             "tags": ["models"],
-            "summary": summary,
-            "operationId": summary.lower().replace(" ", "_"),
-            "requestBody": {"required": True, "content": {"application/json": {"schema": _ref(asked)}}},
+            "summary": route.summary,
+            "operationId": route.summary.lower().replace(" ", "_"),
+            "requestBody": {"required": True, "content": taken},
             "responses": {"200": {"description": "The engine's answer.", "content": content}},
         }
     }
+
+
+def _event(kind: type[BaseModel]) -> dict[str, Any]:
+    """An event of a stream (`itemSchema` as in OpenAPI 3.2): an answer's piece, an error, or the end."""
+    said = {"contentMediaType": "application/json", "contentSchema": {"anyOf": [_ref(kind), _ref(wire.ErrorBody)]}}
+    data = {"type": "string", "if": {"const": "[DONE]"}, "else": said}
+    return {"type": "object", "required": ["data"], "properties": {"data": data}}
 
 
 def _finish(operation: dict[str, Any], *, keyed: bool) -> None:

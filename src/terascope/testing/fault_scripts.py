@@ -11,12 +11,11 @@ from typing import Any
 import orjson
 
 from terascope.protocol.sse import DONE, event
-from terascope.testing.scripts import Asked, Cut, Hold, Raw, Script, Sleep
+from terascope.testing.fault_errors import ERRORS
+from terascope.testing.scripts import Asked, Cut, Fault, Hold, Raw, Script, Sleep
 
 TEXT = "The quick brown fox jumps over the lazy dog, again and again."
 MANY_SCRIPTS = "na\u00efve \u65e5\u672c\u8a9e \U0001f389 \u0416\u0443\u0440\u043d\u0430\u043b"
-
-Fault = Callable[[Asked], Script]
 
 
 # right answers that gateways spoil
@@ -161,6 +160,17 @@ def until_close(asked: Asked) -> Script:
     return Script(asked.right(TEXT), kind=asked.kind, framing="close")
 
 
+def bare_done(asked: Asked) -> Script:
+    """The stream ends right after `data: [DONE]`, without the empty line."""
+    parts = asked.right(TEXT)
+    return asked.script([*parts[:-1], parts[-1].rstrip()])
+
+
+def other_model(asked: Asked) -> Script:
+    """Another model answers than was asked, and says so, as commercial services and LiteLLM's fallbacks do."""
+    return asked.script(asked.right(TEXT, model="fallback-model"))
+
+
 # answers that are slow
 
 
@@ -220,6 +230,12 @@ def unfinished(asked: Asked) -> Script:
     return asked.script(parts[: int(asked.number("after", 3))] if asked.stream else parts)
 
 
+def one_unfinished(asked: Asked) -> Script:
+    """Of several choices the last has no finish reason, and `[DONE]` is missing."""
+    parts = asked.right(TEXT)
+    return asked.script([part for part in parts[:-2] if part != DONE] if asked.stream else parts)
+
+
 def no_done(asked: Asked) -> Script:
     """Everything is there but `[DONE]`."""
     return asked.script([part for part in asked.right(TEXT) if part != DONE])
@@ -261,61 +277,6 @@ def bad_chunk(asked: Asked) -> Script:
     return asked.broken(TEXT, Raw(b"zz\r\n"), Cut())
 
 
-def not_json(asked: Asked) -> Script:
-    """Status 200 and a body that is not JSON."""
-    return Script([b"Everything is fine, but this is not JSON."])
-
-
-def json_for_stream(asked: Asked) -> Script:
-    """A whole answer, although a stream was asked for."""
-    return Script(asked.right(TEXT, stream=False))
-
-
-def html(asked: Asked) -> Script:
-    """The error page of a proxy in between."""
-    return Script([b"<html><body><h1>502 Bad Gateway</h1></body></html>"], 502, "text/html")
-
-
-def detail(asked: Asked) -> Script:
-    """FastAPI's error body, 422. SwissAI's gateway passed such on."""
-    said = {"detail": [{"loc": ["body", "temperature"], "msg": "Input should be a valid number", "type": "float_type"}]}
-    return Script([orjson.dumps(said)], 422)
-
-
-def old_error(asked: Asked) -> Script:
-    """The error body of older vLLM: everything at the top."""
-    said = {
-        "object": "error",
-        "message": "max_tokens is too large",
-        "type": "BadRequestError",
-        "param": None,
-        "code": 400,
-    }
-    return Script([orjson.dumps(said)], 400)
-
-
-def limited(asked: Asked) -> Script:
-    """429 with `Retry-After: 7`."""
-    return Script([_error("too many requests", "rate_limit_error")], 429, headers=(("Retry-After", "7"),))
-
-
-def failed(asked: Asked) -> Script:
-    """An error of `status` (500) in OpenAI's shape."""
-    return Script([_error("the engine ran out of memory", "server_error")], int(asked.number("status", 500)))
-
-
-def empty_error(asked: Asked) -> Script:
-    """Status 503 and no body."""
-    return Script([], 503)
-
-
-def error_event(asked: Asked) -> Script:
-    """An error event in mid-stream, then `[DONE]`, as vLLM sends it; instead of a whole answer, an error."""
-    if not asked.stream:
-        return failed(asked)
-    return asked.broken(TEXT, event(_error("the request was aborted", "server_error")), DONE)
-
-
 def bad_characters(asked: Asked) -> Script:
     """An event holds bytes that are not UTF-8."""
     spoiled = [
@@ -329,10 +290,9 @@ FAULTS: dict[str, Fault] = {
     one.__name__: one
     for one in (
         none, words, huge, leading_space, logprobs, reflect, extra_fields, usage_details, usage_everywhere, usage_null,
-        no_usage, crlf, cr, bytewise, split_characters, packed, comments, other_fields, interim, until_close, pause,
-        hold, late, slow, silent, stall, die, reset, cut_event, unfinished, no_done, truncated, until_eof, no_answer,
-        half_head, not_http, bad_chunk, not_json, json_for_stream, html, detail, old_error, limited, failed,
-        empty_error, error_event, bad_characters,
+        no_usage, crlf, cr, bytewise, split_characters, packed, comments, other_fields, interim, until_close, bare_done,
+        other_model, pause, hold, late, slow, silent, stall, die, reset, cut_event, unfinished, one_unfinished, no_done,
+        truncated, until_eof, no_answer, half_head, not_http, bad_chunk, bad_characters, *ERRORS,
     )
 }  # fmt: skip
 """Every fault by its name."""
@@ -355,10 +315,6 @@ def _last_text(fields: Mapping[str, Any]) -> str:
     if isinstance(messages, list) and messages and isinstance(messages[-1], dict):
         return str(messages[-1].get("content"))
     return str(fields.get("prompt") or fields.get("input") or "")
-
-
-def _error(message: str, kind: str) -> bytes:
-    return orjson.dumps({"error": {"message": message, "type": kind, "param": None, "code": None}})
 
 
 def _changed(parts: Sequence[bytes], change: Callable[[dict[str, Any]], object]) -> list[bytes]:

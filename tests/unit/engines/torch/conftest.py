@@ -15,17 +15,27 @@ import torch
 import transformers
 from aiohttp import web
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import (
+    BertConfig,
+    BertModel,
+    BertTokenizerFast,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
 
 from terascope.core.models import Capabilities
 from terascope.engines.contract import EngineInfo
+from terascope.engines.torch.embed_loop import EmbedLoop
+from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.httpd import Shell
 from terascope.engines.torch.loop import BatchLoop
 from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.model import CausalModel, load_causal
-from terascope.engines.torch.respond import Generator
+from terascope.engines.torch.respond import Embedder, Generator
 from terascope.engines.torch.settings import WorkerSettings
 
+WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "the", "cat", "dog", "##s", "##t"]
 CACHE = Path.home() / ".cache" / "terascope-tests"
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. Naïve café, 日本語のテキスト, emoji 😀🎉 and 12345 numbers.",
@@ -83,6 +93,32 @@ def make_checkpoint(directory: Path, template: str = TEMPLATE) -> Path:
     LlamaForCausalLM(config).save_pretrained(directory)
     tokenizer.save_pretrained(directory)
     return directory
+
+
+def make_encoder(directory: Path) -> Path:
+    """A random BERT of two layers as sentence-transformers keeps it; longest text 32 tokens."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "vocab.txt").write_text("\n".join(WORDS))
+    BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)}).save_pretrained(directory)
+    torch.manual_seed(3)
+    sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "intermediate_size": 64}
+    config = BertConfig(vocab_size=len(WORDS), max_position_embeddings=64, initializer_range=0.3, **sizes)
+    BertModel(config).save_pretrained(directory)
+    kinds = {"0": "Transformer", "1_Pooling": "Pooling", "2_Normalize": "Normalize"}
+    modules = [
+        {"idx": i, "name": str(i), "path": path if i else "", "type": f"sentence_transformers.models.{kind}"}
+        for i, (path, kind) in enumerate(kinds.items())
+    ]
+    (directory / "modules.json").write_text(json.dumps(modules))
+    (directory / "sentence_bert_config.json").write_text(json.dumps({"max_seq_length": 32}))
+    (directory / "1_Pooling").mkdir()
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode_mean_tokens": True}))
+    return directory
+
+
+@pytest.fixture(scope="session")
+def encoder_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_encoder(tmp_path_factory.mktemp("encoder"))
 
 
 @pytest.fixture(scope="session")
@@ -155,26 +191,32 @@ class Server:
     """A server of one model in this process."""
 
     def __init__(
-        self, model: CausalModel, socket: Path, *, max_batch: int = 8, step_tokens: int = 64, secret: str = ""
+        self,
+        model: CausalModel | Encoder,
+        socket: Path,
+        *,
+        max_batch: int = 8,
+        step_tokens: int = 64,
+        secret: str = "",
     ) -> None:
-        loop = asyncio.get_running_loop()
         self.crashes: list[BaseException] = []
         self.metrics = Metrics()
-        self.loop = BatchLoop(
-            model.packed,
-            model.vocabulary,
-            loop,
-            self.crashes.append,
-            self.metrics,
-            max_batch=max_batch,
-            step_tokens=step_tokens,
-        )
         self.shell = Shell(secret, self.metrics)
-        info = EngineInfo("torch", "0", Capabilities(), model.context_length, model.dtype)
-        self.shell.served = Generator("tiny", info, model, self.loop)
+        self.loop = self._serve(model, max_batch, step_tokens)
         self._runner = web.AppRunner(self.shell.application(), handler_cancellation=True, access_log=None)
         self._socket = socket
         self._session: aiohttp.ClientSession | None = None
+
+    def _serve(self, model: CausalModel | Encoder, max_batch: int, step_tokens: int) -> Any:
+        info = EngineInfo("torch", "0", Capabilities(), model.context_length, model.dtype)
+        common = (asyncio.get_running_loop(), self.crashes.append, self.metrics)
+        if isinstance(model, Encoder):
+            texts = EmbedLoop(model, *common, max_batch=max_batch, step_tokens=step_tokens)
+            self.shell.served = Embedder("tiny", info, model, texts)
+            return texts
+        rows = BatchLoop(model.packed, model.vocabulary, *common, max_batch=max_batch, step_tokens=step_tokens)
+        self.shell.served = Generator("tiny", info, model, rows)
+        return rows
 
     async def start(self) -> Client:
         await self._runner.setup()
@@ -198,7 +240,7 @@ async def start(tmp_path: Path) -> AsyncIterator[Callable[..., Any]]:
     """Start servers: `client = await start(model, max_batch=...)`."""
     servers: list[Server] = []
 
-    async def make(model: CausalModel, **options: Any) -> Client:
+    async def make(model: CausalModel | Encoder, **options: Any) -> Client:
         servers.append(Server(model, tmp_path / f"{len(servers)}.sock", **options))
         return await servers[-1].start()
 
