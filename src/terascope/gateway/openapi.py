@@ -93,9 +93,10 @@ def _description(app: FastAPI) -> dict[str, Any]:
 
 def _schemas() -> dict[str, Any]:
     routes = _MODEL_ROUTES.values()
-    kinds = [kind for route in routes for kind in (route.asked, route.answered, route.event) if kind]
-    unique = dict.fromkeys([*kinds, wire.ErrorBody])
-    _, schema = models_json_schema([(kind, "validation") for kind in unique], ref_template=_TEMPLATE)
+    kinds: dict[type[BaseModel], None] = {wire.ErrorBody: None}  # a set that keeps its order
+    for route in routes:
+        kinds |= dict.fromkeys(kind for kind in (route.asked, route.answered, route.event) if kind)
+    _, schema = models_json_schema([(kind, "validation") for kind in kinds], ref_template=_TEMPLATE)
     found: dict[str, Any] = schema["$defs"]
     for route in routes:
         _must_name_its_model(found[route.asked.__name__])
