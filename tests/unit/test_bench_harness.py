@@ -68,7 +68,7 @@ def test_the_last_line_is_one_json_object(capsys: pytest.CaptureFixture[str]) ->
 
 
 def test_a_process_is_weighed_and_stopped_with_its_children(tmp_path: Path) -> None:
-    program = "sleep 60 & sleep 60 & touch started; wait"
+    program = "sleep 60 & sleep 60 & : > started; wait"
     with Process(["sh", "-c", f"cd {tmp_path}; {program}"], log=tmp_path / "log") as process:
         process.wait_until((tmp_path / "started").exists, timeout=30)
         family = processes.tree(process.pid)
