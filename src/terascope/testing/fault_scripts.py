@@ -12,9 +12,8 @@ import orjson
 
 from terascope.protocol.sse import DONE, event
 from terascope.testing.fault_errors import ERRORS
-from terascope.testing.scripts import Asked, Cut, Fault, Hold, Raw, Script, Sleep
+from terascope.testing.scripts import TEXT, Asked, Cut, Fault, Hold, Raw, Script, Sleep
 
-TEXT = "The quick brown fox jumps over the lazy dog, again and again."
 MANY_SCRIPTS = "na\u00efve \u65e5\u672c\u8a9e \U0001f389 \u0416\u0443\u0440\u043d\u0430\u043b"
 
 
@@ -162,8 +161,7 @@ def until_close(asked: Asked) -> Script:
 
 def bare_done(asked: Asked) -> Script:
     """The stream ends right after `data: [DONE]`, without the empty line."""
-    parts = asked.right(TEXT)
-    return asked.script([*parts[:-1], parts[-1].rstrip()])
+    return asked.script([part.rstrip() if part == DONE else part for part in asked.right(TEXT)])
 
 
 def other_model(asked: Asked) -> Script:
@@ -233,7 +231,10 @@ def unfinished(asked: Asked) -> Script:
 def one_unfinished(asked: Asked) -> Script:
     """Of several choices the last has no finish reason, and `[DONE]` is missing."""
     parts = asked.right(TEXT)
-    return asked.script([part for part in parts[:-2] if part != DONE] if asked.stream else parts)
+    if asked.stream:
+        last = max(at for at, part in enumerate(parts) if b'"finish_reason":"' in part)
+        parts = [part for part in parts if part not in (parts[last], DONE)]
+    return asked.script(parts)
 
 
 def no_done(asked: Asked) -> Script:

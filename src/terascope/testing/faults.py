@@ -33,11 +33,12 @@ _ALL = Capabilities(CAPABILITIES.endpoints, frozenset(Feature))
 
 @dataclass(frozen=True, slots=True)
 class Received:
-    """A request as it arrived."""
+    """A request as it arrived, and the parts of the body that it was answered with, without their framing."""
 
     path: str
     headers: dict[str, str] = field(repr=False)
     fields: dict[str, Any] = field(repr=False)
+    sent: list[bytes] = field(default_factory=list, repr=False)
 
 
 class FaultEngine:
@@ -51,7 +52,9 @@ class FaultEngine:
         self.left = 0
         """Requests whose client left before the answer's end."""
         self.ill = ""
-        """When set, what `/health` says with status 503."""
+        """When set, what `/health` and `/v1/models` say with status 503."""
+        self.fault = ""
+        """When set, the fault of requests that name none: how one replica of several fails."""
         self._secret = secret
         self._asked: Counter[str] = Counter()
         self._released = asyncio.Event()
@@ -89,7 +92,7 @@ class FaultEngine:
             "/faults": lambda: {name: inspect.getdoc(fault) for name, fault in FAULTS.items()},
             "/faults/state": lambda: {"received": len(self.received), "running": self.running, "left": self.left},
         }
-        if exchange.request.path == "/health":
+        if exchange.request.path == "/health" or (self.ill and exchange.request.path == "/v1/models"):
             await exchange.reply(503 if self.ill else 200, orjson.dumps({"message": self.ill or "ok"}))
         elif exchange.request.path == "/terascope/info":
             await exchange.reply(200, info_json(EngineInfo("faults", "1", _ALL, 1_000_000)))
@@ -102,7 +105,8 @@ class FaultEngine:
         await self._count(running=1)
         whole = False
         try:
-            await self._perform(exchange, self._script(exchange.request))
+            received = self._receive(exchange.request)
+            await self._perform(exchange, self._script(received), received.sent)
             whole = True
         except Refused as refused:
             await exchange.reply(refused.status, refused.body)
@@ -116,7 +120,7 @@ class FaultEngine:
         async with self._changed:
             self._changed.notify_all()
 
-    def _script(self, request: Request) -> Script:
+    def _receive(self, request: Request) -> Received:
         try:
             fields = orjson.loads(request.body)
         except orjson.JSONDecodeError:
@@ -124,17 +128,22 @@ class FaultEngine:
         if not isinstance(fields, dict):
             raise Refused(400, b'{"error":{"message":"not an object","type":"invalid_request_error"}}')
         self.received.append(Received(request.path, request.headers, fields))
-        name, options = named_fault(fields)
+        return self.received[-1]
+
+    def _script(self, request: Received) -> Script:
+        name, options = named_fault(request.fields)
+        if name == "none" and self.fault:
+            name, options = named_fault({"fault": self.fault})
         if name not in FAULTS:
             message = f"there is no fault {name!r}; choose one of {', '.join(FAULTS)}"
             raise Refused(400, orjson.dumps({"error": {"message": message, "type": "invalid_request_error"}}))
         endpoint = request.path.removeprefix("/v1/").removeprefix("/")
-        call = EngineCall(request.headers.get("x-request-id", "req_faults"), endpoint, request.body)
-        asked = Asked(call, fields, request.headers, options, self._asked[name])
+        call = EngineCall(request.headers.get("x-request-id", "req_faults"), endpoint, orjson.dumps(request.fields))
+        asked = Asked(call, request.fields, request.headers, options, self._asked[name])
         self._asked[name] += 1
         return FAULTS[name](asked)
 
-    async def _perform(self, exchange: Exchange, script: Script) -> None:
+    async def _perform(self, exchange: Exchange, script: Script, sent: list[bytes]) -> None:
         """Play `script` to its end, which may be a cut; ends early only when the client leaves."""
         body = _Body(exchange, script)
         for step in script.parts:
@@ -146,6 +155,7 @@ class FaultEngine:
                 exchange.keep = False
                 return exchange.reset() if step.reset else exchange.close()
             else:
+                sent += [step] if isinstance(step, bytes) else []
                 await body.send(step)
         return await body.end()
 

@@ -1,6 +1,6 @@
 """How an answer of the fault engine is written down: steps, in order."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -9,6 +9,8 @@ import orjson
 from terascope.engines.contract import EngineCall
 from terascope.engines.echo.model import Settings, answer
 
+TEXT = "The quick brown fox jumps over the lazy dog, again and again."
+"""What most answers say."""
 _UNDERSTOOD = (
     "model", "stream", "stream_options", "n", "logprobs", "top_logprobs", "max_tokens", "max_completion_tokens",
     "stop", "echo", "tools", "tool_choice", "ignore_eos", "encoding_format", "dimensions",
@@ -128,6 +130,10 @@ class Asked:
             parts = [body[: len(body) // 2], body[len(body) // 2 :]]
         left = parts[at:] if rest else []
         return self.script([*parts[:at], *steps, *left], length=sum(map(len, parts)))
+
+
+Fault = Callable[[Asked], Script]
+"""What goes wrong, from a request to a script."""
 
 
 def _refusal(message: str) -> bytes:

@@ -15,15 +15,21 @@ from terascope.core.errors import EngineError, EngineLost, EngineUnreachable
 from terascope.engines.contract import EngineCall, Headers
 from terascope.engines.upstream import HttpEngine
 from terascope.testing.engine_subject import Said, Streamed, user
-from terascope.testing.fault_scripts import FAULTS, MANY_SCRIPTS, TEXT, named_fault
+from terascope.testing.fault_scripts import FAULTS, MANY_SCRIPTS, named_fault
 from terascope.testing.faults import Served, faulty, hanging, refusing
+from terascope.testing.scripts import TEXT
 
 _RIGHT = (
     "none", "leading_space", "logprobs", "reflect", "extra_fields", "usage_details", "usage_everywhere", "usage_null",
     "no_usage", "crlf", "cr", "bytewise", "split_characters", "packed", "comments", "other_fields", "interim",
-    "until_close", "pause", "late", "slow", "huge", "words", "no_done",
+    "until_close", "other_model", "pause", "late", "slow", "huge", "words", "no_done",
 )  # fmt: skip
 _LOST = ("die", "reset", "truncated", "until_eof", "bad_chunk")
+_ERRORS = {
+    "html": 502, "detail": 422, "detail_text": 400, "plain_error": 500, "old_error": 400, "empty_error": 503,
+    "wrapped_error": 400, "limited": 429, "overloaded": 503, "failed": 500, "failed status=418": 418,
+    "key_refused": 401, "key_refused status=403": 403, "not_served": 404, "error_as_200": 200, "redirect": 307,
+}  # fmt: skip
 _QUICK = "seconds=0.01 gap=0 count=20 size=100000"
 
 
@@ -79,12 +85,12 @@ async def test_answers_that_do_not_begin(engine: HttpEngine, name: str, error: t
 
 @pytest.mark.parametrize(
     ("name", "status"),
-    [("html", 502), ("detail", 422), ("old_error", 400), ("limited", 429), ("failed", 500), ("empty_error", 503)],
+    _ERRORS.items(),
 )
 async def test_errors(engine: HttpEngine, name: str, status: int) -> None:
     said = await ask(engine, name, stream=True)
     assert said.status == status
-    assert (said.headers.get("retry-after") == "7") is (name == "limited")
+    assert said.headers.get("retry-after") == {"limited": "7", "overloaded": "11"}.get(name)
 
 
 async def test_no_answer_can_be_limited_to_the_first_times(engine: HttpEngine, served: Served) -> None:
@@ -100,6 +106,9 @@ async def test_streams_that_end_too_early_end_properly(engine: HttpEngine) -> No
     assert (len(unfinished.events), unfinished.done, unfinished.finish_reasons) == (4, False, {})
     cut = (await ask(engine, "cut_event", stream=True)).body
     assert not cut.endswith(b"\n\n")
+    assert (await ask(engine, "bare_done", stream=True)).body.endswith(b"\n\ndata: [DONE]")
+    one = Streamed.read((await ask(engine, "one_unfinished", stream=True, n=2)).body)
+    assert (one.done, one.finish_reasons) == (False, {0: ["stop"]})
 
 
 async def test_wrong_bodies(engine: HttpEngine) -> None:
@@ -108,10 +117,11 @@ async def test_wrong_bodies(engine: HttpEngine) -> None:
     assert (await ask(engine, "json_for_stream", stream=True)).good["choices"]
     with pytest.raises(UnicodeDecodeError):
         (await ask(engine, "bad_characters", stream=True)).body.decode()
-    events = (await ask(engine, "error_event", stream=True)).body
-    assert b'data: {"error":{' in events
-    assert events.endswith(b"data: [DONE]\n\n")
-    assert (await ask(engine, "error_event", stream=False)).status == 500
+    for name, begin in (("error_event", b'data: {"error":{'), ("old_error_event", b'data: {"object":"error",')):
+        events = (await ask(engine, name, stream=True)).body
+        assert begin in events
+        assert events.endswith(b"data: [DONE]\n\n")
+        assert (await ask(engine, name, stream=False)).status == 500
 
 
 async def test_usage_faults(engine: HttpEngine) -> None:
@@ -148,6 +158,18 @@ async def test_hold_waits_for_release(engine: HttpEngine, served: Served) -> Non
     assert (await rest).endswith(b"data: [DONE]\n\n")
     await served.engine.until(lambda one: one.running == 0)
     assert served.engine.left == 0
+
+
+async def test_what_was_sent_is_remembered(engine: HttpEngine, served: Served) -> None:
+    for name in ("none", "bytewise", "crlf", "detail"):
+        body = (await ask(engine, name, stream=True)).body
+        assert b"".join(served.engine.received[-1].sent) == body
+
+
+async def test_an_engine_can_fail_whatever_it_is_asked(engine: HttpEngine, served: Served) -> None:
+    served.engine.fault = "failed status=418"
+    assert (await ask(engine, "none", stream=False)).status == 418
+    assert (await ask(engine, "limited", stream=False)).status == 429
 
 
 @pytest.mark.parametrize("fault", ["stall", "silent", "slow gap=0.01 count=100000", "words count=100000"])
@@ -228,7 +250,7 @@ def test_it_runs_as_a_program() -> None:
 
 
 def test_every_fault_is_tried_here() -> None:
-    tried = {*_RIGHT, *_LOST, "no_answer", "half_head", "not_http", "html", "detail", "old_error", "limited", "failed"}
-    tried |= {"empty_error", "unfinished", "cut_event", "not_json", "json_for_stream", "bad_characters", "error_event"}
+    tried = {*_RIGHT, *_LOST, *_ERRORS, "no_answer", "half_head", "not_http", "bare_done", "unfinished", "cut_event"}
+    tried |= {"not_json", "json_for_stream", "bad_characters", "error_event", "old_error_event", "one_unfinished"}
     assert set(FAULTS) - tried == {"hold", "stall", "silent"}
     assert Headers({"a": "b"}) == {"a": "b"}
