@@ -35,7 +35,7 @@ def parse_arguments(arguments: list[str] | None = None) -> WorkerSettings:
     add("--served-name", required=True, help="the model's name in requests and answers")
     place = parser.add_mutually_exclusive_group(required=True)
     place.add_argument("--socket", default="", help="Unix socket to serve at; made with mode 0600")
-    place.add_argument("--port", type=_count, default=0, help="port to serve at; needs TERASCOPE_REPLICA_SECRET")
+    place.add_argument("--port", type=_count, help="port to serve at; needs TERASCOPE_REPLICA_SECRET")
     add("--host", default="127.0.0.1", help="address of the port")
     add("--task", type=Task, choices=list(Task), help="default: what the checkpoint is")
     add("--dtype", default="", choices=("", "float32", "bfloat16", "float16"), help="default: float32 on a CPU")
@@ -49,6 +49,7 @@ def parse_arguments(arguments: list[str] | None = None) -> WorkerSettings:
     found = vars(parser.parse_args(arguments))
     if found["max_batch"] < 1 or found["step_tokens"] < 1:
         parser.error("--max-batch and --step-tokens must be at least 1")
+    found["port"] = found["port"] or 0
     return WorkerSettings(**found)
 
 

@@ -5,7 +5,7 @@ import json
 import subprocess
 import sys
 import zipfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +54,7 @@ PLAIN_TEMPLATE = TEMPLATE[TEMPLATE.index("{% for message") :]
 NAN_TOKEN = 300  # its embedding is not a number
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
-torch.set_num_threads(1)
+torch.set_num_threads(1)  # several would wait for each other whenever something else runs
 
 
 def make_tokenizer(template: str = TEMPLATE) -> PreTrainedTokenizerFast:
@@ -275,12 +275,10 @@ def smol_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
-def smol(smol_dir: Path) -> Iterator[CausalModel]:
+def smol(smol_dir: Path) -> CausalModel:
     """The same, loaded in float32; unpacked once for all test runs."""
     settings = WorkerSettings(smol_dir, "tiny", converted_dir=CACHE / "converted" / "smollm2", cache_tokens=40000)
-    threads = torch.get_num_threads()
-    yield load_causal(settings, lambda _: None)
-    torch.set_num_threads(threads)
+    return load_causal(settings, lambda _: None)
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,109 @@
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from terascope.core.errors import ConfigError
+from terascope.core.models import Task
+from terascope.engines.torch import memory
+from terascope.engines.torch.cache import BLOCK
+from terascope.engines.torch.model import CausalModel, load_causal, task_of
+from terascope.engines.torch.settings import WorkerSettings
+
+from .conftest import make_tokenizer
+
+
+def _load(directory: Path, **settings: Any) -> CausalModel:
+    return load_causal(WorkerSettings(directory, "tiny", **{"max_batch": 2, **settings}), lambda _: None)
+
+
+def _changed(source: Path, target: Path, **config: Any) -> Path:
+    directory = shutil.copytree(source, target / "changed")
+    file = directory / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | config))
+    return directory
+
+
+def test_stages_are_told(tiny_dir: Path) -> None:
+    stages: list[str] = []
+    load_causal(WorkerSettings(tiny_dir, "tiny"), stages.append)
+    assert stages == ["reading weights", "warming up"]
+
+
+def test_types(tiny_dir: Path) -> None:
+    assert _load(tiny_dir).dtype == "float32"
+    half = _load(tiny_dir, dtype="bfloat16")
+    assert (half.dtype, half.packed.module.dtype) == ("bfloat16", torch.bfloat16)
+
+
+def test_the_cache_holds_what_may_run(tiny_dir: Path) -> None:
+    assert _load(tiny_dir).packed.cache_tokens == 2 * (512 + BLOCK)
+    assert _load(tiny_dir, context_length=100).packed.cache_tokens == 240
+    assert _load(tiny_dir, cache_tokens=4096).packed.cache_tokens == 4096
+
+
+def test_a_cache_too_small_for_one_request_is_refused_with_the_arithmetic(tiny_dir: Path) -> None:
+    with pytest.raises(ConfigError, match=r"512 tokens needs 528 tokens .* at 512 bytes each; there is room for 500"):
+        _load(tiny_dir, cache_tokens=500)
+
+
+def test_context(tiny_dir: Path, tmp_path: Path) -> None:
+    assert _load(tiny_dir, context_length=77).context_length == 77
+    with pytest.raises(ConfigError, match="513"):
+        _load(tiny_dir, context_length=513)
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 2.0, "original_max_position_embeddings": 128}
+    stretched = _changed(tiny_dir, tmp_path, rope_parameters=rope)
+    assert _load(stretched).context_length == 128  # beyond it a row would change with its neighbours
+
+
+def test_ends_are_gathered(tiny_dir: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(tiny_dir, tmp_path / "model")
+    file = directory / "generation_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"eos_token_id": [0, 2, 100_000]}))
+    assert _load(directory).vocabulary.ends == (0, 2)
+
+
+def test_tasks(tiny_dir: Path, encoder_dir: Path, tmp_path: Path) -> None:
+    assert task_of(WorkerSettings(tiny_dir, "x")) is Task.GENERATE
+    assert task_of(WorkerSettings(encoder_dir, "x")) is Task.EMBED
+    assert task_of(WorkerSettings(tiny_dir, "x", task=Task.EMBED)) is Task.EMBED
+    (tmp_path / "model.gguf").touch()
+    assert task_of(WorkerSettings(tmp_path, "x")) is Task.GENERATE
+    (tmp_path / "other.gguf").touch()
+    with pytest.raises(ConfigError, match="2 GGUF files"):
+        task_of(WorkerSettings(tmp_path, "x"))
+
+
+def test_a_device_that_is_not_there(tiny_dir: Path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("it is there")
+    with pytest.raises(ConfigError, match="cuda:3"):
+        _load(tiny_dir, device="cuda:3")
+
+
+def test_vocabulary(tiny: CausalModel) -> None:
+    words = tiny.vocabulary
+    text = "Hello\n 日本 😀 x"
+    tokens = words.encode(text, special=True)
+    assert tokens == make_tokenizer()(text).input_ids
+    assert words.decode(tokens) == text
+    assert b"".join(words.table.text_bytes(token) for token in tokens).decode() == text
+    assert {"messages", "tools", "add_generation_prompt"} <= words.template_names
+    pieces = [words.table.name_bytes(token) for token in range(words.size)]
+    assert {bytes([value]) for value in range(256)} <= set(pieces)
+    assert words.longest == max(map(len, pieces))
+    assert words.table.text_bytes(2) == b""
+    assert words.table.name(2) == "<|im_end|>"
+
+
+def test_memory() -> None:
+    assert memory.available() > 1 << 20
+    assert 0 < memory.for_cache(torch.device("cpu")) < memory.available()
+    assert memory.was_too_little(RuntimeError("DefaultCPUAllocator: can't allocate memory"))
+    assert memory.was_too_little(torch.OutOfMemoryError("x"))
+    assert memory.was_too_little(MemoryError())
+    assert not memory.was_too_little(RuntimeError("shapes do not match"))
+    assert not memory.was_too_little(ValueError("out of memory"))
