@@ -4,14 +4,19 @@ from pathlib import Path
 
 from sqlalchemy import Engine, inspect, text
 
+from terascope.core.errors import ConfigError
+
 HEAD = "0001"
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
 def migrate(engine: Engine) -> None:
-    """Bring the schema to `HEAD`. A database newer than this program is refused by Alembic."""
-    if current(engine) == HEAD:
+    """Bring the schema to `HEAD`. Raises `ConfigError` when the database is newer than this program."""
+    revision = current(engine)
+    if revision == HEAD:
         return
+    if revision and not any((_SCRIPTS / "versions").glob(f"{revision}_*.py")):
+        raise ConfigError(f"the database is of a newer Terascope (schema {revision}, this is {HEAD}); install that one")
     from alembic import command  # imported here: it costs a quarter of a second that most starts do not need
     from alembic.config import Config
 

@@ -40,7 +40,9 @@ async def serving(
     config: Config = ECHO, *, data_dir: Path, cache_dir: Path | None = None, wait: bool = True
 ) -> AsyncIterator[Served]:
     """A gateway in the running event loop; with `wait`, its deployments are ready or have failed on entry."""
-    config = replace(config, server=replace(config.server, port=config.server.port if config.server.port != 8000 else 0))
+    config = replace(
+        config, server=replace(config.server, port=config.server.port if config.server.port != 8000 else 0)
+    )
     with bound(config.server.host, config.server.port) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}{config.server.root_path}"
         async with opened(config, data_dir, cache_dir or data_dir / "cache") as services:
