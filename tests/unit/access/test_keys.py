@@ -38,10 +38,14 @@ async def test_a_key_identifies_its_holder(access: Access) -> None:
 
 async def test_the_key_itself_is_nowhere_in_the_database(access: Access, tmp_path: Path) -> None:
     key, row = await access.keys.create("lab", ["query"])
-    stored = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+    stored = _everything_in(tmp_path)
     assert row.sha256.encode() in stored
     assert key.encode() not in stored
     assert key.startswith(row.prefix)
+
+
+def _everything_in(directory: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in directory.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from sqlalchemy import Connection, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database, Durability, sqlite_url
 from terascope.store.tables import aliases
 
 
@@ -47,9 +47,10 @@ async def test_a_change_that_fails_harms_no_other(database: Database) -> None:
     assert await count(database) == 3
 
 
-async def test_what_was_submitted_is_written_before_it_closes(tmp_path: Path) -> None:
+@pytest.mark.parametrize("durability", ["process", "full"])
+async def test_what_was_submitted_is_written_before_it_closes(tmp_path: Path, durability: Durability) -> None:
     url = sqlite_url(tmp_path / "x.db")
-    database = await Database.open(url)
+    database = await Database.open(url, durability=durability)
     waiting = [asyncio.create_task(database.writer.submit(add, row(str(number)))) for number in range(50)]
     await asyncio.sleep(0)
     await database.aclose()
