@@ -69,10 +69,10 @@ async def user(tmp_path: Path) -> AsyncIterator[User]:
 
 async def test_prompt_streamed_and_whole(user: User) -> None:
     said = "naïve 日本語 🎉: the quick brown fox"
-    asked = user.llm("-m", "tera", said, "--usage"), user.llm("-m", "tera", said, "--no-stream", "--no-log")
-    streamed, whole = await asyncio.gather(*asked)
+    streamed = await user.llm("-m", "tera", said, "--usage")
     assert (streamed.status, streamed.out) == (0, said + "\n"), streamed
     assert "Token usage: " in streamed.err
+    whole = await user.llm("-m", "tera", said, "--no-stream")
     assert (whole.status, whole.out) == (0, said + "\n"), whole
 
 
@@ -104,14 +104,12 @@ async def test_embeddings_by_an_alias_of_the_name_that_llm_knows(user: User) -> 
 
 
 async def test_errors_are_told_and_never_look_like_answers(user: User) -> None:
-    refused, schema, broken = await asyncio.gather(
-        user.llm("--no-log", "-m", "tera", "hello", "--key", "wrong"),
-        user.llm("--no-log", "-m", "tera", "hello", "--schema", "name, age int"),
-        user.llm("--no-log", "-m", "tera-far", "fault:die"),
-    )
+    refused = await user.llm("-m", "tera", "hello", "--key", "wrong")
     assert refused.status != 0
     assert "this API key is not known here" in refused.err
+    schema = await user.llm("-m", "tera", "hello", "--schema", "name, age int")
     assert schema.status != 0
     assert "knows no schemas" in schema.err
+    broken = await user.llm("-m", "tera-far", "fault:die")
     assert broken.status != 0
     assert "the engine" in broken.err
