@@ -40,11 +40,12 @@ def unpack(file: Path, dtype: torch.dtype, into: Path | None) -> tuple[PreTraine
         _mend(tokenizer, _field(reader(str(file)), _PRE_TOKENIZER_KEY))
     _forget_origin(model)
     if into is not None:
-        _save(model, tokenizer, into)
+        save(model, tokenizer, into)
     return model, tokenizer
 
 
-def _save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, into: Path) -> None:
+def save(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, into: Path) -> None:
+    """Write a checkpoint to `into`, whole or not at all; where that fails it is not there, which is no error."""
     into.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=f".{into.name}-", dir=into.parent))
     try:

@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM
 
 from terascope.core.errors import ConfigError
 from terascope.core.models import Task
-from terascope.engines.torch import memory
+from terascope.engines.torch import memory, unpack
 from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.model import CausalModel, load_causal, task_of
 from terascope.engines.torch.settings import WorkerSettings
@@ -82,6 +83,17 @@ def test_a_device_that_is_not_there(tiny_dir: Path) -> None:
         pytest.skip("it is there")
     with pytest.raises(ConfigError, match="cuda:3"):
         _load(tiny_dir, device="cuda:3")
+
+
+def test_an_unpacked_model_is_kept_whole_or_not_at_all(tiny_dir: Path, tmp_path: Path) -> None:
+    model, words = AutoModelForCausalLM.from_pretrained(tiny_dir), make_tokenizer()
+    target = tmp_path / "kept" / "float32"
+    unpack.save(model, words, target)
+    before = {path.name: path.stat().st_mtime_ns for path in target.iterdir()}
+    assert _load(target).context_length == 512
+    unpack.save(model, words, target)  # another worker was first
+    assert {path.name: path.stat().st_mtime_ns for path in target.iterdir()} == before
+    assert [path.name for path in target.parent.iterdir()] == ["float32"]
 
 
 def test_vocabulary(tiny: CausalModel) -> None:

@@ -16,9 +16,8 @@ from terascope.core.models import Task
 from terascope.engines.torch.encoder import load_encoder
 from terascope.engines.torch.model import CausalModel, load_causal, task_of
 from terascope.engines.torch.settings import WorkerSettings
-from terascope.engines.torch.unpack import gguf_file, unpack
 
-from .conftest import Client
+from .conftest import CACHE, Client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 CHAT, TEXT = "v1/chat/completions", "v1/completions"
@@ -27,11 +26,9 @@ TALE = "Once upon a time, in a village by the sea, there lived"
 
 
 @pytest.fixture(scope="module")
-def plain(smol_dir: Path) -> PreTrainedModel:
-    """SmolLM2 as transformers itself loads and runs it."""
-    file = gguf_file(smol_dir)
-    assert file is not None
-    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(smol_dir, gguf_file=file.name, dtype=torch.float32)
+def plain(smol: CausalModel) -> PreTrainedModel:
+    """SmolLM2 as transformers itself runs it."""
+    model: PreTrainedModel = AutoModelForCausalLM.from_pretrained(CACHE / "converted" / "smollm2" / "float32")
     return model.eval()
 
 
@@ -169,17 +166,6 @@ def test_gguf_is_unpacked_once_and_rightly(smol_dir: Path, tmp_path: Path, plain
         # SmolLM2 splits digits before anything else, so spaces before a number stay together
         tokens = model.vocabulary.encode("a  12  b", special=True)
         assert model.vocabulary.names(tokens) == ["a", "ĠĠ", "1", "2", "Ġ", "Ġb"]
-
-
-def test_gguf_is_loaded_where_it_cannot_be_kept(smol_dir: Path, tmp_path: Path) -> None:
-    (tmp_path / "kept").mkdir()
-    (tmp_path / "kept" / "float32").mkdir()  # another worker was first
-    file = gguf_file(smol_dir)
-    assert file is not None
-    (tmp_path / "kept" / "float32" / "config.json").touch()
-    model, _ = unpack(file, torch.float32, tmp_path / "kept" / "float32")
-    assert model.dtype == torch.float32
-    assert [path.name for path in (tmp_path / "kept").iterdir()] == ["float32"]
 
 
 async def test_embeddings(minilm_dir: Path, start: Callable[..., Any]) -> None:
