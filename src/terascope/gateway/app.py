@@ -58,6 +58,9 @@ class Gateway:
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return
+        root = scope.get("root_path", "")
+        if root and scope["path"].startswith(f"{root}{root}/"):  # from a proxy that keeps its prefix, or from none
+            scope["path"] = scope["path"].removeprefix(root)
         request_id = scope["terascope.request_id"] = new_id("req")
         if self._running >= self._most:
             busy = Overloaded(f"this server already answers {self._most} requests, its most", retry_after=5)
@@ -65,7 +68,7 @@ class Gateway:
             return
         self._running += 1
         try:
-            route = self._models.get(scope["path"].removeprefix(scope.get("root_path", "")))
+            route = self._models.get(scope["path"].removeprefix(root))
             if route is None:
                 await self._rest(scope, receive, send)
             elif scope["method"] == "POST":
@@ -104,7 +107,9 @@ def _allowed(request: Request) -> str:
 
 
 def _rest(services: Services) -> FastAPI:
-    app = FastAPI(title="Terascope", version=__version__, docs_url=None, redoc_url=None, openapi_url=None)
+    app = FastAPI(
+        title="Terascope", version=__version__, redirect_slashes=False, docs_url=None, redoc_url=None, openapi_url=None
+    )
     app.state.services = services
     for part in _PARTS:
         app.include_router(part.router)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
 from terascope.core.runs import RunRecord
 
@@ -22,6 +22,7 @@ class Metrics:
     """The gateway's own series."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # else each has a second series beside it
         self._known: dict[tuple[str, str, str], _Series] = {}
         self.registry = CollectorRegistry()
         self._requests = Counter(

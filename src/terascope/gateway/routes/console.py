@@ -35,6 +35,7 @@ async def docs(request: Request) -> HTMLResponse:
         swagger_js_url=f"{root}/docs/swagger-ui-bundle.js",
         swagger_css_url=f"{root}/docs/swagger-ui.css",
         swagger_favicon_url=f"{root}/docs/favicon-32x32.png",
+        swagger_ui_parameters={"validatorUrl": None},  # or the browser would send our address to a service of theirs
     )
 
 
