@@ -62,21 +62,20 @@ class Gateway:
         if root and scope["path"].startswith(f"{root}{root}/"):  # from a proxy that keeps its prefix, or from none
             scope["path"] = scope["path"].removeprefix(root)
         request_id = scope["terascope.request_id"] = new_id("req")
-        if self._running >= self._most:
+        route = self._models.get(scope["path"].removeprefix(root))
+        if route is None:
+            await self._rest(scope, receive, send)
+        elif scope["method"] != "POST":
+            await HttpReply(send, request_id).fail(_wrong_method(scope["path"], scope["method"], "POST"))
+        elif self._running >= self._most:
             busy = Overloaded(f"this server already answers {self._most} requests, its most", retry_after=5)
             await HttpReply(send, request_id).fail(busy)
-            return
-        self._running += 1
-        try:
-            route = self._models.get(scope["path"].removeprefix(root))
-            if route is None:
-                await self._rest(scope, receive, send)
-            elif scope["method"] == "POST":
+        else:
+            self._running += 1
+            try:
                 await route(scope, receive, send)
-            else:
-                await HttpReply(send, request_id).fail(_wrong_method(scope["path"], scope["method"], "POST"))
-        finally:
-            self._running -= 1
+            finally:
+                self._running -= 1
 
     async def _rest(self, scope: Scope, receive: Receive, send: Send) -> None:
         """FastAPI reads and parses a body before it looks at who sent it: here the key and the size come first."""

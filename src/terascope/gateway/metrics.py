@@ -40,7 +40,7 @@ class Metrics:
             "terascope_answer_seconds", "From the request to the end of the answer.", ["model"],
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
-        self.in_flight = Gauge("terascope_in_flight", "Requests being answered now.", registry=self.registry)
+        self.in_flight = Gauge("terascope_in_flight", "Requests to models being answered now.", registry=self.registry)
 
     def count(self, record: RunRecord) -> None:
         """Count one ended request."""
