@@ -18,6 +18,8 @@ ENDPOINTS: dict[str, tuple[str, Mode]] = {
     "/detokenize": ("detokenize", Mode.QUERY),
 }
 """Path of the gateway -> endpoint of the engine, and the mode of use that it needs."""
+_STREAMED = frozenset({"chat/completions", "completions"})
+"""Endpoints that can stream; to others `stream` is a field like any that they do not know."""
 
 # The parameters that go into a run record: how the model was asked, never what.
 _PARAMETERS = frozenset({
@@ -37,7 +39,8 @@ _MOST_DIGITS = 40  # Python's integers have no end, but a setting has
 class ModelRequest:
     """A request's body, read once.
 
-    `fields` is the whole JSON object as it came: the OpenAI schema is a floor, not a cage.
+    `fields` is the whole JSON object as it came: the OpenAI schema is a floor, not a cage. `stream` is what is
+    asked of an endpoint that can stream.
     """
 
     endpoint: str
@@ -65,7 +68,14 @@ class ModelRequest:
         if options is not None and not isinstance(options, dict):
             raise BadRequest("`stream_options` must be an object", param="stream_options")
         keep_usage = bool(options and options.get("include_usage"))
-        return cls(endpoint, mode, model, bool(stream), keep_usage, len(raw), fields)
+        return cls(endpoint, mode, model, bool(stream) and endpoint in _STREAMED, keep_usage, len(raw), fields)
+
+    @property
+    def choices(self) -> int:
+        """How many choices a whole answer has."""
+        n, prompt = self.fields.get("n"), self.fields.get("prompt")
+        prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
+        return (n if type(n) is int and n > 0 else 1) * prompts
 
     def body_for(self, served_name: str) -> bytes:
         """The JSON for the engine: `model` by its served name, usage always asked, all else as it came."""

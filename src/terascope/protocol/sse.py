@@ -11,12 +11,14 @@ from typing import Any
 
 import orjson
 
+from terascope.protocol.errors import error_in
+
 DONE = b"data: [DONE]\n\n"
 _BOUNDARY = re.compile(rb"\r\n\r\n|\n\n|\r\r")
 _LINE = re.compile(rb"\r\n|\n|\r")
 # What must be looked at: a usage object, a finish reason that is not null, an error. Inside a JSON string the
 # quotes would be escaped, so these bytes can only be keys.
-_NOTABLE = re.compile(rb'"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|error"\s*:\s*[{"])')
+_NOTABLE = re.compile(rb'"(?:usage"\s*:\s*\{|finish_reason"\s*:\s*"|error"\s*:\s*[{"]|object"\s*:\s*"error")')
 
 
 def event(data: bytes) -> bytes:
@@ -37,19 +39,20 @@ class StreamReader:
     stated exceptions. The usage event is taken out when the client did not ask for it (`keep_usage`); `[DONE]`
     is held back (`held`) until the caller has made the run record durable; `model` says the public name
     instead of the served one. An error event ends the stream: it is kept in `error` for the caller to tell,
-    and what follows it is dropped.
+    and what follows it is dropped. `choices` is how many the request asked for.
     """
 
     keep_usage: bool
     served_name: str = ""
     public_name: str = ""
+    choices: int = 1
     usage: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     held: bytes = b""
     done: bool = False
     events: int = 0
     finish_reasons: dict[int, str] = field(default_factory=dict)
-    _rest: bytes = b""
+    _rest: bytearray = field(default_factory=bytearray)
     _rename: tuple[re.Pattern[bytes], bytes] | None = None
 
     def __post_init__(self) -> None:
@@ -58,8 +61,9 @@ class StreamReader:
 
     @property
     def complete(self) -> bool:
-        """True when the engine said all it had to: `[DONE]`, or a finish reason for every choice it began."""
-        return not self._rest.strip() and (self.done or bool(self.finish_reasons)) and self.error is None
+        """True when the engine said all it had to: `[DONE]`, or a finish reason for every choice."""
+        whole = self.done or len(self.finish_reasons) >= self.choices
+        return whole and self.error is None and not self._rest.strip()
 
     @property
     def _over(self) -> bool:
@@ -68,18 +72,28 @@ class StreamReader:
     def feed(self, data: bytes) -> bytes:
         """Take bytes as they came, cut anywhere; return what may go out now (maybe nothing)."""
         if self._rest:
-            data = self._rest + data
-        cut = data.rfind(b"\n\n") + 2 if b"\r" not in data else _last_boundary(data)
-        if cut < 2:
-            self._rest = data
-            return b""
-        self._rest = data[cut:]
-        whole = data[:cut] if self._rest else data
+            if not _BOUNDARY.search(self._rest[-3:] + data):
+                self._rest += data  # a long event in many pieces is looked at once, when its end is there
+                return b""
+            data = b"".join((self._rest, data))
+            self._rest.clear()
+        whole, cut = data, _last_boundary(data)
+        if cut < len(data):
+            self._rest += data[cut:]
+            whole = data[:cut]
         if b"[DONE]" in whole or self._over or _NOTABLE.search(whole):
-            whole = b"".join(self._take(one) for one in split_events(whole))
+            whole = b"".join(self._take(one) for one in _all_events(whole))
         else:
-            self.events += whole.count(b"\n\n")
+            self.events += _count(whole)
         return self._renamed(whole)
+
+    def end(self) -> None:
+        """The stream ended properly. A `[DONE]` that no empty line follows counts, as official clients take it."""
+        rest = bytes(self._rest)
+        self.done = self.done or (self.error is None and event_data(rest) == b"[DONE]")
+        if self.done or not rest.strip():
+            self.held += rest
+            self._rest.clear()
 
     def _renamed(self, whole: bytes) -> bytes:
         return self._rename[0].sub(self._rename[1], whole) if self._rename and whole else whole
@@ -92,7 +106,7 @@ class StreamReader:
             self.done = True
             self.held += one
             return b""
-        self.events += 1
+        self.events += bool(data)
         payload = _object(data)
         if payload is None:
             return one
@@ -100,9 +114,8 @@ class StreamReader:
 
     def _read(self, payload: dict[str, Any]) -> bool:
         """Note what the event says; return whether the client is to see it."""
-        if payload.get("error"):
-            error = payload["error"]
-            self.error = error if isinstance(error, dict) else {"message": str(error)}
+        self.error = error_in(payload)
+        if self.error is not None:
             return False
         choices = payload.get("choices")
         for choice in choices if isinstance(choices, list) else ():
@@ -116,9 +129,18 @@ class StreamReader:
 
 
 def split_events(data: bytes) -> list[bytes]:
-    """Cut `data`, which ends at an event's end, into events, each with its empty line."""
+    """The whole events at the beginning of `data`, each with its empty line."""
     ends = [found.end() for found in _BOUNDARY.finditer(data)]
     return [data[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def _all_events(data: bytes) -> list[bytes]:
+    """Cut `data`, which ends at an event's end, into events; of three line ends in a row the last belongs to no event
+    and stays with the one before."""
+    events = split_events(data)
+    if over := len(data) - sum(map(len, events)):
+        events[-1] += data[-over:]
+    return events
 
 
 def event_data(one: bytes) -> bytes:
@@ -135,10 +157,16 @@ def renaming(served_name: str, public_name: str) -> tuple[re.Pattern[bytes], byt
 
 
 def _last_boundary(data: bytes) -> int:
-    end = -1
-    for found in _BOUNDARY.finditer(data):
-        end = found.end()
-    return end
+    """Where the last whole event in `data` ends; 0 when none does."""
+    if b"\r" not in data:
+        at = data.rfind(b"\n\n")
+        return at + 2 if at >= 0 else 0
+    return max((found.end() for found in _BOUNDARY.finditer(data)), default=0)
+
+
+def _count(whole: bytes) -> int:
+    """How many events have data: JSON holds no raw line end, so a line that begins so is no text."""
+    return whole.startswith(b"data:") + whole.count(b"\ndata:") + whole.count(b"\rdata:")
 
 
 def _object(data: bytes) -> dict[str, Any] | None:

@@ -52,6 +52,28 @@ def test_keep_usage_is_the_clients_own_wish() -> None:
     assert read(model="a", stream=True, stream_options={"include_usage": True}).keep_usage
 
 
+def test_what_cannot_stream_is_not_asked_to() -> None:
+    request = ModelRequest.read("embeddings", Mode.EMBED, b'{"model": "a", "stream": true, "input": "b"}')
+    assert not request.stream
+    assert json.loads(request.body_for("a")) == {"model": "a", "stream": True, "input": "b"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "choices"),
+    [
+        ({}, 1),
+        ({"n": 3}, 3),
+        ({"n": None, "prompt": "a"}, 1),
+        ({"n": True, "prompt": []}, 1),
+        ({"n": 2, "prompt": ["a", "b", "c"]}, 6),
+        ({"prompt": [1, 2, 3]}, 1),
+        ({"n": -1, "prompt": [[1, 2], [3]]}, 2),
+    ],
+)
+def test_choices_are_what_a_whole_answer_has(fields: dict[str, Any], choices: int) -> None:
+    assert read(model="a", **fields).choices == choices
+
+
 def test_needs_name_the_features() -> None:
     assert read(model="a", logprobs=True, tools=[{"type": "function"}]).needs() == {Feature.LOGPROBS, Feature.TOOLS}
     assert read(model="a", logprobs=False, tools=[], echo=None).needs() == frozenset()

@@ -109,6 +109,12 @@ def test_an_error_of_another_shape_is_an_error_too() -> None:
     assert stream.error == {"message": "broken"}
 
 
+def test_an_error_as_older_vllm_says_it_is_an_error_too() -> None:
+    stream = reader()
+    assert stream.feed(chunk("a") + event(b'{"object":"error","message":"m","code":400}') + DONE) == chunk("a")
+    assert stream.error == {"message": "m", "code": 400}
+
+
 def test_a_text_about_errors_and_usage_is_only_text() -> None:
     text = '"error": {"message": "x"}, "usage": {"prompt_tokens": 9}, "finish_reason": "stop", data: [DONE]'
     stream = reader()
@@ -134,12 +140,61 @@ def test_data_of_several_lines_is_joined() -> None:
     assert event_data(b"data: a\ndata:b\nid: 1\n\n") == b"a\nb"
 
 
-def test_split_events_keeps_every_byte() -> None:
+def test_split_events_gives_the_whole_ones() -> None:
     assert split_events(b"data: a\r\n\r\ndata: b\n\n") == [b"data: a\r\n\r\n", b"data: b\n\n"]
+    assert split_events(b"data: a\n\n\ndata: b\n\n\n") == [b"data: a\n\n", b"\ndata: b\n\n"]
+    assert split_events(b"data: a\n\ndata: b") == [b"data: a\n\n"]
+    assert split_events(b"") == []
+
+
+@given(st.lists(st.integers(0, 10_000), max_size=30), st.sampled_from(["\n", "\r\n", "\r"]))
+def test_empty_lines_too_many_survive(places: list[int], line_end: str) -> None:
+    data = chunk("a") + b"\n" + chunk("", "stop") + b"\n\n\n" + USAGE + b"\n" + DONE + b"\n"
+    data = data.replace(b"\n", line_end.encode())
+    stream = reader()
+    sent = b"".join(stream.feed(part) for part in cut(data, places))
+    stream.end()
+    assert sent + stream.held == data
+    assert stream.complete
 
 
 def test_several_choices_each_finish() -> None:
-    stream = reader()
+    stream = StreamReader(keep_usage=True, choices=2)
     for index in (0, 1):
+        assert not stream.complete
         stream.feed(event(json.dumps({"choices": [{"index": index, "finish_reason": "stop"}]}).encode()))
     assert stream.finish_reasons == {0: "stop", 1: "stop"}
+    assert stream.complete
+
+
+def test_what_follows_the_last_empty_line_is_not_lost() -> None:
+    for rest in (b"data: [DONE]", b"data:[DONE]\r", DONE + b"\n", DONE + b": bye", DONE + b"data: {"):
+        stream = reader()
+        sent = stream.feed(chunk("a") + rest)
+        stream.end()
+        assert stream.complete
+        assert sent + stream.held == chunk("a") + rest
+
+
+def test_half_an_event_is_not_an_end() -> None:
+    for rest in (b"data: [DON", b"data: {", b": comment"):
+        stream = reader()
+        stream.feed(chunk("a", "stop") + rest)
+        stream.end()
+        assert (stream.complete, stream.held) == (False, b"")
+
+
+def test_events_are_counted_however_they_are_written() -> None:
+    for line_end in ("\n", "\r\n", "\r"):
+        stream = reader()
+        one = b"id: 1\n" + chunk("data: x") + comment("ping") + chunk("\ndata: y")
+        stream.feed(one.replace(b"\n", line_end.encode()))
+        assert stream.events == 2
+
+
+def test_a_long_event_in_many_pieces_takes_no_time() -> None:
+    """Looking at all of it again for each piece would take minutes."""
+    data = chunk("x" * 2_000_000, "stop")
+    stream = reader()
+    sent = b"".join(stream.feed(data[at : at + 20]) for at in range(0, len(data), 20))
+    assert sent == data
