@@ -15,7 +15,8 @@
     ├── RateLimited            429
     ├── Overloaded             503  try again later
     │   ├── ModelUnavailable   503  the model has no replica that can answer
-    │   └── EngineOutOfMemory  503  the engine's memory did not suffice for the request
+    │   ├── EngineOutOfMemory  503  the engine's memory did not suffice for the request
+    │   └── ServerStopping     503  the gateway is being stopped
     ├── EngineError            502  the engine failed before it answered
     │   └── EngineUnreachable  502  no connection to the engine
     ├── EngineLost             502  the engine was lost in mid-answer
@@ -166,6 +167,12 @@ class EngineOutOfMemory(Overloaded):
     """The engine's memory did not suffice for the request; others go on."""
 
     code = "engine_out_of_memory"
+
+
+class ServerStopping(Overloaded):
+    """The gateway is being stopped, and the answer would have taken longer than it waits."""
+
+    code = "server_stopping"
 
 
 class EngineError(ServiceError):

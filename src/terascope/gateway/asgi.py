@@ -83,11 +83,10 @@ class HttpReply:
         self._request_id = request_id
         self.begun = False
         self.ended = False
-        self.status = 0
+        self.gone = False
 
     async def begin(self, status: int, headers: list[Header]) -> None:
         self.begun = True
-        self.status = status
         headers.append((b"x-request-id", self._request_id.encode()))
         await self._send({"type": "http.response.start", "status": status, "headers": headers})
 
@@ -99,7 +98,12 @@ class HttpReply:
         await self._send({"type": "http.response.body", "body": data, "more_body": False})
 
     async def fail(self, error: ServiceError) -> None:
-        """Tell `error`: as a whole answer, or as the last event when the answer has begun. Never `[DONE]`."""
+        """Tell `error`: as a whole answer, or as the last event when the answer has begun. Never `[DONE]`.
+
+        Nothing can be told after the answer's end.
+        """
+        if self.ended:
+            return
         body = error_body(error, self._request_id)
         if self.begun:
             await self.end(event(body))

@@ -12,7 +12,7 @@ from terascope.access.principal import Grant, Principal
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
 from terascope.core.config import ServerConfig
-from terascope.core.errors import EngineLost, EngineUnreachable, ServiceError
+from terascope.core.errors import EngineLost, EngineUnreachable, ServerStopping, ServiceError
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.runs import RunRecord
 from terascope.inference.passing import Ending, Passing
@@ -23,6 +23,7 @@ from terascope.inference.turns import Turns
 from terascope.protocol.request import ModelRequest
 from terascope.provenance.recorder import Recorder
 
+_RESTART_S = 10.0
 MOST_ATTEMPTS = 3  # a request that takes its replica down with it must not take all of them
 
 
@@ -36,6 +37,11 @@ class Asked:
     mode: Mode
     body: Callable[[], Awaitable[bytes]]
     deadline_s: Callable[[], float | None] = lambda: None
+
+
+def stopping() -> ServerStopping:
+    """The error of an answer that the gateway does not wait for any more."""
+    return ServerStopping("the server is stopping; ask again", retry_after=_RESTART_S)
 
 
 class Inference:
@@ -76,7 +82,7 @@ class Inference:
             run.failed(error)
             raise
         except asyncio.CancelledError:
-            run.cancelled()
+            run.cancelled() if reply.gone else run.failed(stopping())
             raise
         finally:
             await self._record(run)  # 6. settle and record

@@ -1,34 +1,23 @@
 """The fifth hop: what the engine says reaches the client byte for byte, or an explicit error does."""
 
-import re
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
-from typing import Any
 
 import orjson
 
-from terascope.core.errors import (
-    BadRequest,
-    BodyTooLarge,
-    EngineError,
-    EngineLost,
-    Overloaded,
-    RateLimited,
-    ServiceError,
-    UnsupportedFeature,
-)
+from terascope.core.errors import EngineError, EngineLost, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
 from terascope.fleet.replica import Replica
 from terascope.inference.patience import Beat, Patience
+from terascope.inference.refusals import refusal
 from terascope.inference.reply import Header, Reply
 from terascope.inference.run import Run
-from terascope.protocol.errors import engine_error
+from terascope.protocol.errors import engine_error, error_in, text_of
 from terascope.protocol.request import ModelRequest
 from terascope.protocol.sse import StreamReader, comment, renaming
 
 _MOST_ERROR_BYTES = 1 << 20
-_CODE = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,21 +26,6 @@ class Ending:
 
     data: bytes
     head: list[Header] | None = None
-
-
-class EngineSaidError(ServiceError):
-    """The engine refused or failed; its own words, type, code and parameter are passed on."""
-
-    def __init__(self, status: int, said: dict[str, Any], fallback: type[ServiceError], retry_after: str = "") -> None:
-        message = said.get("message")
-        text = message if isinstance(message, str) and message else f"the engine answered with status {status}"
-        # the words may quote the prompt: they go to the client, not to the log
-        detail = f"the engine answered with status {status}"
-        super().__init__(text, param=_text(said.get("param")), detail=detail, retry_after=_seconds(retry_after))
-        self.status = fallback.status if fallback.status != BadRequest.status else status
-        code = _text(said.get("code")) or ""
-        self.code = code if _CODE.fullmatch(code) else fallback.code  # it goes into the record, where no text may
-        self.type = _text(said.get("type")) or fallback.type
 
 
 class Passing:
@@ -81,24 +55,27 @@ class Passing:
             await answer.aclose()
 
     async def _pass(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> Ending:
-        self.run.answered(answer.status, answer.headers.get("x-terascope-applied", ""))
-        if answer.status >= 400:
+        self.run.answered(answer.headers.get("x-terascope-applied", ""))
+        if not 200 <= answer.status < 300:
             raise await _refusal(answer)
-        if answer.headers.get("content-type", "").startswith("text/event-stream"):
+        if answer.headers.get("content-type", "").lower().startswith("text/event-stream"):
             return await self._stream(answer, replica, patience)
         return await self._whole(answer, replica)
 
     async def _stream(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> Ending:
-        reader = StreamReader(self._request.keep_usage, replica.served_name, self._version.public_name)
+        request = self._request
+        reader = StreamReader(request.keep_usage, replica.served_name, self._version.public_name, request.choices)
         try:
             async for chunk in answer.chunks():
                 patience.heard()
                 if ready := reader.feed(chunk):
                     await self._send(ready, answer.headers)
+                patience.delivered()
+            reader.end()
         finally:
             self.run.usage, self.run.events = reader.usage, reader.events
         if reader.error is not None:
-            raise EngineSaidError(EngineError.status, reader.error, EngineError)
+            raise refusal(EngineError.status, reader.error)
         if not reader.complete:
             raise EngineLost("the engine ended its answer before it was complete; what came before is not the whole")
         return Ending(reader.held, None if self._reply.begun else self._head(answer.headers))
@@ -112,17 +89,15 @@ class Passing:
 
     async def _whole(self, answer: EngineAnswer, replica: Replica) -> Ending:
         body = await _collect(answer.chunks())
-        try:
-            said = orjson.loads(body)
-        except orjson.JSONDecodeError:
-            raise EngineError(
-                "the engine's answer is not JSON", detail=f"{len(body)} bytes that are not JSON"
-            ) from None
+        said = _answer(body)
+        if self._request.stream:  # official clients would find no event in it, and call that an empty answer
+            name = self._version.public_name
+            raise UnsupportedFeature(f"the engine of {name} does not stream; ask without `stream`", param="stream")
         if isinstance(said, dict):
             self.run.usage = said.get("usage") if isinstance(said.get("usage"), dict) else None
         if replica.served_name != self._version.public_name:
-            pattern, name = renaming(replica.served_name, self._version.public_name)
-            body = pattern.sub(name, body)
+            pattern, public = renaming(replica.served_name, self._version.public_name)
+            body = pattern.sub(public, body)
         self.run.first_byte()
         return Ending(body, self._head(answer.headers, length=len(body)))
 
@@ -147,32 +122,27 @@ async def _collect(chunks: AsyncIterator[bytes]) -> bytes:
     return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
+def _answer(body: bytes) -> object:
+    """The JSON of a whole answer. Raises `EngineError` when it is none, and what the engine says when it failed."""
+    try:
+        said = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        raise EngineError("the engine's answer is not JSON", detail=f"{len(body)} bytes that are not JSON") from None
+    error = error_in(said) if isinstance(said, dict) else None
+    if error is not None:
+        raise refusal(EngineError.status, error)
+    return said
+
+
 async def _refusal(answer: EngineAnswer) -> ServiceError:
     body = b""
     async for chunk in answer.chunks():
         body += chunk
         if len(body) > _MOST_ERROR_BYTES:
             break
-    said = engine_error(body)
-    return EngineSaidError(answer.status, said, _meaning(answer.status), answer.headers.get("retry-after", ""))
-
-
-def _meaning(status: int) -> type[ServiceError]:
-    """What an engine's status means to the client. Its 401, 403 and 404 are about us, not about them."""
-    known: dict[int, type[ServiceError]] = {
-        400: BadRequest, 413: BodyTooLarge, 422: BadRequest, 404: UnsupportedFeature, 405: UnsupportedFeature,
-        429: RateLimited, 501: UnsupportedFeature, 503: Overloaded,
-    }  # fmt: skip
-    return known.get(status, EngineError)
+    said = engine_error(body) or {"message": text_of(body)}
+    return refusal(answer.status, said, answer.headers.get("retry-after", ""))
 
 
 def _passed_on(name: str) -> bool:
     return name.startswith(("x-terascope-", "openai-")) and name != "x-terascope-model"
-
-
-def _text(value: object) -> str | None:
-    return str(value) if isinstance(value, (str, int)) and not isinstance(value, bool) and value != "" else None
-
-
-def _seconds(text: str) -> float | None:
-    return float(text) if text.isascii() and text.isdecimal() else None

@@ -27,7 +27,7 @@ class Patience:
         self._beat = beat
         self._loop = asyncio.get_running_loop()
         self._heard = self._sent = self._begun = self._loop.time()
-        self._engine_works = False
+        self._engine_works = self._delivering = False
         self._timer: asyncio.TimerHandle | None = None
         self._task: asyncio.Task[object] | None = None
         self._beating: asyncio.Future[None] | None = None
@@ -39,8 +39,14 @@ class Patience:
         self._heard = self._loop.time()
 
     def heard(self) -> None:
-        """The engine said something and it is being passed on."""
+        """The engine said something and it is being passed on; until `delivered` it is the client's turn."""
         self._heard = self._sent = self._loop.time()
+        self._delivering = True
+
+    def delivered(self) -> None:
+        """The client has taken it; it is the engine's turn again."""
+        self._heard = self._sent = self._loop.time()
+        self._delivering = False
 
     async def __aenter__(self) -> "Patience":
         self._task = asyncio.current_task()
@@ -59,10 +65,12 @@ class Patience:
             raise self._over from None
 
     def _again(self) -> None:
-        waits = [] if self._beat is None else [self._config.heartbeat_s, self._config.idle_timeout_s]
-        if self._deadline_s is not None:
-            waits.append(max(0.0, self._begun + self._deadline_s - self._loop.time()))
-        self._timer = self._loop.call_later(max(min(waits), 0.001), self._look)
+        now = self._loop.time()
+        due = [] if self._deadline_s is None else [self._begun + self._deadline_s]
+        if self._beat is not None:
+            due.append((now if self._delivering else self._sent) + self._config.heartbeat_s)
+            due.append((self._heard if self._engine_works else now) + self._config.idle_timeout_s)
+        self._timer = self._loop.call_at(max(min(due), now + 0.001), self._look)
 
     def _look(self) -> None:
         now = self._loop.time()
@@ -72,11 +80,16 @@ class Patience:
             )
         if self._beat is not None:
             if self._engine_works and now - self._heard >= self._config.idle_timeout_s:
-                return self._end(IdleTimeout(f"the engine said nothing for {self._config.idle_timeout_s:g} s"))
-            if now - self._sent >= self._config.heartbeat_s:
-                self._sent = now
-                self._beating = asyncio.ensure_future(self._beat())
+                silent = "the client took nothing of its answer" if self._delivering else "the engine said nothing"
+                return self._end(IdleTimeout(f"{silent} for {self._config.idle_timeout_s:g} s"))
+            if now - self._sent >= self._config.heartbeat_s and not self._delivering:
+                self._send_beat(self._beat, now)
         return self._again()
+
+    def _send_beat(self, beat: Beat, now: float) -> None:
+        self._sent = now
+        if self._beating is None or self._beating.done():  # else the client has not even taken the last one
+            self._beating = asyncio.ensure_future(beat())
 
     def _end(self, error: ServiceError) -> None:
         self._over = error

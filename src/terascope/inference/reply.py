@@ -13,6 +13,11 @@ class Reply(Protocol):
         """True once anything has gone out."""
         ...
 
+    @property
+    def gone(self) -> bool:
+        """True once nobody is there any more to take it."""
+        ...
+
     async def begin(self, status: int, headers: list[Header]) -> None:
         """Send status and headers, once."""
         ...

@@ -6,7 +6,7 @@ import orjson
 
 from terascope.access.principal import Principal
 from terascope.core.clock import Clock
-from terascope.core.errors import ServiceError
+from terascope.core.errors import InternalError, ServiceError
 from terascope.core.models import ModelVersion
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
@@ -23,8 +23,7 @@ class Run:
         self.principal = principal
         self.attempts = 0
         self.outcome = Outcome.FAILED
-        self.status = 0
-        self.error = ""
+        self.status, self.error = InternalError.status, InternalError.code  # unless something else is known
         self.usage: dict[str, Any] | None = None
         self.events = 0
         self._clock = clock
@@ -50,9 +49,8 @@ class Run:
         self._replica = replica
         self._queued_s = self._elapsed()
 
-    def answered(self, status: int, applied: str) -> None:
+    def answered(self, applied: str) -> None:
         """The engine's answer began; `applied` is what it says of the sampling it uses (JSON)."""
-        self.status = status
         self._applied = _json(applied)
 
     def first_byte(self) -> None:
@@ -61,7 +59,7 @@ class Run:
 
     def completed(self) -> None:
         """The whole answer was there."""
-        self.outcome = Outcome.COMPLETED
+        self.outcome, self.error, self.status = Outcome.COMPLETED, "", 200
 
     def cancelled(self) -> None:
         """The client left."""

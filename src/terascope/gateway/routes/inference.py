@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 
 from terascope.core.config import ServerConfig
 from terascope.core.errors import BadRequest, InternalError, ServiceError
 from terascope.core.models import Mode
 from terascope.gateway.asgi import HttpReply, Receive, Scope, Send, header, read_body, when_client_leaves
-from terascope.inference.inference import Asked, Inference
+from terascope.inference.inference import Asked, Inference, stopping
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,7 @@ class ModelRoute:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request_id = scope["terascope.request_id"]
         reply = HttpReply(send, request_id)
-        client = _Client(scope)
+        when_client_leaves(scope, _ending(reply))
         try:
             asked = Asked(
                 request_id, header(scope, b"authorization"), self._endpoint, self._mode,
@@ -36,8 +37,8 @@ class ModelRoute:
             _log(error, request_id)
             await reply.fail(error)
         except asyncio.CancelledError:
-            if not client.left:
-                await reply.fail(InternalError("the server is stopping"))
+            if not reply.gone:
+                await reply.fail(stopping())
                 raise
             log.info("the client left", extra={"request_id": request_id})
         except Exception:
@@ -45,18 +46,16 @@ class ModelRoute:
             await reply.fail(InternalError("something went wrong here; the log has the reason under this request id"))
 
 
-class _Client:
-    """Cancels the request's task when the client leaves."""
+def _ending(reply: HttpReply) -> Callable[[], None]:
+    """What ends the present task when the client has left."""
+    task = asyncio.current_task()
 
-    def __init__(self, scope: Scope) -> None:
-        self.left = False
-        self._task = asyncio.current_task()
-        when_client_leaves(scope, self._gone)
+    def gone() -> None:
+        reply.gone = True
+        if task is not None:
+            task.cancel()
 
-    def _gone(self) -> None:
-        self.left = True
-        if self._task is not None:
-            self._task.cancel()
+    return gone
 
 
 def _deadline(scope: Scope) -> float | None:
