@@ -13,7 +13,7 @@ CONFIG = Config(
     deployments=[
         DeploymentConfig(model="echo", engine="echo", launcher="inprocess", context_length=512),
         DeploymentConfig(model="vectors@2026-01", engine="echo", launcher="inprocess", modes=["embed"]),
-        DeploymentConfig(model="away", engine="remote", url="unix:/nowhere/engine.sock"),
+        DeploymentConfig(model="away", engine="echo", launcher="inprocess", replicas=0),
     ]
 )
 
@@ -55,7 +55,7 @@ def test_a_card_says_what_the_model_is_and_can(http: httpx.Client) -> None:
     assert {name: card["state"] for name, card in cards.items() if not card["alias_of"]} == {
         "echo": "ready",
         "vectors": "ready",
-        "away": "failed",
+        "away": "stopped",
     }
     same = {"id", "alias_of"}
     assert without(cards["best"], same) == without(cards["echo"], same)
@@ -97,8 +97,8 @@ def test_what_is_not_there(http: httpx.Client, name: str, status: int, code: str
         assert word in answer.json()["error"]["message"]
 
 
-def test_a_model_whose_engine_is_away_is_refused_with_the_reason(http: httpx.Client) -> None:
+def test_a_model_without_a_replica_is_refused_with_the_reason(http: httpx.Client) -> None:
     body = {"model": "away", "messages": [{"role": "user", "content": "hi"}]}
     answer = http.post("/v1/chat/completions", json=body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_unavailable")
-    assert int(answer.headers["retry-after"]) > 0
+    assert "no replica of it is wanted" in answer.json()["error"]["message"]
