@@ -25,6 +25,7 @@ _WORDS = "one two three four five six seven eight nine ten"
 _MANY_SCRIPTS = "na\u00efve caf\u00e9 \u65e5\u672c\u8a9e \U0001f389 e\u0301"
 _GREEDY = {"temperature": 0, "seed": 7}
 _CHAT, _COMPLETIONS, _EMBEDDINGS = "chat/completions", "completions", "embeddings"
+_OF_TEXTS = (_CHAT, _COMPLETIONS, "tokenize")  # tokens of an embedding model need not lead back to the text
 _PROMPT_S = 30.0  # seconds in which closing something must be over, on the slowest machine
 
 
@@ -44,7 +45,7 @@ class EngineCheck:
 
     def applies(self, subject: Subject, *, generates: bool = True, embeds: bool = True) -> bool:
         """Whether `subject` says that it can do what is checked, and its model can."""
-        if (self.endpoint == _EMBEDDINGS and not embeds) or (self.endpoint in (_CHAT, _COMPLETIONS) and not generates):
+        if (self.endpoint == _EMBEDDINGS and not embeds) or (self.endpoint in _OF_TEXTS and not generates):
             return False
         if self.exact and not subject.exact:
             return False
@@ -239,6 +240,7 @@ async def check_required_tool(subject: Subject) -> None:
         assert isinstance(orjson.loads(calls[0]["function"]["arguments"]), dict)
         events = (await subject.chat_stream("Look it up.", **fields)).events
         parts = [part for one in events for part in one["choices"][0]["delta"].get("tool_calls") or ()]
+        parts = [part for part in parts if part["index"] == 0]
         assert parts[0]["function"]["name"] == "look_up"
         assert isinstance(orjson.loads("".join(part["function"].get("arguments") or "" for part in parts)), dict)
 

@@ -17,6 +17,9 @@ from terascope.protocol.openai import Tool
 
 PREAMBLE = "You can call these functions:\n{tools}\nAnswer with a call, as JSON."
 """The system message for models whose template shows no tools."""
+_MOST_CALLS = 32  # in one answer that must call: a small model would go on calling
+_OPENING = frozenset({"additionalProperties", "patternProperties", "allOf", "anyOf", "oneOf", "$ref"})
+"""Keys with which a schema names properties beside `properties`."""
 _CALL = re.compile(r'[\s,\[]*\{\s*"name"\s*:\s*("(?:[^"\\]|\\.)*")\s*,\s*"(?:arguments|parameters)"\s*:\s*')
 
 
@@ -191,7 +194,7 @@ def read_cut_call(text: str) -> tuple[str, str] | None:
 def grammar_of(tools: Sequence[Tool], *, several: bool) -> str:
     """A Lark grammar of a JSON list of one call, or `several`, to any of `tools`."""
     calls = " | ".join(f"call_{i}" for i in range(len(tools)))
-    more = '(", " call)*' if several else ""
+    more = f'(", " call){{0,{_MOST_CALLS - 1}}}' if several else ""
     lines = [f'start: "[" call {more} "]"', f"call: {calls}"]
     for i, tool in enumerate(tools):
         head = lark_string(f'{{"name": {json.dumps(tool.function.name)}, "arguments": ')
@@ -200,9 +203,14 @@ def grammar_of(tools: Sequence[Tool], *, several: bool) -> str:
 
 
 def parameters(tool: Tool) -> dict[str, Any]:
-    """The JSON schema of a tool's arguments; an object of anything when it has none."""
-    schema = tool.function.parameters or {"type": "object"}
-    return {"x-guidance": JSON_STYLE, **schema}
+    """The JSON schema of a tool's arguments.
+
+    Arguments that it does not name are left out of the grammar unless it allows them expressly: they are never
+    what a function wants, and a small model left free here would not come to an end.
+    """
+    schema = tool.function.parameters or {"type": "object", "properties": {}}
+    closed = "properties" in schema and not _OPENING.intersection(schema)
+    return {"x-guidance": JSON_STYLE, **({"additionalProperties": False} if closed else {}), **schema}
 
 
 def reader_for(template: str) -> Reader | None:

@@ -24,7 +24,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from terascope.core.models import Capabilities
+from terascope.core.models import Capabilities, Feature
 from terascope.engines.contract import EngineInfo
 from terascope.engines.torch.embed_loop import EmbedLoop
 from terascope.engines.torch.encoder import Encoder
@@ -51,6 +51,7 @@ TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 PLAIN_TEMPLATE = TEMPLATE[TEMPLATE.index("{% for message") :]
+ENDPOINTS = (("chat/completions", "completions", "tokenize", "detokenize"), ("embeddings", "tokenize", "detokenize"))
 NAN_TOKEN = 300  # its embedding is not a number
 transformers.logging.set_verbosity_error()
 transformers.logging.disable_progress_bar()
@@ -204,11 +205,12 @@ class Server:
         self.shell = Shell(secret, self.metrics)
         self.loop = self._serve(model, max_batch, step_tokens)
         self._runner = web.AppRunner(self.shell.application(), handler_cancellation=True, access_log=None)
-        self._socket = socket
+        self.socket = socket
         self._session: aiohttp.ClientSession | None = None
 
     def _serve(self, model: CausalModel | Encoder, max_batch: int, step_tokens: int) -> Any:
-        info = EngineInfo("torch", "0", Capabilities(), model.context_length, model.dtype)
+        able = Capabilities(frozenset(ENDPOINTS[isinstance(model, Encoder)]), frozenset(map(str, Feature)))
+        info = EngineInfo("torch", "0", able, model.context_length, model.dtype)
         common = (asyncio.get_running_loop(), self.crashes.append, self.metrics)
         if isinstance(model, Encoder):
             texts = EmbedLoop(model, *common, max_batch=max_batch, step_tokens=step_tokens)
@@ -220,9 +222,9 @@ class Server:
 
     async def start(self) -> Client:
         await self._runner.setup()
-        await web.UnixSite(self._runner, str(self._socket)).start()
+        await web.UnixSite(self._runner, str(self.socket)).start()
         self.loop.start()
-        connector = aiohttp.UnixConnector(str(self._socket), limit=0)
+        connector = aiohttp.UnixConnector(str(self.socket), limit=0)
         self._session = aiohttp.ClientSession(connector=connector)
         return Client(self._session, self)
 

@@ -13,9 +13,13 @@ import torch
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from terascope.core.models import Task
+from terascope.engines.contract import Endpoint
 from terascope.engines.torch.encoder import load_encoder
 from terascope.engines.torch.model import CausalModel, load_causal, task_of
 from terascope.engines.torch.settings import WorkerSettings
+from terascope.engines.upstream import HttpEngine
+from terascope.testing.engine_subject import Subject
+from terascope.testing.engines import ENGINE_CHECKS, check_engine
 
 from .conftest import CACHE, Client
 
@@ -166,6 +170,24 @@ def test_gguf_is_unpacked_once_and_rightly(smol_dir: Path, tmp_path: Path, plain
         # SmolLM2 splits digits before anything else, so spaces before a number stay together
         tokens = model.vocabulary.encode("a  12  b", special=True)
         assert model.vocabulary.names(tokens) == ["a", "ĠĠ", "1", "2", "Ġ", "Ġb"]
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=lambda one: one.name)
+async def test_conformance_of_the_language_model(smol: CausalModel, start: Callable[..., Any], check: Any) -> None:
+    client: Client = await start(smol, secret="s")
+    engine = HttpEngine(Endpoint(f"unix:{client.server.socket}", "s"), served_name="tiny")
+    subject = Subject(engine, "tiny", await engine.probe())
+    assert check.applies(subject) or check.endpoint == "embeddings"
+    if check.applies(subject):
+        await check.run(subject)
+    await engine.aclose()
+
+
+async def test_conformance_of_the_embedding_model(minilm_dir: Path, start: Callable[..., Any]) -> None:
+    client: Client = await start(load_encoder(WorkerSettings(minilm_dir, "tiny"), lambda _: None), secret="s")
+    engine = HttpEngine(Endpoint(f"unix:{client.server.socket}", "s"), served_name="tiny")
+    ran = await check_engine(engine, model="tiny", generates=False)
+    assert {"embeddings", "dimensions", "bad_inputs", "closing"} <= set(ran)
 
 
 async def test_embeddings(minilm_dir: Path, start: Callable[..., Any]) -> None:

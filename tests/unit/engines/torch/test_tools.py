@@ -1,4 +1,5 @@
 import json
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -110,6 +111,22 @@ def test_grammar_names_every_tool() -> None:
     tool = Tool.model_validate({"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}})
     source = tools.grammar_of([tool, tool], several=False)
     assert "call_0 | call_1" in source
-    assert '(", " call)*' not in source
+    assert '(", " call)' not in source
+    assert '(", " call){0,31}' in tools.grammar_of([tool], several=True)
     schema = json.loads(source.split("arguments_0: %json ")[1].split("\n")[0])
     assert schema["type"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("given", "closed"),
+    [
+        (None, True),
+        ({"type": "object", "properties": {"a": {}}}, True),
+        ({"type": "object"}, None),
+        ({"type": "object", "properties": {}, "additionalProperties": {"type": "string"}}, None),
+        ({"properties": {}, "allOf": [{"properties": {"b": {}}}]}, None),
+    ],
+)
+def test_arguments_that_are_not_named_are_left_out(given: dict[str, Any] | None, closed: bool | None) -> None:
+    tool = Tool.model_validate({"type": "function", "function": {"name": "f", "parameters": given}})
+    assert (tools.parameters(tool).get("additionalProperties") is False) == bool(closed)
