@@ -80,14 +80,14 @@ class Matcher:
         mask = torch.zeros((size + _WORD - 1) // _WORD, dtype=torch.int32)
         self._matcher.unsafe_compute_mask_ptr(mask.data_ptr(), mask.numel() * mask.element_size())
         if self._matcher.is_error():
-            raise InternalError("the grammar could not be followed further", detail=_first_line(self._matcher))
+            raise InternalError("the grammar could not be followed further", detail=self._matcher.stop_reason())
         bits = (mask[:, None] >> torch.arange(_WORD, dtype=torch.int32)) & 1
         scores.masked_fill_(bits.flatten()[:size].to(scores.device) == 0, -math.inf)
 
     def consume(self, token: int) -> None:
         """Go on by `token`. A token that the grammar does not allow is an internal error."""
         if not self._matcher.is_stopped() and not self._matcher.consume_token(token):
-            raise InternalError("a token came that the grammar does not allow", detail=_first_line(self._matcher))
+            raise InternalError("a token came that the grammar does not allow", detail=self._matcher.stop_reason())
 
     @property
     def ended(self) -> bool:
@@ -101,7 +101,3 @@ def lark_string(text: str) -> str:
         f"\\u{ord(c):04x}" if ord(c) < 0x20 else c for c in text.replace("\\", "\\\\").replace('"', '\\"')
     )
     return f'"{escaped}"'
-
-
-def _first_line(matcher: llguidance.LLMatcher) -> str:
-    return str(matcher.get_error()).split("\n", 1)[0][:200]
