@@ -114,7 +114,7 @@ async def test_requests_that_had_sent_nothing_are_retried_and_others_told(tmp_pa
         request = http.stream("POST", "/v1/chat/completions", json=body("slow", "word " * 30, stream=True))
         async with request as begun:
             lines = begun.aiter_lines()
-            events = [await anext(lines) for _ in range(4)]  # by now the other has long been with the engine
+            events = [await anext(lines) for _ in range(12)]  # by now the other has long been with the engine
             assert kill_workers(process) == 1
             events = [line async for line in lines if line]
         assert "data: [DONE]" not in events
