@@ -106,11 +106,10 @@ class StreamReader:
             self.done = True
             self.held += one
             return b""
-        self.events += bool(data)
         payload = _object(data)
-        if payload is None:
-            return one
-        return one if self._read(payload) else b""
+        shown = payload is None or self._read(payload)
+        self.events += bool(data) and self.error is None
+        return one if shown else b""
 
     def _read(self, payload: dict[str, Any]) -> bool:
         """Note what the event says; return whether the client is to see it."""

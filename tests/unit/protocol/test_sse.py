@@ -99,6 +99,7 @@ def test_an_error_event_is_kept_and_ends_the_stream() -> None:
     stream = reader()
     assert stream.feed(chunk("a") + event(b'{"error":{"message":"out of memory","code":"oom"}}') + DONE) == chunk("a")
     assert stream.error == {"message": "out of memory", "code": "oom"}
+    assert stream.events == 1
     assert stream.held == b""
     assert not stream.complete
 

@@ -16,6 +16,7 @@ from pathlib import Path
 import httptools
 
 _MOST_BODY = 256 << 20  # bytes
+_BACKLOG = 4096  # connections that may wait to be accepted
 _REASONS = {200: "OK", 400: "Bad Request", 401: "Unauthorized", 404: "Not Found", 405: "Method Not Allowed"}
 
 _log = logging.getLogger(__name__)
@@ -241,9 +242,9 @@ class HttpServer:
         loop = asyncio.get_running_loop()
         if path is not None:
             sock, self._path, self.url = _bind_unix(path), path, f"unix:{path}"
-            self._server = await loop.create_unix_server(lambda: _Connection(self), sock=sock)
+            self._server = await loop.create_unix_server(lambda: _Connection(self), sock=sock, backlog=_BACKLOG)
         else:
-            self._server = await loop.create_server(lambda: _Connection(self), host, port)
+            self._server = await loop.create_server(lambda: _Connection(self), host, port, backlog=_BACKLOG)
             bound = self._server.sockets[0].getsockname()
             self.url = f"http://[{bound[0]}]:{bound[1]}" if ":" in bound[0] else f"http://{bound[0]}:{bound[1]}"
 
