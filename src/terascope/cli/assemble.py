@@ -11,7 +11,7 @@ from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock, SystemClock
 from terascope.core.config import Config, DeploymentConfig
 from terascope.core.errors import ConfigError, ModelNotFound, ServiceError
-from terascope.core.models import ModelVersion
+from terascope.core.models import Mode, ModelVersion
 from terascope.engines.registry import engine_kind
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.launchers.contract import Launcher
@@ -118,6 +118,8 @@ def _check(config: Config, launchers: Mapping[str, Launcher]) -> None:
     for deployment in config.deployments:
         engine_kind(deployment.engine)
         choose(launchers, deployment.launcher)
+        if unknown := set(deployment.modes) - set(Mode):
+            raise ConfigError(f"there is no mode {min(unknown)!r}; choose from {', '.join(Mode)}")
     names = [_name(deployment) for deployment in config.deployments]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two deployments are called {', '.join(twice)}; give each a `name` of its own")

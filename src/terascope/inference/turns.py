@@ -56,12 +56,20 @@ class Turns:
             self._fleet.check_hope(version.public_name)
             return None
         needs = request.needs()
-        able = [one for one in ready if one.can(request.endpoint, needs)]
+        able = [one for one in ready if _for(request, one) and one.can(request.endpoint, needs)]
         if not able:
             raise UnsupportedFeature(_lacking(version, request, ready))
         return able[least_loaded([one.in_flight for one in able])]
 
 
+def _for(request: ModelRequest, replica: Replica) -> bool:
+    """Whether the deployment may be used in the request's mode."""
+    return request.mode in replica.launch.deployment.modes
+
+
 def _lacking(version: ModelVersion, request: ModelRequest, ready: tuple[Replica, ...]) -> str:
-    lacking = min((one.lacks(request.endpoint, request.needs()) for one in ready), key=len)
+    meant = [one.lacks(request.endpoint, request.needs()) for one in ready if _for(request, one)]
+    if not meant:
+        return f"{version.public_name} is not there for {request.mode}; GET /v1/models lists what each model is for"
+    lacking = min(meant, key=len)
     return f"{version.public_name} cannot do {', '.join(sorted(lacking))} on the engines that serve it"

@@ -97,6 +97,14 @@ def test_what_is_not_there(http: httpx.Client, name: str, status: int, code: str
         assert word in answer.json()["error"]["message"]
 
 
+def test_a_model_is_used_only_for_what_it_is_deployed_for(http: httpx.Client) -> None:
+    assert http.post("/v1/embeddings", json={"model": "vectors", "input": "x"}).status_code == 200
+    body = {"model": "vectors", "messages": [{"role": "user", "content": "hi"}]}
+    answer = http.post("/v1/chat/completions", json=body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_feature")
+    assert "query" in answer.json()["error"]["message"]
+
+
 def test_a_model_without_a_replica_is_refused_with_the_reason(http: httpx.Client) -> None:
     body = {"model": "away", "messages": [{"role": "user", "content": "hi"}]}
     answer = http.post("/v1/chat/completions", json=body)
