@@ -38,9 +38,9 @@ class Database:
         """
         target = make_url(url)
         in_loop = target.get_backend_name() == "sqlite" and durability == "process"
-        writers = create_engine(target.set(drivername=_sync_driver(target)))
+        writers = create_engine(target.set(drivername=_sync_driver(target)), hide_parameters=True)
         _tuned(writers, durability, checkpoints=not in_loop)
-        readers = create_async_engine(target.set(drivername=_async_driver(target)))
+        readers = create_async_engine(target.set(drivername=_async_driver(target)), hide_parameters=True)
         _tuned(readers.sync_engine, durability)
         migrate(writers)
         return cls(readers, writers, in_loop=in_loop)
