@@ -10,6 +10,16 @@ from pathlib import Path
 from .processes import Failed
 
 ROOT = Path(__file__).resolve().parents[2]
+# Prints what an installed package asks for on this machine, less what is named after it.
+_NEEDS = """
+import sys
+from importlib.metadata import requires
+from pip._vendor.packaging.requirements import Requirement
+for one in map(Requirement, requires(sys.argv[1])):
+    if one.name not in sys.argv[2:] and (one.marker is None or one.marker.evaluate({"extra": ""})):
+        one.marker = None
+        print(one)
+"""
 
 
 def venv(name: str, requirements: Sequence[str]) -> Path:
@@ -24,6 +34,25 @@ def venv(name: str, requirements: Sequence[str]) -> Path:
         shutil.rmtree(home, ignore_errors=True)
         _run([sys.executable, "-m", "venv", str(home)])
         _run([str(home / "bin/python"), "-m", "pip", "install", "-q", "--disable-pip-version-check", *requirements])
+        stamp.write_text(wanted)
+    return home / "bin"
+
+
+def venv_less(name: str, package: str, without: Sequence[str], instead: Sequence[str]) -> Path:
+    """As `venv`, for a `package` that asks for what cannot be had: `without` is left out, `instead` comes in its place.
+
+    Raises Failed as `venv` does.
+    """
+    home = ROOT / ".venvs" / name
+    stamp, wanted = home / "requirements.txt", "\n".join([package, *(f"without {one}" for one in without), *instead])
+    if not stamp.exists() or stamp.read_text() != wanted:
+        say(f"installing {package} into {home.relative_to(ROOT)}, minutes")
+        shutil.rmtree(home, ignore_errors=True)
+        _run([sys.executable, "-m", "venv", str(home)])
+        pip = [str(home / "bin/python"), "-m", "pip", "install", "-q", "--disable-pip-version-check"]
+        _run([*pip, "--no-deps", package])
+        needs = _run([str(home / "bin/python"), "-c", _NEEDS, package.partition("==")[0], *without]).splitlines()
+        _run([*pip, *needs, *instead])
         stamp.write_text(wanted)
     return home / "bin"
 
@@ -47,7 +76,8 @@ def say(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-def _run(command: list[str]) -> None:
+def _run(command: list[str]) -> str:
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode != 0:
         raise Failed(f"{' '.join(command)} failed:\n{(done.stdout + done.stderr)[-2000:]}")
+    return done.stdout
