@@ -113,7 +113,7 @@ class Run:
 
 def _count(usage: dict[str, Any], name: str) -> int:
     value = usage.get(name)
-    return value if isinstance(value, int) and 0 <= value < 1 << 31 else 0
+    return value if type(value) is int and 0 <= value < 1 << 31 else 0
 
 
 def _json(text: str) -> object:

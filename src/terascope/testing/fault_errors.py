@@ -29,6 +29,11 @@ def plain_error(asked: Asked) -> Script:
     return Script([b"Internal Server Error"], 500, "text/plain; charset=utf-8")
 
 
+def long_error(asked: Asked) -> Script:
+    """Status 500 and `size` bytes (3 MB) of plain text."""
+    return Script([b"x" * int(asked.number("size", 3_000_000))], 500, "text/plain")
+
+
 def old_error(asked: Asked) -> Script:
     """The error body of older vLLM: everything at the top."""
     return Script([_old("max_tokens is too large")], 400)
@@ -112,8 +117,8 @@ def json_for_stream(asked: Asked) -> Script:
 
 
 ERRORS: tuple[Fault, ...] = (
-    html, detail, detail_text, plain_error, old_error, empty_error, wrapped_error, limited, overloaded, failed,
-    key_refused, not_served, error_event, old_error_event, error_as_200, redirect, not_json, json_for_stream,
+    html, detail, detail_text, plain_error, long_error, old_error, empty_error, wrapped_error, limited, overloaded,
+    failed, key_refused, not_served, error_event, old_error_event, error_as_200, redirect, not_json, json_for_stream,
 )  # fmt: skip
 """Every fault of this module."""
 

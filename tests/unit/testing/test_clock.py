@@ -1,9 +1,9 @@
-"""A clock that tests move."""
+"""Time that tests move."""
 
 import asyncio
 
 from terascope.core.clock import Clock, SystemClock
-from terascope.testing.clock import ManualClock
+from terascope.testing.clock import ManualClock, SimulatedLoop
 
 
 async def test_sleepers_wake_in_the_order_of_their_times() -> None:
@@ -41,3 +41,16 @@ async def test_both_clocks_are_clocks() -> None:
         before = clock.monotonic()
         await clock.sleep(0)
         assert clock.monotonic() >= before
+
+
+def test_hours_pass_at_once_on_a_simulated_loop() -> None:
+    async def work() -> list[float]:
+        loop = asyncio.get_running_loop()
+        at: list[float] = []
+        for seconds in (7200.0, 3600.0, 3600.5):
+            loop.call_later(seconds, lambda: at.append(loop.time()))
+        await asyncio.sleep(10_000.0)
+        return [*at, loop.time()]
+
+    with asyncio.Runner(loop_factory=SimulatedLoop) as runner:
+        assert runner.run(work()) == [3600.0, 3600.5, 7200.0, 10_000.0]
