@@ -23,7 +23,7 @@ WRITTEN = (
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("fault", WRITTEN)
 async def test_a_stream_arrives_byte_for_byte(through: Between, fault: str, endpoint: str) -> None:
-    """SwissAI serving-api #72, #75, #80, #74, #77, #81: deltas, `[DONE]` and usage came out other than they went in."""
+    """SwissAI serving-api #72, #74, #75, #77: deltas, `[DONE]` and usage came out other than they went in."""
     got = await through.ask(fault, endpoint=endpoint, model=SAME, stream_options=USAGE)
     assert got.status == 200
     assert got.body == through.sent(got)
@@ -32,7 +32,7 @@ async def test_a_stream_arrives_byte_for_byte(through: Between, fault: str, endp
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 @pytest.mark.parametrize("fault", [fault for fault in WRITTEN if fault != "bad_characters"])
 async def test_a_whole_answer_arrives_byte_for_byte(through: Between, fault: str, endpoint: str) -> None:
-    """SwissAI serving-api #77, #98: whole answers were put together anew, without their usage."""
+    """SwissAI serving-api #74, #77, #98: usage and its details were lost from answers."""
     got = await through.ask(fault, stream=False, endpoint=endpoint, model=SAME)
     assert got.status == 200
     assert got.body == through.sent(got)
@@ -40,7 +40,7 @@ async def test_a_whole_answer_arrives_byte_for_byte(through: Between, fault: str
 
 
 async def test_vectors_arrive_byte_for_byte(through: Between) -> None:
-    """FIRST #240: fields of an answer were lost when it was written anew."""
+    """FIRST PR #240 had to mend how fields are written anew; here nothing is."""
     for fields in ({"input": ["a", "b"]}, {"encoding_format": "base64"}, {"dimensions": 3}):
         got = await through.ask(endpoint="embeddings", stream=False, model=SAME, **fields)
         assert got.status == 200
@@ -68,7 +68,7 @@ async def test_another_model_is_not_hidden(through: Between, stream: bool) -> No
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_leading_white_space_stays(through: Between, endpoint: str) -> None:
-    """SwissAI serving-api #75, fixed in #80: the white space that the first delta began with was stripped."""
+    """SwissAI serving-api #72, #75, fixed in #80: the white space that the first delta began with was stripped."""
     for stream in (True, False):
         got = await through.ask("leading_space", stream=stream, endpoint=endpoint)
         assert got.text == "\n\n  def f():\n    pass\n"

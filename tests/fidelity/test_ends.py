@@ -58,7 +58,7 @@ async def test_silence_ends_in_an_error_and_never_in_done(impatient: Between) ->
 
 
 async def test_silence_from_the_beginning_ends_in_an_error(impatient: Between) -> None:
-    """vLLM production stack #749: a request to an engine that takes it and says nothing hangs for ever."""
+    """vLLM production stack #749: the router hangs when a backend does. Here the wait is shown, and has an end."""
     got = await impatient.ask("silent")
     assert got.error["code"] == "idle_timeout"
     assert b": waiting\n\n" in got.body
@@ -66,7 +66,7 @@ async def test_silence_from_the_beginning_ends_in_an_error(impatient: Between) -
 
 @pytest.mark.parametrize("fault", ["unfinished after=4", "cut_event", "one_unfinished"])
 async def test_a_stream_that_just_stops_ends_in_an_error(through: Between, fault: str) -> None:
-    """vLLM production stack #706: a stream stopped without a word; GPUStack let it pass for a whole answer."""
+    """vLLM production stack #706: streams stopped in silence; GPUStack gave truncated ones out as whole."""
     got = await through.ask(fault, n=2)
     assert got.error["code"] == "engine_lost"
     assert not got.done
@@ -84,7 +84,7 @@ async def test_done_is_not_invented(through: Between) -> None:
 
 @pytest.mark.parametrize("fault", ["none", "packed", "crlf", "cr", "bytewise", "comments", "other_fields", "bare_done"])
 async def test_done_is_not_swallowed(through: Between, fault: str) -> None:
-    """SwissAI serving-api #72, fixed in #80: `[DONE]` was swallowed, and clients waited for it."""
+    """SwissAI serving-api #72, #75, fixed in #80: `[DONE]` was swallowed."""
     got = await through.ask(fault)
     assert got.body.count(b"[DONE]") == 1
     assert got.body.rstrip().endswith(b"[DONE]")

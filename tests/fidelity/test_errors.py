@@ -26,7 +26,7 @@ SHAPES = [
 async def test_errors_have_openais_shape(
     through: Between, fault: str, status: int, code: str, words: str, stream: bool
 ) -> None:
-    """SwissAI serving-api #76, fixed in #82: an engine's own error bodies reached clients that cannot read them."""
+    """SwissAI serving-api #76, fixed in #82: error bodies were not OpenAI's, so clients could not read them."""
     got = await through.ask(fault, stream=stream)
     assert (got.status, got.error["code"]) == (status, code)
     assert words in got.error["message"]
@@ -37,7 +37,7 @@ async def test_errors_have_openais_shape(
 
 
 async def test_an_error_is_not_wrapped_twice(through: Between) -> None:
-    """AIBrix #2594: the message of an error was another error as JSON."""
+    """AIBrix #2594: errors were wrapped twice."""
     got = await through.ask("wrapped_error", stream=False)
     assert got.error["message"] == "the prompt is too long"
     assert got.error["type"] == "invalid_request_error"
@@ -53,7 +53,7 @@ async def test_the_field_that_is_wrong_is_named(through: Between) -> None:
 async def test_when_to_come_back_is_passed_on(
     through: Between, fault: str, status: int, after: str, stream: bool
 ) -> None:
-    """SAIA answers 503 with `try again in a few minutes` and no `Retry-After`; the official clients go by that."""
+    """SAIA says `Please try again in a few minutes`, which only people can read; clients go by `Retry-After`."""
     got = await through.ask(fault, stream=stream)
     assert (got.status, got.headers["retry-after"]) == (status, after)
     assert got.error["code"] == {429: "rate_limit_exceeded", 503: "overloaded"}[status]
@@ -84,7 +84,7 @@ async def test_what_an_engine_does_not_have_is_not_a_404(through: Between) -> No
 
 @pytest.mark.parametrize("fault", ["not_json", "redirect", "error_as_200", "bad_characters"])
 async def test_what_is_no_answer_is_not_a_200(through: Between, fault: str) -> None:
-    """FIRST and others pass on whatever came with status 200, an error body too."""
+    """A body that is an error, or no JSON, or a redirect, must not look like an answer."""
     got = await through.ask(fault, stream=False)
     assert (got.status, got.error["code"]) == (502, "engine_error")
     assert (await through.record(got))["outcome"] == "failed"

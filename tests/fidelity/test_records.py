@@ -47,7 +47,7 @@ async def test_the_record_says_how_it_ended(
     ended: tuple[str, int, str],
     tokens: tuple[int, int],
 ) -> None:
-    """SwissAI model-launch: usage was lost when a pod restarted; FIRST #247: writes of its log were torn."""
+    """SwissAI lost usage when a pod restarted; FIRST PR #247: writes of its log were torn."""
     got = await through.ask(fault, stream=stream, **more)
     record = await through.record(got)
     assert (record["outcome"], record["status"], record["error"]) == ended
@@ -71,7 +71,7 @@ async def test_tokens_that_nobody_counted_are_marked(through: Between) -> None:
 
 @pytest.mark.parametrize("stream", [True, False])
 async def test_the_record_is_there_when_the_answer_ends(through: Between, stream: bool) -> None:
-    """LiteLLM and others write usage after the answer, if at all; here it is on disk before the last byte."""
+    """It is on disk before the last byte, so an answer that somebody has is an answer that is accounted for."""
     for _ in range(20):
         got = await through.ask(stream=stream)
         with _store(through.gateway) as rows:

@@ -24,7 +24,7 @@ async def test_a_whole_answer_has_its_usage(through: Between, endpoint: str) -> 
 
 @pytest.mark.parametrize("endpoint", ENDPOINTS)
 async def test_a_stream_has_its_usage_when_asked(through: Between, endpoint: str) -> None:
-    """SwissAI serving-api #74: the usage event was lost."""
+    """SwissAI serving-api #74, #77: usage was lost on the way."""
     got = await through.ask(endpoint=endpoint, stream_options=USAGE)
     assert len(usages(got)) == 1
     assert got.events[-1]["choices"] == []
@@ -44,7 +44,7 @@ async def test_a_stream_has_no_usage_when_not_asked(through: Between, endpoint: 
 
 
 async def test_the_details_of_usage_stay(through: Between) -> None:
-    """SwissAI serving-api #77, fixed in #81: `prompt_tokens_details` and the like were dropped."""
+    """SwissAI serving-api #74, #77, fixed in #81: the details of usage were lost."""
     details = {"prompt_tokens_details": {"cached_tokens": 5}, "completion_tokens_details": {"reasoning_tokens": 2}}
     whole = (await through.ask("usage_details", stream=False)).object["usage"]
     [streamed] = usages(await through.ask("usage_details", stream_options=USAGE))
@@ -68,7 +68,7 @@ async def test_the_usage_of_embeddings_stays(through: Between) -> None:
 
 
 async def test_what_the_engine_adds_stays(through: Between) -> None:
-    """SwissAI serving-api #81 cuts fields that OpenAI has not: here `reasoning_content` and all others go through."""
+    """SwissAI serving-api #81 stops fields that OpenAI's schema lacks: here `reasoning_content` and all go through."""
     got = await through.ask("extra_fields")
     deltas = [choice["delta"] for one in got.events for choice in one["choices"]]
     assert {delta["reasoning_content"] for delta in deltas} == {"because"}

@@ -33,7 +33,7 @@ def cold(tmp_path: Path) -> Cold:
 
 
 async def test_a_stream_waits_for_a_cold_model(cold: Cold) -> None:
-    """SAIA answers 503 `Model Not Loaded`; KServe #1805, Ray #63859, NDIF workbench #51 time out on cold starts."""
+    """SAIA answers 503 `Model Not Loaded`; KServe #1805, Ray PR #63859, NDIF workbench #51: cold starts time out."""
     async with cold() as one, one.opened() as answer:
         parts = answer.aiter_raw()
         assert [await anext(parts), await anext(parts)] == [BEAT, BEAT]
