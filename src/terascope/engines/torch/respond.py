@@ -1,7 +1,6 @@
 """How answers leave the worker: whole, or as server-sent events; and the models behind them."""
 
 import asyncio
-from collections.abc import Callable
 from urllib.parse import quote
 
 import orjson
@@ -215,24 +214,35 @@ async def _stream(
 ) -> web.StreamResponse:
     response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
     response.content_type = "text/event-stream"
-    await response.prepare(request)
+    try:
+        await response.prepare(request)
+        await _events(request, response, first, news, answer, usage=usage)
+        await response.write_eof()
+    except ConnectionResetError:
+        pass  # the client has left
+    return response
+
+
+async def _events(
+    request: web.Request, response: web.StreamResponse, first: Event, news: News, answer: Answer, *, usage: bool
+) -> None:
+    """Write the events; those that are there at once go out together. An error takes the place of `[DONE]`."""
     extra = {"usage": None} if usage else {}
-    write: Callable[[object], bytes] = lambda data: event(orjson.dumps(data))  # noqa: E731 - used right below only
-    out = [write(one | extra) for one in answer.push(first)]
+    out = [_sse(one | extra) for one in answer.push(first)]
     try:
         while not news.over:
             if not news.waiting:
                 await response.write(b"".join(out))
                 out.clear()
-            out += [write(one | extra) for one in answer.push(await news.next())]
-        out += [write(answer.usage_event())] if usage else []
-        await response.write(b"".join([*out, DONE]))
+            out += [_sse(one | extra) for one in answer.push(await news.next())]
+        out += [_sse(answer.usage_event()), DONE] if usage else [DONE]
     except ServiceError as error:
-        await response.write(b"".join([*out, event(error_body(error, request[REQUEST_ID]))]))
-    except ConnectionResetError:
-        return response  # the client has left
-    await response.write_eof()
-    return response
+        out.append(event(error_body(error, request[REQUEST_ID])))
+    await response.write(b"".join(out))
+
+
+def _sse(value: object) -> bytes:
+    return event(orjson.dumps(value))
 
 
 def _told(asked: SamplingFields, order: Order) -> Headers:
