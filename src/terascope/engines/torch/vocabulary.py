@@ -84,12 +84,18 @@ class Vocabulary:
     def _pieces(self, parser: llguidance.LLTokenizer | None) -> list[bytes]:
         known = range(min(len(self._tokenizer), self.size))
         if parser is None:
-            return [str(self._tokenizer.decode([token])).encode() for token in known]
+            return [self._after_another(token).encode() for token in known]
         pieces = [bytes(parser.decode_bytes([token])) for token in known]
         for token, name in enumerate(self.names(known)):
             if name in _BYTE_255:  # the one byte that the grammar library keeps for itself
                 pieces[token] = b"\xff"
         return pieces
+
+    def _after_another(self, token: int) -> str:
+        """The text that `token` adds to a text; the first of a text may lose a space that belongs to it."""
+        anchor = next(iter(self._tokenizer.encode("a", add_special_tokens=False)), token)
+        before, both = self.decode([anchor]), self.decode([anchor, token])
+        return both[len(before) :] if both.startswith(before) else self.decode([token])
 
 
 def _special(tokenizer: PreTrainedTokenizerBase) -> set[int]:

@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 import torch
-from transformers import AutoModelForCausalLM
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from terascope.core.errors import ConfigError
 from terascope.core.models import Task
@@ -13,6 +14,7 @@ from terascope.engines.torch import memory, unpack
 from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.model import CausalModel, load_causal, task_of
 from terascope.engines.torch.settings import WorkerSettings
+from terascope.engines.torch.vocabulary import Vocabulary
 
 from .conftest import make_tokenizer
 
@@ -109,6 +111,35 @@ def test_vocabulary(tiny: CausalModel) -> None:
     assert words.longest == max(map(len, pieces))
     assert words.table.text_bytes(2) == b""
     assert words.table.name(2) == "<|im_end|>"
+
+
+def test_vocabularies_with_spaces_as_characters() -> None:
+    """SentencePiece's kind, with bytes for what it does not know."""
+    words = ["<unk>", "</s>", *(f"<0x{i:02X}>" for i in range(256)), "▁", "H", "i", "▁H", "▁Hi", "a"]
+    merges = [("▁", "H"), ("▁H", "i")]
+    vocab = {word: i for i, word in enumerate(words)}
+    backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, byte_fallback=True, unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    backend.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    found = Vocabulary(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), len(words), [1])
+    assert found.grammars is not None
+    tokens = found.encode("Hi 日a", special=False)
+    assert [found.table.text_bytes(token) for token in tokens] == [b" Hi", b" ", b"\xe6", b"\x97", b"\xa5", b"a"]
+    assert found.table.name_bytes(vocab["<0xFF>"]) == b"\xff"
+
+
+def test_vocabularies_that_the_grammar_library_does_not_know() -> None:
+    backend = Tokenizer(
+        models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("▁the", -2.0), ("a", -3.0), ("日", -4.0)], unk_id=0)
+    )
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>")
+    found = Vocabulary(tokenizer, 5, [])
+    assert found.grammars is None
+    pieces = [found.table.text_bytes(token) for token in range(5)]
+    assert pieces == [b"", b" ", b" the", b"a", "日".encode()]
 
 
 def test_memory() -> None:
