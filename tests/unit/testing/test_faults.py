@@ -27,8 +27,9 @@ _RIGHT = (
 _LOST = ("die", "reset", "truncated", "until_eof", "bad_chunk")
 _ERRORS = {
     "html": 502, "detail": 422, "detail_text": 400, "plain_error": 500, "long_error": 500, "old_error": 400,
-    "empty_error": 503, "wrapped_error": 400, "limited": 429, "overloaded": 503, "failed": 500, "failed status=418": 418,
-    "key_refused": 401, "key_refused status=403": 403, "not_served": 404, "error_as_200": 200, "redirect": 307,
+    "empty_error": 503, "wrapped_error": 400, "limited": 429, "overloaded": 503, "failed": 500,
+    "failed status=418": 418, "key_refused": 401, "key_refused status=403": 403, "not_served": 404,
+    "error_as_200": 200, "redirect": 307,
 }  # fmt: skip
 _QUICK = "seconds=0.01 gap=0 count=20 size=100000"
 
