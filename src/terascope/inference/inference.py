@@ -70,8 +70,8 @@ class Inference:
 
         Holds on return and on raise: the run record is durable, the engine works no more on it. On cancellation
         the record is on its way and cannot be stopped any more. The last part of an answer goes out only after
-        its record is durable. Raises `ServiceError`; when
-        `reply.begun`, the error is to be sent as an event. A caller without a valid key leaves no record.
+        its record is durable. Raises `ServiceError`; when `reply.begun`, the error is to be sent as an event. A
+        caller without a valid key leaves no record.
         """
         principal = await self._access.identify(asked.authorization)  # 1. who
         run = Run(asked.id, asked.endpoint, principal, self._clock)
@@ -92,7 +92,7 @@ class Inference:
 
     async def _record(self, run: Run) -> None:
         record = run.record()
-        self._count(record)
+        asyncio.get_running_loop().call_soon(self._count, record)  # counting can wait until the answer is out
         await self._recorder.save(record)
 
     async def _run(self, asked: Asked, principal: Principal, run: Run, reply: Reply) -> Ending:

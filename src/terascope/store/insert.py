@@ -15,6 +15,10 @@ class PlainInsert:
         self._count = len(columns)
 
     def __call__(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
-        """Insert `rows`. Raises what the driver raises, as SQLAlchemy's errors."""
+        """Insert `rows`, within the transaction that `connection` is in. Raises the driver's own errors."""
         mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
-        connection.exec_driver_sql(self._statement.format(", ".join([mark] * self._count)), rows)
+        cursor = connection.connection.cursor()
+        try:
+            cursor.executemany(self._statement.format(", ".join([mark] * self._count)), rows)
+        finally:
+            cursor.close()

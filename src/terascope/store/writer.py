@@ -20,6 +20,7 @@ Change = Callable[[Connection, Sequence[Any]], Sequence[Any] | None]
 """Applies several arguments in one go and returns one result for each, or None."""
 
 _MOST = 1000  # changes in one transaction
+_ALONE_S = 0.0005  # without another change for so long, one is not kept waiting for company
 
 
 class Writer(Protocol):
@@ -46,18 +47,22 @@ class _Waiting:
 
 
 class LoopWriter:
-    """Commits in the event loop, once for all that was submitted in one turn of it."""
+    """Commits in the event loop: at once what comes alone in its millisecond, else all of one turn together."""
 
     def __init__(self, engine: Engine, after_commit: Callable[[], None]) -> None:
         self._connection = engine.connect()
         self._after_commit = after_commit
         self._waiting: list[_Waiting] = []
+        self._last = -1.0  # the loop's time of the last submission
         self._closed = False
 
     async def submit(self, change: Change, argument: Any) -> Any:
         _refuse_if(self._closed)
         loop = asyncio.get_running_loop()
+        last, self._last = self._last, loop.time()
         if not self._waiting:
+            if self._last - last > _ALONE_S:
+                return self._commit_one(_Waiting(change, argument, loop.create_future()))
             loop.call_soon(self._flush)
         one = _Waiting(change, argument, loop.create_future())
         self._waiting.append(one)
@@ -68,6 +73,13 @@ class LoopWriter:
             self._closed = True
             self._flush()
             self._connection.close()
+
+    def _commit_one(self, one: _Waiting) -> Any:
+        [(_, result)] = _commit(self._connection, [one])
+        self._after_commit()
+        if isinstance(result, Exception):
+            raise result
+        return result
 
     def _flush(self) -> None:
         batch, self._waiting = self._waiting, []
