@@ -144,6 +144,7 @@ async def test_a_failure_of_our_own_is_recorded_as_one(services: Services, key: 
 async def test_every_request_is_counted(services: Services, key: str) -> None:
     for number in range(3):
         await services.inference.answer(asked(key, request_id=f"req_{number}"), KeptReply())
+    await asyncio.sleep(0)  # counting waits until the answer is out
     name = services.catalog.resolve("echo").public_name
     counted = f'terascope_requests_total{{endpoint="chat/completions",model="{name}",outcome="completed"}} 3.0'
     assert counted in services.metrics.text().decode()
