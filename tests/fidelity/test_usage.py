@@ -3,6 +3,7 @@
 import pytest
 
 from terascope.testing.between import Between, Got
+from terascope.testing.scripts import TEXT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -59,6 +60,13 @@ async def test_usage_in_every_event_stays(through: Between) -> None:
     assert len(usages(got)) == len(got.events) > 10
     record = await through.record(got)
     assert record["completion_tokens"] == usages(got)[-1]["completion_tokens"]
+
+
+async def test_usage_beside_choices_is_never_taken_out(through: Between) -> None:
+    """Only the event that is there for usage alone goes: with any other a piece of the answer would go too."""
+    got = await through.ask("usage_everywhere")
+    assert got.text == TEXT
+    assert len(usages(got)) == len(got.events)
 
 
 async def test_the_usage_of_embeddings_stays(through: Between) -> None:
