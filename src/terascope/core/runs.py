@@ -13,7 +13,8 @@ class RunRecord:
     Times: `started` in seconds since the epoch; `queued_s` until a replica was chosen, `first_s` until the
     first byte of the answer, `total_s` until its end, all in seconds from `started`; `first_s` is 0 when there
     was no answer. `parameters` are the settings that the client sent and, under `applied`, those that the
-    engine says it used. `attempts` counts the replicas it was sent to.
+    engine says it used. `cached_tokens` are those of the prompt's tokens that the engine says it had computed
+    before. `attempts` counts the replicas it was sent to.
     """
 
     id: str
@@ -31,6 +32,7 @@ class RunRecord:
     error: str = ""
     prompt_tokens: int = 0
     completion_tokens: int = 0
+    cached_tokens: int = 0
     queued_s: float = 0.0
     first_s: float = 0.0
     total_s: float = 0.0

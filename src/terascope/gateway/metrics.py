@@ -14,6 +14,7 @@ class _Series:
     requests: Counter
     prompt: Counter
     completion: Counter
+    cached: Counter
     first: Histogram
     total: Histogram
 
@@ -32,6 +33,10 @@ class Metrics:
         self._tokens = Counter(
             "terascope_tokens", "Tokens as the engines counted them.", ["model", "kind"], registry=self.registry
         )
+        self._cached = Counter(
+            "terascope_cached_tokens", "Tokens of prompts that the engines had computed before.", ["model"],
+            registry=self.registry,
+        )  # fmt: skip
         self._first = Histogram(
             "terascope_first_byte_seconds", "From the request to the first byte of the answer.", ["model"],
             buckets=_SECONDS, registry=self.registry,
@@ -48,6 +53,7 @@ class Metrics:
         series.requests.inc()
         series.prompt.inc(record.prompt_tokens)
         series.completion.inc(record.completion_tokens)
+        series.cached.inc(record.cached_tokens)
         if record.first_s:
             series.first.observe(record.first_s)
         series.total.observe(record.total_s)
@@ -60,6 +66,7 @@ class Metrics:
                 self._requests.labels(endpoint, model, outcome),
                 self._tokens.labels(model, "prompt"),
                 self._tokens.labels(model, "completion"),
+                self._cached.labels(model),
                 self._first.labels(model),
                 self._total.labels(model),
             )

@@ -95,6 +95,7 @@ class Run:
             error=self.error,
             prompt_tokens=prompt_tokens,
             completion_tokens=completion_tokens,
+            cached_tokens=self._cached_tokens(),
             queued_s=self._queued_s,
             first_s=self._first_s,
             total_s=self._elapsed(),
@@ -106,6 +107,10 @@ class Run:
         if self.usage is None:
             return 0, self.events, False
         return _count(self.usage, "prompt_tokens"), _count(self.usage, "completion_tokens"), True
+
+    def _cached_tokens(self) -> int:
+        details = (self.usage or {}).get("prompt_tokens_details")
+        return _count(details, "cached_tokens") if isinstance(details, dict) else 0
 
     def _elapsed(self) -> float:
         return self._clock.monotonic() - self._start

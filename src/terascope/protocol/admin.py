@@ -141,6 +141,7 @@ class RunView(BaseModel):
     error: str
     prompt_tokens: int
     completion_tokens: int
+    cached_tokens: int = Field(description="Tokens of the prompt that the engine had computed before.")
     queued_s: float
     first_s: float
     total_s: float

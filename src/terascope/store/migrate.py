@@ -6,7 +6,7 @@ from sqlalchemy import Engine, inspect, text
 
 from terascope.core.errors import ConfigError
 
-HEAD = "0001"
+HEAD = "0002"
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 

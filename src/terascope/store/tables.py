@@ -92,6 +92,7 @@ runs = Table(
     Column("error", String(60), nullable=False),
     Column("prompt_tokens", Integer, nullable=False),
     Column("completion_tokens", Integer, nullable=False),
+    Column("cached_tokens", Integer, nullable=False, server_default="0"),
     Column("queued_s", Float, nullable=False),
     Column("first_s", Float, nullable=False),
     Column("total_s", Float, nullable=False),

@@ -191,6 +191,7 @@ def test_runs(cli: Cli, gateway: Served, visitor: str) -> None:
     )
     shown = cli("runs", "show", other).out
     assert re.search(r"^outcome +completed$", shown, re.MULTILINE)
+    assert re.search(r"^cached_tokens +0$", shown, re.MULTILINE)
     assert re.search(r"^total_s +[\d.]+ m?s$", shown, re.MULTILINE)
 
 

@@ -79,6 +79,15 @@ def test_an_answer_that_never_began_has_no_first_byte() -> None:
     assert value(families, "terascope_first_byte_seconds_count", model="none") == 0
 
 
+def test_cached_tokens_count_beside_the_prompts() -> None:
+    metrics = Metrics()
+    for cached in (5, 0, 4):
+        metrics.count(RunRecord("req_1", 0.0, "completions", "key_1", "m@1", prompt_tokens=9, cached_tokens=cached))
+    families = parsed(metrics.text().decode())
+    assert value(families, "terascope_cached_tokens_total", model="m@1") == 9
+    assert value(families, "terascope_tokens_total", model="m@1") == 27, "they are among the prompts' tokens"
+
+
 @pytest.fixture(scope="module")
 def closed() -> Iterator[Served]:
     echo = DeploymentConfig(model="echo", engine="echo", launcher="inprocess")

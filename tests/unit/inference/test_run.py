@@ -101,3 +101,32 @@ def test_without_usage_events_stand_for_tokens(run: Run) -> None:
     assert run.record().parameters == {"usage": "estimated"}
     run.events = 0
     assert run.record().parameters == {}
+
+
+@pytest.mark.parametrize(
+    ("details", "cached"),
+    [
+        ({"cached_tokens": 5}, 5),
+        ({"cached_tokens": 0, "audio_tokens": 3}, 0),
+        ({}, 0),
+        (None, 0),
+        ([5], 0),
+        ({"cached_tokens": -1}, 0),
+        ({"cached_tokens": True}, 0),
+        ({"cached_tokens": 1 << 40}, 0),
+    ],
+)
+def test_tokens_that_the_engine_had_computed_before(run: Run, details: object, cached: int) -> None:
+    run.usage = {"prompt_tokens": 7, "completion_tokens": 2, "prompt_tokens_details": details}
+    assert (run.record().prompt_tokens, run.record().cached_tokens) == (7, cached)
+
+
+def test_without_usage_nothing_is_known_of_a_cache(run: Run) -> None:
+    assert run.record().cached_tokens == 0
+
+
+def test_a_salt_is_no_parameter_that_is_kept(run: Run) -> None:
+    run.asked(request(cache_salt="a secret of mine", reproducible=True, seed=1))
+    assert run.record().parameters == {"reproducible": True, "seed": 1}
+    run.asked(request(cache_salt=12345))
+    assert run.record().parameters == {}

@@ -26,6 +26,7 @@ RECORD = RunRecord(
     status=200,
     prompt_tokens=3,
     completion_tokens=4,
+    cached_tokens=2,
     total_s=0.5,
 )
 
