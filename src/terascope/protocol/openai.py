@@ -32,6 +32,7 @@ Choices = Annotated[int, Field(ge=1, le=128), _NUMBER]
 Rivals = Annotated[int, Field(ge=0, le=20), _NUMBER]
 Seed = Annotated[int, Field(ge=-(2**63), le=2**63 - 1), _NUMBER]
 StopString = Annotated[str, Field(min_length=1, max_length=1000)]
+CacheSalt = Annotated[str, Field(min_length=1, max_length=256)]
 Bias = Annotated[float, Field(ge=-100, le=100)]
 Penalty = Annotated[float, Field(ge=-2, le=2)]
 Json = dict[str, Any]
@@ -58,6 +59,15 @@ class SamplingFields(Wire):
         None, description="Up to 16 strings at which an answer ends; they are not part of it."
     )
     seed: Seed | None = Field(None, description="Makes the sampling repeatable.")
+    reproducible: bool | None = Field(
+        None,
+        description="Give the same answer and the same log-probabilities to the last bit whenever the request is "
+        "repeated, in any dtype, whatever else the engine computes; above `temperature` 0 give a `seed`, too. "
+        "Refused where the engine cannot do that.",
+    )
+    cache_salt: CacheSalt | None = Field(
+        None, description="Share computed prefixes only with requests of the same salt; narrows, never widens."
+    )
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0 takes the likeliest token.")
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
     presence_penalty: Penalty | None = None

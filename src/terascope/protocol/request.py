@@ -25,7 +25,7 @@ _STREAMED = frozenset({"chat/completions", "completions"})
 _PARAMETERS = frozenset({
     "temperature", "top_p", "top_k", "min_p", "seed", "n", "max_tokens", "max_completion_tokens", "min_tokens",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "echo", "best_of",
-    "ignore_eos", "dimensions", "priority",
+    "ignore_eos", "dimensions", "priority", "reproducible",
 })  # fmt: skip
 _WORDS = {
     "encoding_format": ("float", "base64"),
@@ -103,6 +103,7 @@ _FEATURES: dict[str, str] = {
     "tools": Feature.TOOLS,
     "echo": Feature.ECHO,
     "logit_bias": Feature.LOGIT_BIAS,
+    "reproducible": Feature.REPRODUCIBLE,
 }
 
 

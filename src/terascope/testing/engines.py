@@ -19,6 +19,7 @@ from terascope.testing.engine_refusals import (
     check_bad_prompts,
     check_unknown_model,
 )
+from terascope.testing.engine_repeats import check_reproducible
 from terascope.testing.engine_subject import Subject, content, user
 
 _WORDS = "one two three four five six seven eight nine ten"
@@ -362,6 +363,7 @@ ENGINE_CHECKS = (
     EngineCheck(check_bad_inputs, _EMBEDDINGS),
     EngineCheck(check_unknown_model, _CHAT),
     EngineCheck(check_answers_side_by_side, _CHAT, exact=True),
+    EngineCheck(check_reproducible, _CHAT, frozenset({Feature.REPRODUCIBLE})),
     EngineCheck(check_leaving_early, _CHAT),
     EngineCheck(check_cancelling, _CHAT),
     EngineCheck(check_closing),

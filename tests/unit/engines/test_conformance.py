@@ -14,6 +14,7 @@ from terascope.engines.echo.model import Settings
 from terascope.engines.echo.server import EchoServer
 from terascope.engines.remote.adapter import RemoteEngine
 from terascope.engines.upstream import HttpEngine
+from terascope.testing.engine_repeats import check_reproducible
 from terascope.testing.engine_subject import Subject
 from terascope.testing.engines import ENGINE_CHECKS, EngineCheck, check_engine
 
@@ -57,11 +58,14 @@ async def remote(directory: Path) -> AsyncIterator[Engine]:
 @pytest.mark.parametrize("opened", [in_process, over_unix, over_tcp, remote], ids=lambda one: one.__name__)
 @pytest.mark.parametrize("check", ENGINE_CHECKS, ids=lambda one: one.name)
 async def test_conformance(check: EngineCheck, opened: Opened, tmp_path: Path) -> None:
+    """The echo engine can do all that the suite asks for; of a remote one `reproducible` is not known."""
     async with opened(tmp_path) as engine:
-        subject = Subject(engine, _MODEL, await engine.probe())
-        assert check.applies(subject), "the echo engine can do all that the suite asks for"
-        await check.run(subject)
-        await engine.aclose()
+        try:
+            subject = Subject(engine, _MODEL, await engine.probe())
+            assert check.applies(subject) or (opened, check.run) == (remote, check_reproducible)
+            await check.run(subject)
+        finally:
+            await engine.aclose()
     assert len(asyncio.all_tasks()) == 1
 
 

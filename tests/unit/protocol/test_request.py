@@ -77,6 +77,9 @@ def test_choices_are_what_a_whole_answer_has(fields: dict[str, Any], choices: in
 def test_needs_name_the_features() -> None:
     assert read(model="a", logprobs=True, tools=[{"type": "function"}]).needs() == {Feature.LOGPROBS, Feature.TOOLS}
     assert read(model="a", logprobs=False, tools=[], echo=None).needs() == frozenset()
+    assert read(model="a", reproducible=True).needs() == {Feature.REPRODUCIBLE}
+    for wish in (False, None):
+        assert read(model="a", reproducible=wish, cache_salt="x").needs() == frozenset()
 
 
 def test_parameters_hold_settings_and_no_text() -> None:

@@ -1,5 +1,9 @@
 """The conformance suite finds what is wrong: each check against an engine that fails it."""
 
+import asyncio
+import re
+from collections.abc import AsyncIterator
+
 import pytest
 
 from terascope.core.errors import EngineUnreachable
@@ -33,6 +37,7 @@ _CHECKS = {check.name: check for check in ENGINE_CHECKS}
         ("limited", "bad_prompts"),
         ("none", "unknown_model"),
         ("failed", "embeddings"),
+        ("bad_characters", "reproducible"),
     ],
 )
 async def test_a_fault_is_found(fault: str, name: str) -> None:
@@ -63,6 +68,50 @@ class _Forgets(EchoEngine):
 
     async def generate(self, call: EngineCall) -> EchoAnswer:
         return await super().generate(EngineCall(call.request_id, call.endpoint, call.body.replace(b"one two", b"two")))
+
+
+class _Crowded(EchoEngine):
+    """Rounds its log-probabilities otherwise when it has much to do, and says the same text."""
+
+    rounded = b"-1.5"
+    crowd = 1
+
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self.asked = 0
+
+    async def generate(self, call: EngineCall) -> EchoAnswer:
+        self.asked += 1
+        try:
+            await asyncio.sleep(0)
+            crowded = self.asked > self.crowd
+        finally:
+            self.asked -= 1
+        answer = await super().generate(call)
+        return _Rounded(answer, self.rounded) if crowded and b"reproducible" in call.body else answer
+
+
+class _Rounded(EchoAnswer):
+    """Another answer with its first log-probability changed."""
+
+    def __init__(self, answer: EchoAnswer, rounded: bytes) -> None:
+        self.status, self.headers, self.aclose = answer.status, answer.headers, answer.aclose  # type: ignore[method-assign]
+        self._answer = answer
+        self._rounded = rounded
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        async for chunk in self._answer.chunks():
+            yield re.sub(rb'"logprob":[-.\d]+', b'"logprob":' + self._rounded, chunk)
+
+
+async def test_numbers_that_depend_on_the_neighbours_are_found() -> None:
+    engine = _Crowded(Settings("m"))
+    subject = Subject(engine, "m", await engine.probe())
+    with pytest.raises(AssertionError):
+        await _CHECKS["reproducible"].run(subject)
+    engine.crowd = 100
+    await _CHECKS["reproducible"].run(subject)
+    await engine.aclose()
 
 
 @pytest.mark.parametrize("kind", [_StaysOpen, _SaysNothing, _Forgets])

@@ -32,7 +32,9 @@ CONTEXT_LENGTH = 131_072  # pieces, when the deployment says nothing
 MOST_WORK = 1 << 19  # pieces of all choices of an answer, times their rivals
 MOST_INPUTS = 2048  # texts in one request
 
-_FEATURES = (Feature.LOGPROBS, Feature.SEED, Feature.TOOLS, Feature.ECHO, Feature.TOKEN_PROMPTS)
+_FEATURES = (
+    Feature.LOGPROBS, Feature.SEED, Feature.TOOLS, Feature.ECHO, Feature.TOKEN_PROMPTS, Feature.REPRODUCIBLE,
+)  # fmt: skip
 _UNKNOWN_TO_ECHO = (
     "logit_bias", "suffix", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
 )  # fmt: skip

@@ -57,7 +57,9 @@ def _generator(
         max_batch=settings.max_batch,
         step_tokens=settings.step_tokens,
     )
-    features = set(Feature) if model.vocabulary.grammars else set(Feature) - {Feature.JSON_SCHEMA}
+    features = set(Feature) - {Feature.REPRODUCIBLE}
+    if not model.vocabulary.grammars:
+        features -= {Feature.JSON_SCHEMA}
     if not (model.vocabulary.has_template and model.vocabulary.grammars):
         features -= {Feature.TOOLS}
     chat = ("chat/completions",) if model.vocabulary.has_template else ()
