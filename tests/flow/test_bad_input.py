@@ -121,6 +121,20 @@ def test_bad_deadlines(http: httpx.Client, deadline: str) -> None:
     assert_error(answer, 400)
 
 
+@pytest.mark.parametrize("sharing", ["", "everybody", "ALL", "own,all", "1"])
+def test_bad_wishes_to_share(http: httpx.Client, sharing: str) -> None:
+    headers = {"x-terascope-prefix-sharing": sharing}
+    answer = http.post(CHAT, json={"model": "echo", "messages": MESSAGES}, headers=headers)
+    error = assert_error(answer, 400)
+    assert (error["param"], "`own` or `all`" in error["message"]) == ("X-Terascope-Prefix-Sharing", True)
+
+
+def test_bad_salts(http: httpx.Client) -> None:
+    for salt in ("", "x" * 257, 5):
+        answer = http.post(CHAT, json={"model": "echo", "messages": MESSAGES, "cache_salt": salt})
+        assert assert_error(answer, 400)["param"] == "cache_salt"
+
+
 @pytest.mark.parametrize(
     "raw", [b"\x00\x01\x02\r\n\r\n", b"GET\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00"]
 )

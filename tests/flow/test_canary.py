@@ -103,6 +103,7 @@ async def right_requests(bird: Bird) -> None:
         {}, {"stream": True}, {"messages": conversation}, {"stop": [CANARY]}, {"user": CANARY, "metadata": [CANARY]},
         {"tools": [tool], "tool_choice": "required"}, {CANARY: CANARY}, {"logprobs": True, "top_logprobs": 3},
         {"reasoning_effort": CANARY}, {"model": "local"}, {"model": "local", "stream": True, "stop": CANARY},
+        {"cache_salt": CANARY, "reproducible": True}, {"model": "far", "cache_salt": CANARY},
         {"model": "far"}, {"model": "far", "stream": True, "fault": "reflect"},
     ]  # fmt: skip
     for fields in asked:
@@ -142,6 +143,8 @@ async def wrong_requests(bird: Bird) -> None:
     headers = {"Authorization": f"Bearer {CANARY}", "X-Terascope-Deadline": CANARY}
     assert (await bird.http.post(chat, content=text, headers=headers)).status_code == 401
     assert (await bird.http.post(chat, content=text, headers={"X-Terascope-Deadline": CANARY})).status_code == 400
+    sharing = {"X-Terascope-Prefix-Sharing": CANARY}
+    assert (await bird.http.post(chat, content=text, headers=sharing)).status_code == 400
     assert (await bird.http.get(f"/{CANARY}?prompt={CANARY}")).status_code == 404
     assert (await bird.http.get(f"/admin/v1/runs/{CANARY}")).status_code == 404
 

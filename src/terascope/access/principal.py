@@ -20,6 +20,11 @@ class Principal:
         """True when the caller may do everything."""
         return OPERATOR in self.scopes
 
+    @property
+    def scope(self) -> str:
+        """Within what the caller's requests share computed prefixes (`EngineCall.scope`); never empty."""
+        return self.key_id
+
     def require(self, scope: str) -> None:
         """Raise `NotAllowed` unless the caller has `scope` or is an operator."""
         if scope not in self.scopes and not self.operator:

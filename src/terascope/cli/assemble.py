@@ -12,7 +12,8 @@ from terascope.core.clock import Clock, SystemClock
 from terascope.core.config import Config, DeploymentConfig
 from terascope.core.errors import ConfigError, ModelNotFound, ServiceError
 from terascope.core.models import Mode, ModelVersion
-from terascope.engines.registry import engine_kind
+from terascope.engines import registry
+from terascope.fleet.deployed import EngineKinds
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import all_launchers, choose
@@ -32,9 +33,16 @@ Show = Callable[[str, str], None]
 
 @asynccontextmanager
 async def opened(
-    config: Config, data_dir: Path, cache_dir: Path, *, clock: Clock | None = None
+    config: Config,
+    data_dir: Path,
+    cache_dir: Path,
+    *,
+    clock: Clock | None = None,
+    engine_kind: EngineKinds = registry.engine_kind,
 ) -> AsyncIterator[Services]:
     """The services of a gateway over `data_dir`, which no other gateway may use meanwhile.
+
+    `engine_kind` finds engines by the names that deployments use.
 
     Holds on leaving, however: every process that was started is gone, and everything submitted is written.
     Raises `ConfigError` when a deployment is impossible, when another gateway holds the data directory, or when
@@ -42,7 +50,7 @@ async def opened(
     """
     clock = clock or SystemClock()
     launchers = all_launchers(clock)
-    _check(config, launchers)
+    _check(config, launchers, engine_kind)
     async with AsyncExitStack() as stack:
         _make_private(data_dir)
         lock = DirectoryLock(data_dir)
@@ -52,7 +60,7 @@ async def opened(
         stack.push_async_callback(database.aclose)
         access = Access(Keys(KeyStore(database), clock))
         catalog = await Catalog.open(database, cache_dir, clock)
-        fleet = Fleet(database, clock, launchers, data_dir)
+        fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
         stack.push_async_callback(fleet.aclose)
         recorder = Recorder(RunStore(database), config.records, clock)
         metrics = Metrics()
@@ -113,7 +121,7 @@ async def _version(services: Services, deployment: DeploymentConfig) -> ModelVer
     return await services.catalog.add_remote(name, source, version=version, context_length=deployment.context_length)
 
 
-def _check(config: Config, launchers: Mapping[str, Launcher]) -> None:
+def _check(config: Config, launchers: Mapping[str, Launcher], engine_kind: EngineKinds) -> None:
     """Refuse what is impossible before anything is fetched or started; the fleet looks closer."""
     for deployment in config.deployments:
         engine_kind(deployment.engine)

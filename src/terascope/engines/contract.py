@@ -18,12 +18,15 @@ class EngineCall:
     """One request to an engine.
 
     `endpoint` is a path below `/v1` (`chat/completions`, `completions`, `embeddings`), or `tokenize` or
-    `detokenize`. `body` is JSON whose `model` is the engine's served name.
+    `detokenize`. `body` is JSON whose `model` is the engine's served name. `scope` says who may share computed
+    prefixes with whom: an engine that keeps them gives them only to calls of the same scope. It is opaque, ASCII,
+    at most 128 characters; "" is the scope of those who chose to share with everybody.
     """
 
     request_id: str
     endpoint: str
     body: bytes
+    scope: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -218,21 +218,27 @@ class HttpEngine:
         *,
         served_name: str = "",
         probe_timeout_s: float = 10.0,
+        tells_scope: bool = True,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Connect to nothing yet.
 
-        `served_name`, when given, must be what the engine says it serves. Raises `ConfigError` when the
-        endpoint is not the address of an engine.
+        `served_name`, when given, must be what the engine says it serves. With `tells_scope` the engine is told
+        the scope of each call, "" too, in `X-Terascope-Scope`. Raises `ConfigError` when the endpoint is not the
+        address of an engine.
         """
         secret = [("Authorization", f"Bearer {endpoint.secret}")] if endpoint.secret else []
         self._client = HttpClient(endpoint.url, headers=secret, tls=tls)
         self._served_name = served_name
         self._probe_timeout_s = probe_timeout_s
+        self._tells_scope = tells_scope
 
     async def generate(self, call: EngineCall) -> HttpAnswer:
         path = f"/{call.endpoint}" if call.endpoint in _AT_ROOT else f"/v1/{call.endpoint}"
-        return await self._client.request("POST", path, call.body, headers=(("X-Request-Id", call.request_id),))
+        headers = [("X-Request-Id", call.request_id)]
+        if self._tells_scope:
+            headers.append(("X-Terascope-Scope", call.scope))
+        return await self._client.request("POST", path, call.body, headers=headers)
 
     async def probe(self) -> EngineInfo:
         """As the contract says; an engine that is not healthy is unreachable with its own words."""

@@ -19,12 +19,12 @@ class ClientLeft(asyncio.CancelledError):
     """The client closed the connection before it had sent its request."""
 
 
-def header(scope: Scope, name: bytes) -> str:
-    """The first header called `name` (lower case), empty when there is none."""
+def header(scope: Scope, name: bytes, default: str = "") -> str:
+    """The first header called `name` (lower case), `default` when there is none."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value.decode("latin-1"))
-    return ""
+    return default
 
 
 async def read_body(scope: Scope, receive: Receive, *, most: int) -> bytes:

@@ -52,6 +52,13 @@ _MODEL_ROUTES: dict[str, _Route] = {
         {"model": _CHAT_MODEL, "tokens": [72, 105]},
     ),
 }  # fmt: skip
+_PREFIX_SHARING: dict[str, Any] = {
+    "name": "X-Terascope-Prefix-Sharing",
+    "in": "header",
+    "description": "Who may profit from what the engine computed for this prompt, and whose prompts may speed up "
+    "this one: those of the same key (`own`), or all requests that say `all`.",
+    "schema": {"type": "string", "enum": ["own", "all"], "default": "own"},
+}
 _OPEN = ("/health", "/ready")  # no key needed
 _ERRORS = {
     "400": "The request is not valid, or no engine of the model can do what is asked.",
@@ -119,6 +126,7 @@ def _model_route(route: _Route) -> dict[str, Any]:
             "tags": ["models"],
             "summary": route.summary,
             "operationId": route.summary.lower().replace(" ", "_"),
+            "parameters": [_PREFIX_SHARING],
             "requestBody": {"required": True, "content": taken},
             "responses": {"200": {"description": "The engine's answer.", "content": content}},
         }

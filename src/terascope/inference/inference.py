@@ -29,7 +29,11 @@ MOST_ATTEMPTS = 3  # a request that takes its replica down with it must not take
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """A request as it arrives; its deadline (seconds) and its body are read only once the caller is known."""
+    """A request as it arrives; all but its id and its key is read only once the caller is known.
+
+    `deadline_s` is in seconds; `shares_with_all` says whether the caller chose to share computed prefixes with
+    everybody who chose so, too.
+    """
 
     id: str
     authorization: str
@@ -37,6 +41,7 @@ class Asked:
     mode: Mode
     body: Callable[[], Awaitable[bytes]]
     deadline_s: Callable[[], float | None] = lambda: None
+    shares_with_all: Callable[[], bool] = lambda: False
 
 
 def stopping() -> ServerStopping:
@@ -97,12 +102,13 @@ class Inference:
 
     async def _run(self, asked: Asked, principal: Principal, run: Run, reply: Reply) -> Ending:
         deadline_s = asked.deadline_s()
+        scope = "" if asked.shares_with_all() else principal.scope
         request = ModelRequest.read(asked.endpoint, asked.mode, await asked.body())
         run.asked(request)
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
         grant = await self._access.admit(principal, version, asked.mode)  # 3. may they
-        passing = Passing(run, request, version, reply)
+        passing = Passing(run, request, version, reply, scope=scope)
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(grant, version, request, passing, patience)
 

@@ -31,7 +31,8 @@ class Ending:
 class Passing:
     """Passes one request to engines and the answer to the client."""
 
-    def __init__(self, run: Run, request: ModelRequest, version: ModelVersion, reply: Reply) -> None:
+    def __init__(self, run: Run, request: ModelRequest, version: ModelVersion, reply: Reply, *, scope: str) -> None:
+        """`scope` says with whom computed prefixes are shared, as in `EngineCall`."""
         self.run = run
         self.answer_began = False
         """True once a part of the engine's answer has gone to the client; heartbeats do not count."""
@@ -39,6 +40,7 @@ class Passing:
         self._request = request
         self._version = version
         self._reply = reply
+        self._scope = scope
 
     async def generate(self, replica: Replica, patience: Patience) -> Ending:
         """Have `replica` answer; return what is left to send.
@@ -46,7 +48,8 @@ class Passing:
         Raises `EngineUnreachable`, `EngineLost`, and for an engine's own error an error that says the same.
         """
         self.run.sent_to(replica)
-        call = EngineCall(self.run.id, self._request.endpoint, self._request.body_for(replica.served_name))
+        body = self._request.body_for(replica.served_name)
+        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope)
         patience.engine_works()
         answer = await replica.engine.generate(call)
         try:

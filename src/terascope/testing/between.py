@@ -10,6 +10,9 @@ import httpx
 import orjson
 
 from terascope.core.config import Config, DeploymentConfig, ServerConfig
+from terascope.engines.contract import Endpoint, Engine, EngineKind, Launch
+from terascope.engines.registry import engine_kind
+from terascope.engines.upstream import HttpEngine
 from terascope.protocol.sse import event_data, split_events
 from terascope.testing.faults import FaultEngine, Received, faulty
 from terascope.testing.gateway import Served, serving
@@ -18,6 +21,8 @@ MODEL = "m@1"
 """Served by every engine, which calls it `m`."""
 SAME = "same@1"
 """Served by the first engine, which calls it the same: nothing of its answers needs to be renamed."""
+OURS = "ours@1"
+"""Served by the first engine, which the gateway takes for a worker of its own."""
 _ASKS: Mapping[str, Mapping[str, object]] = {
     "chat/completions": {"messages": [{"role": "user", "content": "hello there"}]},
     "completions": {"prompt": "hello there"},
@@ -152,9 +157,11 @@ async def between(
         for one in served:
             one.engine.ill = ill
         deployments = [remote(MODEL, one.url, name=f"m{n}", served_name="m") for n, one in enumerate(served)]
-        deployments += [remote(SAME, served[0].url, served_name=SAME), *more]
+        deployments += [remote(SAME, served[0].url, served_name=SAME), _ours(served[0].url), *more]
         config = Config(server=server or ServerConfig(), deployments=deployments)
-        gateway = await stack.enter_async_context(serving(config, data_dir=data_dir, wait=wait and not ill))
+        gateway = await stack.enter_async_context(
+            serving(config, data_dir=data_dir, wait=wait and not ill, engine_kind=_kinds)
+        )
         http = await stack.enter_async_context(client(gateway))
         yield Between(gateway, [one.engine for one in served], http)
 
@@ -162,6 +169,24 @@ async def between(
 def remote(model: str, url: str, **more: Any) -> DeploymentConfig:
     """A deployment of `model` at an engine that runs already."""
     return DeploymentConfig(model=model, engine="remote", url=url, **more)
+
+
+class _Ours:
+    """How an engine is reached that runs already and is a worker of ours to the gateway."""
+
+    def command(self, launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
+        return ()
+
+    def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
+        return HttpEngine(Endpoint(launch.deployment.url), served_name=launch.served_name)
+
+
+def _ours(url: str) -> DeploymentConfig:
+    return DeploymentConfig(model=OURS, engine="ours", url=url)
+
+
+def _kinds(name: str) -> EngineKind:
+    return _Ours() if name == "ours" else engine_kind(name)
 
 
 def client(gateway: Served) -> httpx.AsyncClient:

@@ -12,6 +12,8 @@ from terascope.access.scopes import OPERATOR
 from terascope.cli.assemble import deploy, opened
 from terascope.cli.serve import bound, operator_file
 from terascope.core.config import Config, DeploymentConfig
+from terascope.engines import registry
+from terascope.fleet.deployed import EngineKinds
 from terascope.gateway.app import Gateway
 from terascope.gateway.server import server
 from terascope.gateway.services import Services
@@ -37,7 +39,12 @@ class Served:
 
 @asynccontextmanager
 async def serving(
-    config: Config = ECHO, *, data_dir: Path, cache_dir: Path | None = None, wait: bool = True
+    config: Config = ECHO,
+    *,
+    data_dir: Path,
+    cache_dir: Path | None = None,
+    wait: bool = True,
+    engine_kind: EngineKinds = registry.engine_kind,
 ) -> AsyncIterator[Served]:
     """A gateway in the running event loop; with `wait`, its deployments are ready or have failed on entry."""
     config = replace(
@@ -45,7 +52,7 @@ async def serving(
     )
     with bound(config.server.host, config.server.port) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}{config.server.root_path}"
-        async with opened(config, data_dir, cache_dir or data_dir / "cache") as services:
+        async with opened(config, data_dir, cache_dir or data_dir / "cache", engine_kind=engine_kind) as services:
             running = server(Gateway(services), config.server)
             task = asyncio.create_task(running.serve(sockets=[listening]))
             try:

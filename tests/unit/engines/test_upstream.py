@@ -130,14 +130,32 @@ async def test_what_a_request_looks_like() -> None:
 
     async with engine(play) as running:
         one = HttpEngine(Endpoint(f"{running.url}/prefix/", "the-secret"))
-        await (await one.generate(EngineCall("req_7", "chat/completions", b'{"a":1}'))).read(10)
+        await (await one.generate(EngineCall("req_7", "chat/completions", b'{"a":1}', "key_1"))).read(10)
         await one.aclose()
     lines = heads[0].split(b"\r\n")
     assert lines[0] == b"POST /prefix/v1/chat/completions HTTP/1.1"
     assert set(lines[1:-2]) == {
         b"Host: " + running.url.removeprefix("http://").encode(), b"Authorization: Bearer the-secret",
         b"Accept-Encoding: identity", b"X-Request-Id: req_7", b"Content-Type: application/json", b"Content-Length: 7",
+        b"X-Terascope-Scope: key_1",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(("tells", "expected"), [(True, ["key_1", ""]), (False, [None, None])])
+async def test_a_scope_is_told_where_it_is_to_be_told(tells: bool, expected: list[str | None]) -> None:
+    async with faulty() as served:
+        one = HttpEngine(served.endpoint, tells_scope=tells)
+        for scope in ("key_1", ""):
+            await (await one.generate(EngineCall("req_1", "tokenize", b"{}", scope))).read(1 << 20)
+        assert [heard.headers.get("x-terascope-scope") for heard in served.engine.received] == expected
+        await one.aclose()
+
+
+async def test_a_scope_is_one_header_or_none() -> None:
+    one = HttpEngine(Endpoint("http://127.0.0.1:1"))
+    with pytest.raises(ConfigError, match="X-Terascope-Scope"):
+        await one.generate(EngineCall("req_1", "tokenize", b"{}", "a\r\nX-Other: b"))
+    await one.aclose()
 
 
 async def test_tokenize_is_at_the_root() -> None:

@@ -85,6 +85,13 @@ def test_requests_to_models_are_described_field_by_field(described: dict[str, An
 
 
 @pytest.mark.parametrize("path", ENDPOINTS)
+def test_how_to_share_prefixes_is_described(described: dict[str, Any], path: str) -> None:
+    [header] = described["paths"][path]["post"]["parameters"]
+    assert (header["name"], header["in"]) == ("X-Terascope-Prefix-Sharing", "header")
+    assert header["schema"] == {"type": "string", "enum": ["own", "all"], "default": "own"}
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
 def test_examples_are_valid(described: dict[str, Any], path: str) -> None:
     body = described["paths"][path]["post"]["requestBody"]["content"]["application/json"]
     route = _MODEL_ROUTES[path]

@@ -49,7 +49,7 @@ class Passed:
     def passing(self, fault: str, *, stream: bool = True, endpoint: str = "chat/completions", **more: Any) -> Passing:
         fields = {"model": "m", "fault": fault, "stream": stream, "messages": [{"role": "user", "content": "hi"}]}
         request = ModelRequest.read(endpoint, Mode.QUERY, orjson.dumps(fields | more))
-        return Passing(self.run, request, VERSION, self.reply)
+        return Passing(self.run, request, VERSION, self.reply, scope="key_1")
 
     async def generate(self, passing: Passing) -> Ending:
         async with Patience(ServerConfig(), deadline_s=None, beat=passing.beat) as patience:

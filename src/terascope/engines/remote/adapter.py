@@ -18,7 +18,8 @@ from terascope.engines.contract import Endpoint, Engine, EngineInfo, Launch
 from terascope.engines.upstream import Address, HttpEngine, words
 
 _ENDPOINTS = ("chat/completions", "completions", "embeddings", "tokenize", "detokenize")
-_CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature))
+# `reproducible` is a word of ours: a server that does not know it would let it pass and not do it
+_CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature) - {Feature.REPRODUCIBLE})
 _MOST_NAMES = 10  # models named in a message
 
 
@@ -26,7 +27,7 @@ class RemoteEngine(HttpEngine):
     """`HttpEngine` for a server that need not know Terascope: it is asked for its models instead."""
 
     def __init__(self, endpoint: Endpoint, *, served_name: str) -> None:
-        super().__init__(endpoint, served_name=served_name)
+        super().__init__(endpoint, served_name=served_name, tells_scope=False)  # who asks is not a stranger's to know
         self._name = served_name
 
     async def probe(self) -> EngineInfo:

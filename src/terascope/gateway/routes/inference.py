@@ -31,6 +31,7 @@ class ModelRoute:
                 request_id, header(scope, b"authorization"), self._endpoint, self._mode,
                 body=lambda: read_body(scope, receive, most=self._config.max_body_bytes),
                 deadline_s=lambda: _deadline(scope),
+                shares_with_all=lambda: _shares_with_all(scope),
             )  # fmt: skip
             await self._inference.answer(asked, reply)
         except ServiceError as error:
@@ -69,6 +70,13 @@ def _deadline(scope: Scope) -> float | None:
     if not 0 < seconds < 1e9:
         raise BadRequest("X-Terascope-Deadline must be a number of seconds above 0", param="X-Terascope-Deadline")
     return seconds
+
+
+def _shares_with_all(scope: Scope) -> bool:
+    sharing = header(scope, b"x-terascope-prefix-sharing", "own")
+    if sharing not in ("own", "all"):
+        raise BadRequest("X-Terascope-Prefix-Sharing must be `own` or `all`", param="X-Terascope-Prefix-Sharing")
+    return sharing == "all"
 
 
 def _log(error: ServiceError, request_id: str) -> None:
