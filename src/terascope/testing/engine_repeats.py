@@ -22,7 +22,7 @@ async def check_reproducible(subject: Subject) -> None:
     for among in (_whole, _streamed):
         assert await among(subject) == alone
         asked = [_neighbour(subject, number) for number in range(len(_NEIGHBOURS))]
-        [answer, *_] = await asyncio.gather(among(subject), *asked)
+        *_, answer, _, _, _ = await asyncio.gather(*asked[:4], among(subject), *asked[4:])  # ours in their middle
         assert answer == alone
     assert await _whole(subject) == alone, "what was asked in between must leave no trace"
 
