@@ -131,17 +131,14 @@ async def test_what_is_not_a_number_fails_one_request(encoder_dir: Path, start: 
     assert (bad[0], bad[1]["error"]["code"]) == (500, "engine_nan")
 
 
-async def test_a_batch_that_fails_fails_its_requests(encoder: Encoder, start: Callable[..., Any]) -> None:
-    class Failing(torch.nn.Module):
-        device = torch.device("cpu")
+async def test_a_batch_that_fails_fails_its_requests(encoder_dir: Path, start: Callable[..., Any]) -> None:
+    def fail(_: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        if 7 in given[0]:
+            raise MemoryError
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-            if 7 in input_ids:
-                raise MemoryError
-            return encoder.module(input_ids=input_ids, attention_mask=attention_mask)
-
-    fields = {name: getattr(encoder, name) for name in Encoder.__slots__}
-    client: Client = await start(Encoder(**{**fields, "module": Failing()}))
+    broken = _load(encoder_dir)
+    broken.module.get_input_embeddings().register_forward_pre_hook(fail)
+    client: Client = await start(broken)
     status, answer, _ = await client.post(PATH, {"model": "tiny", "input": [[7]]})
     assert (status, answer["error"]["code"]) == (503, "engine_out_of_memory")
     assert (await client.ask(PATH, input=[[8]]))["usage"]["prompt_tokens"] == 1
@@ -168,10 +165,11 @@ def test_poolings(encoder_dir: Path, tmp_path: Path, said: dict[str, Any], expec
     (directory / "modules.json").write_text(json.dumps(modules))
     encoder = _load(directory)
     assert not encoder.normalize
+    plain = AutoModel.from_pretrained(directory)
     rows = [encoder.vocabulary.encode(text, special=True) for text in TEXTS]
     for row, found in zip(rows, encoder.embed(rows), strict=True):
         with torch.inference_mode():
-            states = encoder.module(input_ids=torch.tensor([row])).last_hidden_state[0]
+            states = plain(input_ids=torch.tensor([row])).last_hidden_state[0]
         torch.testing.assert_close(found, expected(states), atol=1e-5, rtol=1e-4)
 
 
