@@ -47,8 +47,8 @@ class _Text:
 class EmbedLoop(ComputeThread[Tokens, Vector]):
     """Computes all jobs' texts in batches.
 
-    Jobs take turns, a text each: a job's first text has the turn that is now, the next one the turn after it. So a job
-    waits for as many texts as there are other jobs, however many texts those have.
+    Jobs take turns, a text of each job in a round. A new job joins at the end of the next round, so it waits for about
+    two texts of every other job, however many those have; and none waits forever, however many come.
     """
 
     def __init__(
@@ -79,8 +79,8 @@ class EmbedLoop(ComputeThread[Tokens, Vector]):
         return tuple({text.job: None for text in self._waiting})
 
     def _begin(self, job: TextJob) -> None:
-        now = self._waiting[0].turn if self._waiting else 0
-        self._waiting += [_Text(job, index, tokens, now + index) for index, tokens in enumerate(job.work)]
+        first = self._waiting[0].turn + 1 if self._waiting else 0
+        self._waiting += [_Text(job, index, tokens, first + index) for index, tokens in enumerate(job.work)]
         self._waiting.sort(key=operator.attrgetter("turn"))
 
     def _end(self, job: TextJob) -> None:
@@ -108,7 +108,7 @@ class EmbedLoop(ComputeThread[Tokens, Vector]):
         self._metrics.load(0, len(self._waiting), 0)
 
     def _batch(self) -> list[_Text]:
-        """The texts whose turn it is, as many as fit; where they are filled up, those nearest in length to the first."""
+        """The texts whose turn it is, as many as fit; where texts are filled up, those of like length as the first."""
         texts, padded = self._waiting, isinstance(self._encoder.batching, Padded)
         if padded:
             first = len(texts[0].tokens)
