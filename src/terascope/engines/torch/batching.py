@@ -113,7 +113,7 @@ def _compare(module: PreTrainedModel, own: str, lengths: Sequence[int]) -> Seen:
     found = Packed(module, first_position(module)).states(torch.cat(rows), texts)
     if not texts.seen.calls:
         raise NotImplementedError("it does not let its attention be chosen")
-    _check_same(expected, found.split(list(lengths)))
+    _check_same(expected, torch.split(found, list(lengths)))
     return texts.seen
 
 

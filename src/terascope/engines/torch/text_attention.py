@@ -111,7 +111,9 @@ def _attend(
     for group in texts.groups:
         mask = texts.mask(group.length, window, causal, query)
         found = scaled_dot_product_attention(
-            *(_rows(one, group) for one in (query, key, value)),
+            _rows(query, group),
+            _rows(key, group),
+            _rows(value, group),
             attn_mask=mask,
             is_causal=causal and mask is None,
             scale=scaling,
@@ -139,7 +141,8 @@ def _causal(module: torch.nn.Module) -> bool:
 
 def _rows(packed: Tensor, group: Group) -> Tensor:
     """[1, heads, tokens, size] to [count, heads, length, size] of the group; no copy."""
-    return packed[0, :, group.part].unflatten(1, (group.count, group.length)).transpose(0, 1)
+    part = packed[0, :, group.part]
+    return part.view(part.shape[0], group.count, group.length, part.shape[-1]).transpose(0, 1)
 
 
 def _groups(lengths: Sequence[int]) -> list[Group]:

@@ -79,7 +79,7 @@ def _together(batching: Batching, rows: Sequence[Sequence[int]]) -> Sequence[tor
     ids = torch.tensor([token for row in ordered for token in row])
     with torch.inference_mode():
         states = batching.states(ids, Texts([len(row) for row in ordered], ids.device))
-    return states.split([len(row) for row in ordered])
+    return torch.split(states, [len(row) for row in ordered])
 
 
 def _alone(model: PreTrainedModel, row: Sequence[int]) -> torch.Tensor:

@@ -152,13 +152,14 @@ async def test_at_most_so_many_requests_share_a_batch(make: Make) -> None:
 
 async def test_where_texts_are_filled_up_those_of_like_length_go_together(make: Make) -> None:
     worked = make(padded=True, step_tokens=8)
-    job = _job([5] * 2, [6] * 6, [7] * 2, [8] * 5, [9] * 3, [10])
+    texts = [[5] * 2, [6] * 6, [7] * 2, [8] * 5, [9] * 3, [10]]
+    job = _job(*texts)
     worked.loop.submit(job)
     worked.loop.start()
     vectors = {one.index: one.values for one in await _vectors(job)}
     assert worked.batches == [[[5, 5], [7, 7]], [[6] * 6], [[8] * 5], [[10, 0, 0], [9, 9, 9]]]
     alone = make(step_tokens=8)
-    other = _job(*job.work)
+    other = _job(*texts)
     alone.loop.submit(other)
     alone.loop.start()
     for one in await _vectors(other):

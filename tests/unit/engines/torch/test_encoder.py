@@ -236,7 +236,7 @@ def test_a_length_that_the_model_does_not_have(encoder_dir: Path) -> None:
 def of_kind(request: pytest.FixtureRequest, encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint of another kind of model with the tokenizer of the BERT one."""
     config, pooling, _, _ = KINDS[request.param]
-    directory = tmp_path_factory.mktemp("kind") / request.param
+    directory: Path = tmp_path_factory.mktemp("kind") / request.param
     shutil.copytree(encoder_dir, directory)
     for name in ("model.safetensors", "sentence_bert_config.json"):
         (directory / name).unlink()
