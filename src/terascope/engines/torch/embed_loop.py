@@ -19,7 +19,7 @@ from terascope.engines.torch.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _LOOK_AHEAD = 256  # waiting texts among which those of like length are sought, where they are filled up
-_STEP_TOKENS = 1024  # more are not computed faster by a CPU, but a new request would wait longer
+_STEP_TOKENS = 1024  # a CPU gains hardly anything by more, and a new request would wait longer
 _GPU_STEP_TOKENS = 8192
 
 
