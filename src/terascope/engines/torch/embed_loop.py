@@ -1,7 +1,8 @@
-"""The embedding loop: texts of all requests, those of like length together."""
+"""The embedding loop: texts of all requests in batches of so many tokens; the requests take turns."""
 
 import asyncio
 import logging
+import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,12 +12,15 @@ from torch import Tensor
 
 from terascope.core.errors import EngineNan, EngineOutOfMemory, InternalError, ServiceError
 from terascope.engines.torch import memory
+from terascope.engines.torch.batching import Padded
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.metrics import Metrics
 
 _log = logging.getLogger(__name__)
-_LOOK_AHEAD = 256  # waiting texts among which those of like length are sought
+_LOOK_AHEAD = 256  # waiting texts among which those of like length are sought, where they are filled up
+_STEP_TOKENS = 1024  # a CPU gains hardly anything by more, and a new request would wait longer
+_GPU_STEP_TOKENS = 8192
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,10 +41,15 @@ class _Text:
     job: TextJob
     index: int
     tokens: Tokens
+    turn: int
 
 
 class EmbedLoop(ComputeThread[Tokens, Vector]):
-    """Computes all jobs' texts in batches."""
+    """Computes all jobs' texts in batches.
+
+    Jobs take turns, a text of each job in a round. A new job joins at the end of the next round, so it waits for about
+    two texts of every other job, however many those have; and none waits forever, however many come.
+    """
 
     def __init__(
         self,
@@ -50,21 +59,29 @@ class EmbedLoop(ComputeThread[Tokens, Vector]):
         metrics: Metrics,
         *,
         max_batch: int = 32,
-        step_tokens: int = 4096,
+        step_tokens: int = 0,
     ) -> None:
-        """See `ComputeThread`. At most `max_batch` texts and `step_tokens` tokens, filled up, make a batch."""
+        """See `ComputeThread`.
+
+        A batch has texts of at most `max_batch` jobs, and at most `step_tokens` tokens: the texts' own where the
+        encoder packs them, else as many as there are after filling up. A longer text is a batch by itself. With
+        `step_tokens` 0 it is what suits the device.
+        """
         super().__init__("embed-loop", loop, crashed)
         self._encoder = encoder
         self._metrics = metrics
         self._max_batch = max_batch
-        self._step_tokens = step_tokens
+        on_gpu = encoder.module.device.type == "cuda"
+        self._step_tokens = step_tokens or (_GPU_STEP_TOKENS if on_gpu else _STEP_TOKENS)
         self._waiting: list[_Text] = []
 
     def _jobs(self) -> Sequence[TextJob]:
         return tuple({text.job: None for text in self._waiting})
 
     def _begin(self, job: TextJob) -> None:
-        self._waiting += [_Text(job, index, tokens) for index, tokens in enumerate(job.work)]
+        first = self._waiting[0].turn + 1 if self._waiting else 0
+        self._waiting += [_Text(job, index, tokens, first + index) for index, tokens in enumerate(job.work)]
+        self._waiting.sort(key=operator.attrgetter("turn"))
 
     def _end(self, job: TextJob) -> None:
         self._waiting = [text for text in self._waiting if text.job is not job]
@@ -74,30 +91,37 @@ class EmbedLoop(ComputeThread[Tokens, Vector]):
         self._end(job)
 
     def _step(self) -> None:
-        self._metrics.load(0, len(self._waiting), 0)
         if not self._waiting:
             return
         start = time.perf_counter()
         batch = self._batch()
-        taken = set(map(id, batch))
-        self._waiting = [text for text in self._waiting if id(text) not in taken]
+        taken = set(batch)
+        self._waiting = [text for text in self._waiting if text not in taken]
+        self._metrics.load(len(batch), len(self._waiting), 0)
         try:
             vectors = self._encoder.embed([text.tokens for text in batch])
         except Exception as error:  # noqa: BLE001 - the edge of a step: its texts fail, the worker goes on
             self._failed(batch, error)
-            return
-        self._tell(batch, vectors)
-        self._metrics.step(sum(len(text.tokens) for text in batch), 0, 0, time.perf_counter() - start, 0)
+        else:
+            self._tell(batch, vectors)
+            self._metrics.step(sum(len(text.tokens) for text in batch), 0, 0, time.perf_counter() - start, 0)
+        self._metrics.load(0, len(self._waiting), 0)
 
     def _batch(self) -> list[_Text]:
-        """The oldest text and those nearest to it in length, as many as fit."""
-        oldest = len(self._waiting[0].tokens)
-        near = sorted(self._waiting[:_LOOK_AHEAD], key=lambda text: abs(len(text.tokens) - oldest))
+        """The texts whose turn it is, as many as fit; where texts are filled up, those of like length as the first."""
+        texts, padded = self._waiting, isinstance(self._encoder.batching, Padded)
+        if padded:
+            first = len(texts[0].tokens)
+            texts = sorted(texts[:_LOOK_AHEAD], key=lambda text: abs(len(text.tokens) - first))
         batch: list[_Text] = []
-        longest = 0
-        for text in near[: self._max_batch]:
+        jobs: set[TextJob] = set()
+        tokens = longest = 0
+        for text in texts:
+            jobs.add(text.job)
+            tokens += len(text.tokens)
             longest = max(longest, len(text.tokens))
-            if batch and longest * (len(batch) + 1) > self._step_tokens:
+            size = longest * (len(batch) + 1) if padded else tokens
+            if batch and (size > self._step_tokens or len(jobs) > self._max_batch):
                 break
             batch.append(text)
         return batch

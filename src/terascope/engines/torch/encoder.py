@@ -1,7 +1,7 @@
 """Embedding models: texts to vectors, as sentence-transformers describes them in a checkpoint's files."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,13 +11,13 @@ from torch import Tensor
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
 
 from terascope.core.errors import ConfigError
+from terascope.engines.torch.batching import Batching, choose, first_position
 from terascope.engines.torch.model import Report, choose_device, choose_dtype
+from terascope.engines.torch.pooling import POOLINGS, pooling_names
 from terascope.engines.torch.settings import WorkerSettings
+from terascope.engines.torch.text_attention import Texts
 from terascope.engines.torch.vocabulary import Vocabulary
 
-Pooling = Callable[[Tensor, Tensor], Tensor]
-"""From hidden states [rows, tokens, width] and mask [rows, tokens] to vectors [rows, width]."""
-_POSITION_OFFSETS = ("roberta", "xlm-roberta", "camembert", "mpnet")  # numbered from the padding token's id + 1
 _KNOWN_MODULES = ("Transformer", "Pooling", "Normalize")
 
 
@@ -32,17 +32,23 @@ class Encoder:
     pooling: str
     normalize: bool
     dtype: str
+    batching: Batching
 
     @torch.inference_mode()
     def embed(self, rows: Sequence[Sequence[int]]) -> Tensor:
-        """Return the vectors [rows, width] of token lists, float32 on the CPU."""
-        longest = max(map(len, rows))
-        device = self.module.device
-        ids = torch.tensor([[*row, *[0] * (longest - len(row))] for row in rows], device=device)
-        mask = torch.tensor([[1] * len(row) + [0] * (longest - len(row)) for row in rows], device=device)
-        states = self.module(input_ids=ids, attention_mask=mask).last_hidden_state.float()
-        vectors = _POOLINGS[self.pooling](states, mask.float())
-        return (torch.nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors).cpu()
+        """Return the vectors [rows, width] of token lists, in their order, float32 on the CPU.
+
+        The vector of a row is the same whatever the others are, as far as numbers of its type can be.
+        """
+        order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
+        texts = Texts([len(rows[row]) for row in order], self.module.device)
+        ids = torch.tensor([token for row in order for token in rows[row]], device=self.module.device)
+        vectors = POOLINGS[self.pooling](self.batching.states(ids, texts).float(), texts)
+        if self.normalize:
+            vectors = torch.nn.functional.normalize(vectors, dim=-1)
+        found = torch.empty(vectors.shape)
+        found[order] = vectors.cpu()
+        return found
 
 
 def load_encoder(settings: WorkerSettings, report: Report) -> Encoder:
@@ -55,17 +61,20 @@ def load_encoder(settings: WorkerSettings, report: Report) -> Encoder:
     dtype = choose_dtype(settings, device, getattr(config, "dtype", None))
     module = AutoModel.from_pretrained(root, dtype=dtype, local_files_only=True)
     module.eval().requires_grad_(False).to(device)
+    module.config.use_cache = False  # decoders would keep what no later token asks for
     tokenizer = AutoTokenizer.from_pretrained(root, local_files_only=True)
+    context = _context(root, module, settings.context_length)
+    report("warming up")
     encoder = Encoder(
         module,
         Vocabulary(tokenizer, module.get_input_embeddings().weight.shape[0], ()),
-        _context(root, config, settings.context_length),
+        context,
         int(config.get_text_config().hidden_size),
         _pooling(settings.model_dir / modules["Pooling"]) if "Pooling" in modules else "mean",
         "Normalize" in modules or not modules,
         str(module.dtype).removeprefix("torch."),
+        choose(module, context),
     )
-    report("warming up")
     encoder.embed([encoder.vocabulary.encode("a", special=True) or [0]])
     return encoder
 
@@ -82,23 +91,19 @@ def _modules(directory: Path) -> dict[str, str]:
 
 
 def _pooling(directory: Path) -> str:
-    said = _json(directory / "config.json") or {}
-    mode = said.get("pooling_mode")
-    modes = [mode] if isinstance(mode, str) else [key for key, on in said.items() if key in _FLAGS and on is True]
-    names = [_FLAGS.get(one, one) for one in modes]
-    if len(names) != 1 or names[0] not in _POOLINGS:
+    names = pooling_names(_json(directory / "config.json") or {})
+    if len(names) != 1 or names[0] not in POOLINGS:
         raise ConfigError(
             f"the model pools by {' and '.join(names) or 'nothing'}, which the torch engine does not know"
         )
     return names[0]
 
 
-def _context(root: Path, config: Any, asked: int) -> int:
+def _context(root: Path, module: PreTrainedModel, asked: int) -> int:
     """The longest text in tokens: what sentence-transformers was set to, else what there are positions for."""
     said = (_json(root / "sentence_bert_config.json") or {}).get("max_seq_length")
-    positions = int(getattr(config.get_text_config(), "max_position_embeddings", None) or 0)
-    if config.model_type in _POSITION_OFFSETS:
-        positions -= int(config.pad_token_id or 1) + 1
+    positions = int(getattr(module.config.get_text_config(), "max_position_embeddings", None) or 0)
+    positions -= first_position(module) if positions else 0
     own = int(said or positions or 512)
     if asked > max(own, positions):
         raise ConfigError(f"context_length is {asked}, but the model has positions for {max(own, positions)} tokens")
@@ -107,45 +112,3 @@ def _context(root: Path, config: Any, asked: int) -> int:
 
 def _json(path: Path) -> Any:
     return json.loads(path.read_text()) if path.exists() else None
-
-
-def _mean(states: Tensor, mask: Tensor) -> Tensor:
-    return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True)
-
-
-def _mean_sqrt(states: Tensor, mask: Tensor) -> Tensor:
-    return (states * mask[..., None]).sum(1) / mask.sum(1, keepdim=True).sqrt()
-
-
-def _weighted_mean(states: Tensor, mask: Tensor) -> Tensor:
-    return _mean(states, mask * torch.arange(1, mask.shape[1] + 1, device=mask.device))
-
-
-def _greatest(states: Tensor, mask: Tensor) -> Tensor:
-    return states.masked_fill(mask[..., None] == 0, -torch.inf).amax(1)
-
-
-def _first(states: Tensor, mask: Tensor) -> Tensor:
-    return states[:, 0]
-
-
-def _last(states: Tensor, mask: Tensor) -> Tensor:
-    return states[torch.arange(len(states), device=states.device), mask.sum(1).long() - 1]
-
-
-_POOLINGS: dict[str, Pooling] = {
-    "mean": _mean,
-    "cls": _first,
-    "max": _greatest,
-    "lasttoken": _last,
-    "weightedmean": _weighted_mean,
-    "mean_sqrt_len_tokens": _mean_sqrt,
-}
-_FLAGS = {
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_lasttoken": "lasttoken",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-}

@@ -93,6 +93,7 @@ def _embedder(
         encoder.module.device,
         pooling=encoder.pooling,
         normalize=encoder.normalize,
+        batching=encoder.batching.name,
         architecture=type(encoder.module).__name__,
     )
     batch.start()

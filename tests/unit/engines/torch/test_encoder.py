@@ -11,7 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import (
+    AutoModel,
+    AutoTokenizer,
+    ModernBertConfig,
+    MPNetConfig,
+    PretrainedConfig,
+    Qwen3Config,
+    RobertaConfig,
+)
 
 from terascope.core.errors import ConfigError
 from terascope.core.models import Task
@@ -23,6 +33,30 @@ from terascope.protocol.openai import EmbeddingList
 from .conftest import Client
 
 PATH = "v1/embeddings"
+SMALL: dict[str, Any] = {
+    "vocab_size": 40,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.3,
+    "pad_token_id": 0,
+}
+MODERN: dict[str, Any] = {"local_attention": 12, "global_attn_every_n_layers": 2, "initializer_cutoff_factor": 2.0}
+SPECIAL: dict[str, Any] = {"eos_token_id": 3, "bos_token_id": 2, "cls_token_id": 2, "sep_token_id": 3}
+# kind: settings, pooling, how its texts are computed, and its longest text
+KINDS: dict[str, tuple[PretrainedConfig, str, str, int]] = {
+    "roberta": (RobertaConfig(**SMALL | {"pad_token_id": 1}), "mean", "packed", 62),
+    "modernbert": (ModernBertConfig(**SMALL, **MODERN, **SPECIAL), "cls", "packed", 64),
+    "qwen3": (Qwen3Config(**SMALL, num_key_value_heads=2, head_dim=8), "lasttoken", "packed", 64),
+    "mpnet": (MPNetConfig(**SMALL | {"pad_token_id": 1}), "mean", "padded", 62),
+}
+POOLED: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
+    "mean": lambda states: states.mean(0),
+    "cls": lambda states: states[0],
+    "lasttoken": lambda states: states[-1],
+}
 TEXTS = ["the cat", "the dogs", "a", "the cat the dog the cats the dogs " * 3]
 
 
@@ -39,11 +73,6 @@ def encoder(encoder_dir: Path) -> Encoder:
 async def client(encoder: Encoder, start: Callable[..., Any]) -> Client:
     found: Client = await start(encoder)
     return found
-
-
-def _weighted(states: torch.Tensor) -> torch.Tensor:
-    weights = torch.arange(1, len(states) + 1)[:, None]
-    return (states * weights).sum(0) / weights.sum()
 
 
 def _plain(directory: Path, text: str) -> list[float]:
@@ -131,17 +160,14 @@ async def test_what_is_not_a_number_fails_one_request(encoder_dir: Path, start: 
     assert (bad[0], bad[1]["error"]["code"]) == (500, "engine_nan")
 
 
-async def test_a_batch_that_fails_fails_its_requests(encoder: Encoder, start: Callable[..., Any]) -> None:
-    class Failing(torch.nn.Module):
-        device = torch.device("cpu")
+async def test_a_batch_that_fails_fails_its_requests(encoder_dir: Path, start: Callable[..., Any]) -> None:
+    def fail(_: torch.nn.Module, given: tuple[torch.Tensor]) -> None:
+        if 7 in given[0]:
+            raise MemoryError
 
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> Any:
-            if 7 in input_ids:
-                raise MemoryError
-            return encoder.module(input_ids=input_ids, attention_mask=attention_mask)
-
-    fields = {name: getattr(encoder, name) for name in Encoder.__slots__}
-    client: Client = await start(Encoder(**{**fields, "module": Failing()}))
+    broken = _load(encoder_dir)
+    broken.module.get_input_embeddings().register_forward_pre_hook(fail)
+    client: Client = await start(broken)
     status, answer, _ = await client.post(PATH, {"model": "tiny", "input": [[7]]})
     assert (status, answer["error"]["code"]) == (503, "engine_out_of_memory")
     assert (await client.ask(PATH, input=[[8]]))["usage"]["prompt_tokens"] == 1
@@ -168,10 +194,11 @@ def test_poolings(encoder_dir: Path, tmp_path: Path, said: dict[str, Any], expec
     (directory / "modules.json").write_text(json.dumps(modules))
     encoder = _load(directory)
     assert not encoder.normalize
+    plain = AutoModel.from_pretrained(directory)
     rows = [encoder.vocabulary.encode(text, special=True) for text in TEXTS]
     for row, found in zip(rows, encoder.embed(rows), strict=True):
         with torch.inference_mode():
-            states = encoder.module(input_ids=torch.tensor([row])).last_hidden_state[0]
+            states = plain(input_ids=torch.tensor([row])).last_hidden_state[0]
         torch.testing.assert_close(found, expected(states), atol=1e-5, rtol=1e-4)
 
 
@@ -203,3 +230,55 @@ def test_a_length_that_the_model_does_not_have(encoder_dir: Path) -> None:
     assert _load(encoder_dir, context_length=64).context_length == 64
     with pytest.raises(ConfigError, match="64"):
         _load(encoder_dir, context_length=65)
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def of_kind(request: pytest.FixtureRequest, encoder_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint of another kind of model with the tokenizer of the BERT one."""
+    config, pooling, _, _ = KINDS[request.param]
+    directory: Path = tmp_path_factory.mktemp("kind") / request.param
+    shutil.copytree(encoder_dir, directory)
+    for name in ("model.safetensors", "sentence_bert_config.json"):
+        (directory / name).unlink()
+    torch.manual_seed(4)
+    AutoModel.from_config(config).save_pretrained(directory)
+    (directory / "1_Pooling" / "config.json").write_text(json.dumps({"pooling_mode": pooling}))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def kind(of_kind: Path) -> tuple[Encoder, Any]:
+    """The engine's encoder, and the same model as plain transformers runs it."""
+    return _load(of_kind), AutoModel.from_pretrained(of_kind).eval()
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=st.lists(st.lists(st.integers(0, 35), min_size=1, max_size=62), min_size=1, max_size=8))
+def test_kinds_of_models(kind: tuple[Encoder, Any], of_kind: Path, rows: list[list[int]]) -> None:
+    encoder, plain = kind
+    _, pooling, batching, longest = KINDS[of_kind.name]
+    assert (encoder.pooling, encoder.batching.name, encoder.context_length) == (pooling, batching, longest)
+    together = encoder.embed(rows)
+    for row, found in zip(rows, together, strict=True):
+        torch.testing.assert_close(found, encoder.embed([row])[0], atol=1e-5, rtol=0)
+        with torch.inference_mode():
+            states = plain(input_ids=torch.tensor([row])).last_hidden_state[0]
+        expected = torch.nn.functional.normalize(POOLED[pooling](states), dim=-1)
+        torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_a_decoder_keeps_nothing(encoder_dir: Path, tmp_path: Path) -> None:
+    directory = shutil.copytree(encoder_dir, tmp_path / "model")
+    AutoModel.from_config(KINDS["qwen3"][0]).save_pretrained(directory)
+    encoder = _load(directory)
+    encoder.module.set_attn_implementation("sdpa")
+    assert encoder.module(input_ids=torch.tensor([[5, 6]])).past_key_values is None
+
+
+def test_half_precision(encoder_dir: Path, encoder: Encoder) -> None:
+    half = _load(encoder_dir, dtype="bfloat16")
+    rows = [encoder.vocabulary.encode(text, special=True) for text in TEXTS]
+    assert (half.dtype, half.batching.name) == ("bfloat16", "packed")
+    found = half.embed(rows)
+    assert found.dtype == torch.float32
+    torch.testing.assert_close(found, encoder.embed(rows), atol=0.03, rtol=0)

@@ -204,3 +204,14 @@ async def test_embeddings(minilm_dir: Path, start: Callable[..., Any]) -> None:
             states = model(**tokenizer(text, return_tensors="pt")).last_hidden_state[0].mean(0)
         assert vector == pytest.approx((states / states.norm()).numpy(), abs=1e-5)
     assert (await client.refused("v1/embeddings", input="word " * 300))["code"] == "context_length_exceeded"
+
+
+def test_embeddings_of_many_lengths_at_once(minilm_dir: Path) -> None:
+    encoder = load_encoder(WorkerSettings(minilm_dir, "tiny"), lambda _: None)
+    assert encoder.batching.name == "packed"
+    plain = AutoModel.from_pretrained(minilm_dir)
+    rows = [[101, *((i * 37 + j * 11) % 20000 + 1000 for j in range(i * 6 % 250)), 102] for i in range(48)]
+    for row, vector in zip(rows, encoder.embed(rows), strict=True):
+        with torch.inference_mode():
+            states = plain(input_ids=torch.tensor([row])).last_hidden_state[0].mean(0)
+        torch.testing.assert_close(vector, states / states.norm(), atol=1e-5, rtol=0)

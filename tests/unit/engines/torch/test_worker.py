@@ -133,7 +133,7 @@ async def test_an_embedding_model(run: Run, encoder_dir: Path) -> None:
         async with session.get("http://x/terascope/info") as response:
             info = await response.json()
         assert info["capabilities"]["endpoints"] == ["detokenize", "embeddings", "tokenize"]
-        assert info["details"]["pooling"] == "mean"
+        assert (info["details"]["pooling"], info["details"]["batching"]) == ("mean", "packed")
         async with session.post("http://x/v1/embeddings", json={"model": "tiny", "input": "the cat"}) as response:
             assert len((await response.json())["data"][0]["embedding"]) == 32
     started.process.send_signal(signal.SIGINT)
