@@ -6,17 +6,17 @@ from sqlalchemy import Connection, inspect, text
 
 from terascope.core.errors import ConfigError
 
-HEAD = "0002"
+HEAD = "0003"
 _LOCK = 0x7E2A5C09E  # any number that no other program takes for its lock
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
-def migrate(connection: Connection) -> None:
-    """Bring the schema to `HEAD`, in the transaction that `connection` is in.
+def migrate(connection: Connection, target: str = HEAD) -> None:
+    """Bring the schema to `target`, in the transaction that `connection` is in.
 
     Raises `ConfigError` when the database is newer than this program.
     """
-    if current(connection) == HEAD:
+    if current(connection) == target:
         return
     if connection.dialect.name == "postgresql":  # of several gateways that start together one migrates, the others wait
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
@@ -29,7 +29,7 @@ def migrate(connection: Connection) -> None:
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS))
     config.attributes["connection"] = connection
-    command.upgrade(config, "head")
+    command.upgrade(config, target)
 
 
 def current(connection: Connection) -> str:

@@ -1,15 +1,19 @@
 """A database is brought to the newest schema, once; a newer one is refused."""
 
 import asyncio
+from collections.abc import Callable
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from terascope.core.errors import ConfigError
 from terascope.store.database import Database
-from terascope.store.migrate import HEAD, current
+from terascope.store.keys import KeyStore
+from terascope.store.members import MemberStore
+from terascope.store.migrate import HEAD, current, migrate
 from terascope.store.tables import metadata
 
 
@@ -58,3 +62,34 @@ async def test_a_wrong_url_is_a_clear_error(wrong: str, told: str) -> None:
     with pytest.raises(ConfigError, match=told) as raised:
         await Database.open(wrong)
     assert "secret" not in raised.value.message
+
+
+_OLD_KEYS = """
+INSERT INTO keys (id, name, prefix, sha256, scopes, created) VALUES
+('key_1', 'first key', 'tera-1', 'a', '["operator"]', 1), ('key_2', 'ada', 'tera-2', 'b', '["query"]', 2),
+('key_3', 'ada', 'tera-3', 'c', '["embed"]', 3)
+"""
+
+
+def _before_projects(connection: Connection) -> None:
+    migrate(connection, "0002")
+    connection.execute(text(_OLD_KEYS))
+
+
+async def test_keys_from_before_projects_are_in_the_local_one(url: str) -> None:
+    await _in_transaction(url, _before_projects)
+    database = await Database.open(url)
+    rows = await KeyStore(database).all()
+    assert [(row.user_id, row.project) for row in rows] == [("first key", "local"), ("ada", "local"), ("ada", "local")]
+    found = await MemberStore(database).of("local")
+    assert [(row.user_id, row.role) for row in found] == [("ada", "member"), ("first key", "pi")]
+    await database.aclose()
+
+
+async def _in_transaction(url: str, work: Callable[[Connection], None]) -> None:
+    target = make_url(url)
+    driver = "sqlite+aiosqlite" if target.get_backend_name() == "sqlite" else "postgresql+asyncpg"
+    engine = create_async_engine(target.set(drivername=driver))
+    async with engine.begin() as connection:
+        await connection.run_sync(work)
+    await engine.dispose()
