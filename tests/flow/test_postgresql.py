@@ -35,7 +35,8 @@ def test_a_key_an_answer_and_its_record(tmp_path: Path, url: str) -> None:
             run_id = answer.headers["x-request-id"]
             record = client.get(f"/admin/v1/runs/{run_id}").json()
             assert (record["outcome"], record["model"][:5]) == ("completed", "echo@")
-            assert client.get("/admin/v1/runs/%00").status_code == 400
+            assert client.get("/admin/v1/runs/%00").status_code == 404
+            assert client.get("/admin/v1/runs?model=%00").status_code == 400
         assert process.stop() == 0
         assert list(process.data_dir.glob("*.db")) == []
         process.start().ready()

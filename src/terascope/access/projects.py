@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from terascope.access.principal import Principal
 from terascope.core.clock import Clock
-from terascope.core.errors import BadRequest, NotAllowed
+from terascope.core.errors import BadRequest, Conflict, NotAllowed
 from terascope.core.models import Mode, ModelName, ModelVersion
 from terascope.core.projects import LOCAL_PROJECT, PROJECT_PATTERN, Qos, Role, checked_project, checked_text
 from terascope.store.database import Database
@@ -140,9 +140,9 @@ class Projects:
         return row
 
     async def change(self, name: str, *, title: str | None = None, closed: bool | None = None) -> ProjectRow:
-        """Give a project another title, close it or open it again; return it. Raises `NotFound`, `BadRequest`."""
+        """Give a project another title, close it or open it again; return it. Raises as `create` does."""
         if closed and name == LOCAL_PROJECT:
-            raise BadRequest("the project `local` cannot be closed; take its policies away instead", param="closed")
+            raise Conflict("the project `local` cannot be closed; take its policies away instead", param="closed")
         row = await self.get(name)
         if title is not None:
             row = replace(row, title=checked_text(title, "title", empty=True))

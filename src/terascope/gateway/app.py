@@ -81,8 +81,8 @@ class Gateway:
         """FastAPI reads and parses a body before it looks at who sent it: here the key and the size come first."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
-            if "\0" in path or b"%00" in scope["query_string"]:
-                raise BadRequest("the address has a NUL character in it, which nothing here is named by")
+            if "\0" in path:
+                raise NotFound("the path has a NUL character in it, which nothing here is named by")
             if path.startswith(_KEYED):
                 await self._access.identify(header(scope, b"authorization"))
             body = await read_body(scope, receive, most=_MOST_BODY)

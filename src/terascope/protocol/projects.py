@@ -1,10 +1,16 @@
 """The wire of `/admin/v1/projects`."""
 
-from pydantic import BaseModel, Field
+from typing import Annotated
 
-from terascope.core.models import Mode
-from terascope.core.projects import Qos, Role
+from pydantic import BaseModel, Field, StrictBool, WithJsonSchema
+
+from terascope.core.models import MODEL_PATTERN, Mode
+from terascope.core.projects import PROJECT_PATTERN, Qos, Role
 from terascope.protocol.admin import Strict
+
+ProjectName = Annotated[str, WithJsonSchema({"type": "string", "pattern": PROJECT_PATTERN})]
+PolicyModel = Annotated[str, WithJsonSchema({"type": "string", "pattern": rf"^\*$|{MODEL_PATTERN}"})]
+"""`*`, a name, or `name@version`."""
 
 
 class PolicyView(BaseModel):
@@ -35,7 +41,7 @@ class ProjectViews(BaseModel):
 class CreateProject(Strict):
     """`POST /admin/v1/projects`."""
 
-    name: str
+    name: ProjectName
     title: str = ""
     pi: str = Field(default="", description="The user who leads it.")
 
@@ -44,14 +50,14 @@ class ChangeProject(Strict):
     """`PATCH /admin/v1/projects/{project}`; what is null stays."""
 
     title: str | None = None
-    closed: bool | None = None
+    closed: StrictBool | None = None
 
 
 class SetPolicy(Strict):
     """`PUT /admin/v1/projects/{project}/policies/{model}`."""
 
-    modes: list[Mode] = Field(default=[Mode.QUERY, Mode.EMBED])
-    qos: list[Qos] = Field(default=[Qos.INTERACTIVE, Qos.BATCH])
+    modes: list[Mode] = Field(default=[Mode.QUERY, Mode.EMBED], min_length=1)
+    qos: list[Qos] = Field(default=[Qos.INTERACTIVE, Qos.BATCH], min_length=1)
 
 
 class MemberView(BaseModel):

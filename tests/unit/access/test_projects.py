@@ -137,7 +137,7 @@ async def test_a_closed_project_is_used_by_nobody(access: Access) -> None:
     assert await access.projects.change("climate", closed=True) == closed
     assert (await access.projects.change("climate", closed=False, title=" Weather ")).title == "Weather"
     await access.admit(person("pi"), VERSION, Mode.QUERY)
-    with pytest.raises(BadRequest, match="`local` cannot be closed"):
+    with pytest.raises(Conflict, match="`local` cannot be closed"):
         await access.projects.change("local", closed=True)
 
 

@@ -11,7 +11,9 @@ from terascope.protocol.projects import (
     CreateProject,
     MemberView,
     MemberViews,
+    PolicyModel,
     PolicyView,
+    ProjectName,
     ProjectView,
     ProjectViews,
     SetMember,
@@ -37,47 +39,49 @@ async def create_project(asked: CreateProject, use: UseServices, who: Operator) 
 
 
 @router.get("/{project}")
-async def show_project(project: str, use: UseServices, who: Caller) -> ProjectView:
+async def show_project(project: ProjectName, use: UseServices, who: Caller) -> ProjectView:
     """One project and what it may do."""
     await use.access.projects.require(who, project, Right.SEE)
     return await _view(use, who, await use.access.projects.get(project))
 
 
 @router.patch("/{project}")
-async def change_project(project: str, asked: ChangeProject, use: UseServices, who: Operator) -> ProjectView:
+async def change_project(project: ProjectName, asked: ChangeProject, use: UseServices, who: Operator) -> ProjectView:
     """Give a project another title, close it, or open it again."""
     return await _view(use, who, await use.access.projects.change(project, title=asked.title, closed=asked.closed))
 
 
 @router.put("/{project}/policies/{model:path}")
-async def set_policy(project: str, model: str, asked: SetPolicy, use: UseServices, who: Operator) -> PolicyView:
+async def set_policy(
+    project: ProjectName, model: PolicyModel, asked: SetPolicy, use: UseServices, who: Operator
+) -> PolicyView:
     """Say how a project may use a model: `*` for every model, a name for all its versions, or `name@version`."""
     return _policy(await use.access.projects.put_policy(project, model, asked.modes, asked.qos))
 
 
 @router.delete("/{project}/policies/{model:path}", status_code=204)
-async def remove_policy(project: str, model: str, use: UseServices, who: Operator) -> Response:
+async def remove_policy(project: ProjectName, model: PolicyModel, use: UseServices, who: Operator) -> Response:
     """Allow a model no more."""
     await use.access.projects.remove_policy(project, model)
     return Response(status_code=204)
 
 
 @router.get("/{project}/members")
-async def list_members(project: str, use: UseServices, who: Caller) -> MemberViews:
+async def list_members(project: ProjectName, use: UseServices, who: Caller) -> MemberViews:
     """The members of a project and their roles."""
     await use.access.projects.require(who, project, Right.SEE)
     return MemberViews(data=[_member(row) for row in await use.access.projects.members(project)])
 
 
 @router.put("/{project}/members/{user:path}")
-async def set_member(project: str, user: str, asked: SetMember, use: UseServices, who: Caller) -> MemberView:
+async def set_member(project: ProjectName, user: str, asked: SetMember, use: UseServices, who: Caller) -> MemberView:
     """Make a user a member, or give a member another role; for PIs of the project and operators."""
     await use.access.projects.require(who, project, Right.MANAGE)
     return _member(await use.access.projects.put_member(project, user, asked.role))
 
 
 @router.delete("/{project}/members/{user:path}", status_code=204)
-async def remove_member(project: str, user: str, use: UseServices, who: Caller) -> Response:
+async def remove_member(project: ProjectName, user: str, use: UseServices, who: Caller) -> Response:
     """Make a user no member any more, at once; for PIs of the project and operators."""
     await use.access.projects.require(who, project, Right.MANAGE)
     await use.access.projects.remove_member(project, user)
