@@ -51,6 +51,14 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/admin/v1/projects/{project}/members"): ANYONE,
     ("PUT", "/admin/v1/projects/{project}/members/{user:path}"): ANYONE,
     ("DELETE", "/admin/v1/projects/{project}/members/{user:path}"): ANYONE,
+    ("GET", "/admin/v1/projects/{project}/allocations"): ANYONE,
+    ("POST", "/admin/v1/projects/{project}/allocations"): OPERATORS,
+    ("PATCH", "/admin/v1/allocations/{allocation}"): OPERATORS,
+    ("POST", "/admin/v1/transfers"): OPERATORS,
+    ("POST", "/admin/v1/refunds"): OPERATORS,
+    ("GET", "/admin/v1/usage"): ANYONE,  # their own
+    ("PUT", "/admin/v1/prices/{model:path}"): OPERATORS,
+    ("DELETE", "/admin/v1/prices/{model:path}"): OPERATORS,
     ("GET", "/admin/v1/runs"): ANYONE,  # of their own
     ("GET", "/admin/v1/runs/{run_id}"): ANYONE,
     ("GET", "/health"): PUBLIC,

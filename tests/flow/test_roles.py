@@ -43,6 +43,15 @@ ROUTES = [
     Route("PUT", "/admin/v1/projects/climate/policies/m", OPERATED, {}),
     Route("DELETE", "/admin/v1/projects/climate/policies/none", OPERATED),
     Route("GET", "/admin/v1/projects/climate/members", SEEN),
+    Route("GET", "/admin/v1/projects/climate/allocations", SEEN),
+    Route("POST", "/admin/v1/projects/climate/allocations", OPERATED, {"units": 1}),
+    Route("PATCH", "/admin/v1/allocations/none", OPERATED, {"ends": None}),
+    Route("POST", "/admin/v1/transfers", OPERATED, {"source": "a", "target": "b", "units": 1}),
+    Route("POST", "/admin/v1/refunds", OPERATED, {"run": "none"}),
+    Route("GET", "/admin/v1/usage", (FREE,) * 5),
+    Route("GET", "/admin/v1/usage?project=climate", SEEN),
+    Route("PUT", "/admin/v1/prices/none", OPERATED, {"prompt": 1, "output": 1}),
+    Route("DELETE", "/admin/v1/prices/none", OPERATED),
     Route("PUT", "/admin/v1/projects/climate/members/grace", MANAGED, {"role": "auditor"}),
     Route("DELETE", "/admin/v1/projects/climate/members/nobody", MANAGED),
 ]
@@ -63,6 +72,7 @@ def clients(gateway: Served) -> Iterator[dict[str, httpx.Client]]:
     for name in ("climate", "ocean"):
         sent(operator, "POST", "/admin/v1/projects", {"name": name, "pi": f"pi of {name}"})
         sent(operator, "PUT", f"/admin/v1/projects/{name}/policies/*", {})
+        sent(operator, "POST", f"/admin/v1/projects/{name}/allocations", {"units": 1000})
     sent(operator, "PUT", "/admin/v1/projects/climate/members/auditor", {"role": "auditor"})
     users = {"pi": "pi of climate", "member": "member", "auditor": "auditor", "pi of another project": "pi of ocean"}
     for role, user in users.items():

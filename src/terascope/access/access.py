@@ -3,11 +3,14 @@
 import hmac
 import secrets
 
+from terascope.access.accounts import Accounts
+from terascope.access.allocations import Allocations
 from terascope.access.keys import Keys
 from terascope.access.principal import Grant, Principal
 from terascope.access.projects import Projects
 from terascope.access.scopes import OPERATOR
 from terascope.core.clock import Clock
+from terascope.core.config import AccountingConfig
 from terascope.core.errors import NotAuthenticated
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
@@ -21,8 +24,10 @@ LOCAL_USER = "local operator"
 class Access:
     """Identifies callers and admits their requests."""
 
-    def __init__(self, database: Database, clock: Clock) -> None:
+    def __init__(self, database: Database, clock: Clock, config: AccountingConfig | None = None) -> None:
         self.projects = Projects(database, clock)
+        self.accounts = Accounts(database, self.projects, config or AccountingConfig(), clock)
+        self.allocations = Allocations(database, self.projects, clock)
         self.keys = Keys(KeyStore(database), clock, self.projects)
         self.local_token = secrets.token_urlsafe(32)
         """The CLI's key on the gateway's own machine: made at every start, never stored in the database."""
@@ -43,11 +48,11 @@ class Access:
     async def admit(
         self, principal: Principal, version: ModelVersion, mode: Mode, *, project: str = "", qos: Qos = Qos.INTERACTIVE
     ) -> Grant:
-        """Return the right to one request in `mode`, paid by `project` or else by the key's own.
+        """Return the right to one request in `mode`, to be paid by `project` or else by the key's own.
 
-        Raises `NotAllowed`.
+        Nothing is held yet: that is for `accounts.hold`. Raises `NotAllowed`.
         """
         principal.require(mode)
         payer = await self.projects.for_use(principal, project or principal.project)
         payer.check(version, mode, qos)
-        return Grant(principal, mode, version.public_name, payer.name, qos)
+        return Grant(principal, mode, version.public_name, payer.name, qos, version.price, payer.unlimited)

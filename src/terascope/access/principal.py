@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from terascope.access.scopes import OPERATOR
 from terascope.core.errors import NotAllowed
 from terascope.core.models import Mode
+from terascope.core.prices import FREE, Price
 from terascope.core.projects import LOCAL_PROJECT, Qos
 
 
@@ -43,3 +44,6 @@ class Grant:
     model: str
     project: str = LOCAL_PROJECT
     qos: Qos = Qos.INTERACTIVE
+    price: Price = FREE
+    unlimited: str = ""
+    """The allocation without a limit that pays; empty where service units are held first."""

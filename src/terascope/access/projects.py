@@ -11,6 +11,7 @@ from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest, Conflict, NotAllowed
 from terascope.core.models import Mode, ModelName, ModelVersion
 from terascope.core.projects import LOCAL_PROJECT, PROJECT_PATTERN, Qos, Role, checked_project, checked_text
+from terascope.store.allocations import AllocationStore
 from terascope.store.database import Database
 from terascope.store.members import MemberRow, MemberStore
 from terascope.store.policies import PolicyRow, PolicyStore
@@ -46,6 +47,8 @@ class Project:
     closed: bool
     roles: Mapping[str, Role]
     policies: tuple[PolicyRow, ...]
+    unlimited: str = ""
+    """Its allocation without a limit, if one may be used now."""
 
     def allows(self, who: Principal, right: Right) -> bool:
         """Whether `who` may do that here."""
@@ -76,6 +79,7 @@ class Projects:
         self._projects = ProjectStore(database)
         self._members = MemberStore(database)
         self._policies = PolicyStore(database)
+        self._allocations = AllocationStore(database)
         self._clock = clock
         self._cache: OrderedDict[str, tuple[float, Project | None]] = OrderedDict()
 
@@ -195,7 +199,9 @@ class Projects:
         if row is None:
             return None
         roles = {one.user_id: one.role for one in await self._members.of(name)}
-        return Project(name, row.closed is not None, roles, tuple(await self._policies.of(name)))
+        allocations = [one for one in await self._allocations.of(name) if one.unlimited and one.open(self._clock.now())]
+        unlimited = allocations[0].id if allocations else ""
+        return Project(name, row.closed is not None, roles, tuple(await self._policies.of(name)), unlimited)
 
 
 def _chosen(given: Iterable[str], kind: type[Mode] | type[Qos], what: str) -> tuple[str, ...]:

@@ -17,6 +17,7 @@ from terascope.catalog.threads import Work, in_thread, to_the_end
 from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest, SourceUnavailable
 from terascope.core.models import Alias, LifeCycle, ModelFile, ModelName, ModelVersion, Task
+from terascope.core.prices import Price
 from terascope.store.database import Database
 from terascope.store.models import ModelStore
 
@@ -163,6 +164,11 @@ class Catalog:
         await self._change(self._store.set_life_cycle(name, version, life_cycle))
         return self.get(name, version)
 
+    async def set_price(self, name: str, version: str, price: Price | None) -> ModelVersion:
+        """Set what a version costs, or leave it to the formula (None), and return it. Raises `ModelNotFound`."""
+        await self._change(self._store.set_price(name, version, price))
+        return self.get(name, version)
+
     async def verify(self, version: ModelVersion, progress: Progress | None = None) -> tuple[str, ...]:
         """Read all files of `version` again; return a line for each that differs, such as `config.json: changed`.
 
@@ -219,6 +225,7 @@ class Catalog:
             files=files,
             architecture=facts.architecture,
             parameters=facts.parameters,
+            active_parameters=facts.active_parameters,
             licence=(facts.licence or fetched.licence)[:100],
             chat_template_sha256=facts.chat_template_sha256,
             tokenizer_sha256=facts.tokenizer_sha256 or tokenizer_sha256(files),

@@ -27,6 +27,8 @@ _TOKENIZER_FILES = re.compile(
 )
 _LARGEST_JSON = 64 * 1024 * 1024
 _FRONT_MATTER = 64 * 1024
+_EXPERTS = ("n_routed_experts", "num_experts", "num_local_experts")
+_EXPERTS_USED = ("num_experts_per_tok", "num_experts_per_token", "experts_per_token", "moe_topk")
 _LARGEST_INTEGER = 2**31 - 1
 
 
@@ -41,6 +43,7 @@ class Facts:
     licence: str = ""
     chat_template_sha256: str = ""
     tokenizer_sha256: str = ""
+    active_parameters: int = 0
 
 
 def describe(directory: Path) -> Facts:
@@ -74,11 +77,13 @@ def tokenizer_sha256(files: Iterable[ModelFile]) -> str:
 def _from_config(directory: Path, root: Path) -> Facts:
     config = _json(root / "config.json")
     architecture = _first(config.get("architectures"))
+    parameters, experts = _parameters(root)
     return Facts(
         task=_task(directory, config, architecture),
         context_length=_context(root, config),
         architecture=(architecture or str(config.get("model_type", "")))[:100],
-        parameters=_parameters(root),
+        parameters=parameters,
+        active_parameters=parameters - _idle(config, experts),
         licence=_readme_licence(directory),
         chat_template_sha256=_sha256(_chat_template(directory)),
     )
@@ -125,12 +130,23 @@ def _has_weights(root: Path) -> bool:
     return any(next(root.glob(pattern), None) for pattern in ("*.safetensors", "*.bin", "*.pt", "*.pth"))
 
 
-def _parameters(root: Path) -> int:
-    """Count the parameters, and see that every file of weights is there; pickled weights are not opened."""
+def _idle(config: Mapping[str, Any], experts: int) -> int:
+    """How many of the parameters in `experts` a token does not pass through."""
+    for part in (config, _mapping(config.get("text_config")), _mapping(config.get("llm_config"))):
+        there = next((count for key in _EXPERTS if (count := _whole(part.get(key)))), 0)
+        used = next((count for key in _EXPERTS_USED if (count := _whole(part.get(key)))), 0)
+        if 0 < used < there:
+            return experts * (there - used) // there
+    return 0
+
+
+def _parameters(root: Path) -> tuple[int, int]:
+    """Count the parameters and those of routed experts, and see that every file is there; pickles are not opened."""
     if names := _weight_files(root, "model.safetensors", "*.safetensors"):
-        return sum(count_parameters(root / name) for name in names)
+        counts = [count_parameters(root / name) for name in names]
+        return sum(count for count, _ in counts), sum(experts for _, experts in counts)
     if _weight_files(root, "pytorch_model.bin", "*.bin") or _has_weights(root):
-        return 0
+        return 0, 0
     raise BadRequest(f"{root} has a config.json and no weights: looked for *.safetensors and *.bin", param="source")
 
 

@@ -10,8 +10,13 @@ from terascope.core.errors import BadRequest
 _LONGEST_HEADER = 100_000_000  # the format's own limit
 
 
-def count_parameters(path: Path) -> int:
-    """Return how many elements the tensors of `path` have, as stored: packed quantised weights count as packed.
+_EXPERT = ".experts."  # in the name of each tensor of a routed expert; those that every token uses are called otherwise
+
+
+def count_parameters(path: Path) -> tuple[int, int]:
+    """Return how many elements the tensors of `path` have, and how many of them those of routed experts.
+
+    They are counted as stored: packed quantised weights count as packed.
 
     Raises `BadRequest` when the file is truncated or is not safetensors.
     """
@@ -31,12 +36,16 @@ def count_parameters(path: Path) -> int:
     try:
         tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
         end = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
-        elements = sum(math.prod(int(side) for side in tensor["shape"]) for tensor in tensors)
+        sizes = {
+            name: math.prod(int(side) for side in tensor["shape"])
+            for name, tensor in header.items()
+            if name != "__metadata__"
+        }
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise _not_safetensors(path) from error
     if size < end:
         raise _truncated(path, size, end)
-    return elements
+    return sum(sizes.values()), sum(size for name, size in sizes.items() if _EXPERT in name)
 
 
 def _not_safetensors(path: Path) -> BadRequest:

@@ -24,6 +24,11 @@ NOUNS: dict[str, tuple[str, str]] = {
     "keys": ("terascope.cli.keys", "API keys: who may ask."),
     "projects": ("terascope.cli.projects", "Projects: who may use which models, and how."),
     "members": ("terascope.cli.members", "Members of projects and their roles: pi, member or auditor."),
+    "allocations": ("terascope.cli.allocations", "Allocations: the service units of projects."),
+    "usage": (
+        "terascope.cli.usage",
+        "Show what was used: everybody's for an operator, of one's project for a PI and an auditor, else one's own.",
+    ),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
     "doctor": ("terascope.cli.doctor", "Check the machine, the configuration and each model, and say what to do."),
     "version": ("terascope.cli.version", "Show the versions of Terascope and of what it runs on."),

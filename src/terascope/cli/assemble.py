@@ -56,7 +56,7 @@ async def opened(
         stack.callback(lock.release)
         database = await _database(config, data_dir)
         stack.push_async_callback(database.aclose)
-        access = Access(database, clock)
+        access = Access(database, clock, config.accounting)
         catalog = await Catalog.open(database, cache_dir, clock)
         fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
         stack.push_async_callback(fleet.aclose)

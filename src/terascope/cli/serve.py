@@ -73,16 +73,20 @@ async def _serve(config: Config, data_dir: Path, key_file: Path | None) -> None:
 async def _run(
     running: Server, listening: socket.socket, services: Services, show: Show, greeting: "_Greeting"
 ) -> None:
-    forgetting = asyncio.create_task(services.recorder.keep_forgetting())
-    forgetting.add_done_callback(_log_failure)
+    upkeep = [
+        asyncio.create_task(work)
+        for work in (services.recorder.keep_forgetting(), services.access.accounts.keep_tending())
+    ]
+    for task in upkeep:
+        task.add_done_callback(_log_failure)
     bringing_up = asyncio.create_task(_bring_up(services, show, greeting))
     bringing_up.add_done_callback(lambda task: running.stop() if _failure(task) else None)
     try:
         await running.serve(sockets=[listening])
     finally:
-        forgetting.cancel()
-        bringing_up.cancel()
-        await asyncio.gather(forgetting, bringing_up, return_exceptions=True)
+        for task in (*upkeep, bringing_up):
+            task.cancel()
+        await asyncio.gather(*upkeep, bringing_up, return_exceptions=True)
     if error := _failure(bringing_up):
         raise error
 

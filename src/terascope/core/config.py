@@ -68,6 +68,18 @@ class AuthConfig:
 
 
 @dataclass(frozen=True)
+class AccountingConfig:
+    """How service units are held for requests that run."""
+
+    hold_s: float = _key(
+        600.0, "Seconds after which a hold of a gateway that died is returned; one that lives renews its own."
+    )
+    slice_tokens: int = _key(
+        1024, "Answer tokens held at a time for a request that does not limit its answer; more as it goes on."
+    )
+
+
+@dataclass(frozen=True)
 class RecordsConfig:
     """How long run records are kept."""
 
@@ -126,6 +138,7 @@ class Config:
     blobs: BlobsConfig = _part(BlobsConfig, "Where large results live.")
     auth: AuthConfig = _part(AuthConfig, "Who may ask.")
     records: RecordsConfig = _part(RecordsConfig, "How long run records are kept.")
+    accounting: AccountingConfig = _part(AccountingConfig, "How service units are held for requests that run.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")
     deployments: list[DeploymentConfig] = _key([], "What is served.")

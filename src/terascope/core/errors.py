@@ -10,6 +10,7 @@
     │   └── Conflict           409
     ├── NotAuthenticated       401  no key, or not a valid one
     ├── NotAllowed             403
+    ├── AllocationExhausted    402  the project has not enough service units left
     ├── NotFound               404
     │   └── ModelNotFound      404
     ├── RateLimited            429
@@ -124,6 +125,14 @@ class NotAllowed(ServiceError):
     status = 403
     code = "not_allowed"
     type = "permission_error"
+
+
+class AllocationExhausted(ServiceError):
+    """The project that is to pay has not enough service units left."""
+
+    status = 402
+    code = "allocation_exhausted"
+    type = "allocation_error"
 
 
 class NotFound(ServiceError):

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from terascope.core.errors import BadRequest
+from terascope.core.prices import Price, formula
 
 _NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
@@ -72,6 +73,15 @@ class ModelVersion:
     tokenizer_sha256: str = ""
     life_cycle: LifeCycle = LifeCycle.STABLE
     created: float = 0.0
+    active_parameters: int = 0
+    """Those that each token passes through; 0 when that is all of `parameters`."""
+    own_price: Price | None = None
+    """What an operator set; None: the formula's."""
+
+    @property
+    def price(self) -> Price:
+        """What a token costs."""
+        return self.own_price or formula(self.active_parameters or self.parameters)
 
     @property
     def public_name(self) -> str:

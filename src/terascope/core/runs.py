@@ -14,7 +14,7 @@ class RunRecord:
     first byte of the answer, `total_s` until its end, all in seconds from `started`; `first_s` is 0 when there
     was no answer. `parameters` are the settings that the client sent and, under `applied`, those that the
     engine says it used. `cached_tokens` are those of the prompt's tokens that the engine says it had computed
-    before. `attempts` counts the replicas it was sent to.
+    before. `attempts` counts the replicas it was sent to. `cost` is what `project` is charged, in micro service units.
     """
 
     id: str
@@ -37,3 +37,6 @@ class RunRecord:
     first_s: float = 0.0
     total_s: float = 0.0
     attempts: int = 0
+    project: str = ""
+    user_id: str = ""
+    cost: int = 0

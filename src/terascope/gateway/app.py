@@ -28,14 +28,23 @@ from terascope.gateway.asgi import (
     replayed,
 )
 from terascope.gateway.openapi import describe
-from terascope.gateway.routes import admin_keys, admin_models, admin_projects, admin_runs, console, health, models
+from terascope.gateway.routes import (
+    admin_allocations,
+    admin_keys,
+    admin_models,
+    admin_projects,
+    admin_runs,
+    console,
+    health,
+    models,
+)
 from terascope.gateway.routes.inference import ModelRoute
 from terascope.gateway.services import Services
 from terascope.protocol.errors import error_body
 from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
-_PARTS = (health, models, admin_models, admin_keys, admin_projects, admin_runs, console)
+_PARTS = (health, models, admin_models, admin_keys, admin_projects, admin_allocations, admin_runs, console)
 _KEYED = ("/v1/", "/admin/")
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model
 

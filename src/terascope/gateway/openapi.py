@@ -63,7 +63,8 @@ _OPEN = ("/health", "/ready")  # no key needed
 _ERRORS = {
     "400": "The request is not valid, or no engine of the model can do what is asked.",
     "401": "No key, or not a valid one.",
-    "403": "The key lacks the scope.",
+    "402": "The project has not enough service units left.",
+    "403": "The key lacks the scope, or the project may not.",
     "404": "There is no such thing.",
     "405": "The path does not take this method.",
     "408": "The client was too slow.",

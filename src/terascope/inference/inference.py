@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from terascope.access.access import Access
+from terascope.access.estimate import Estimate
 from terascope.access.principal import Grant, Principal
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
@@ -100,8 +101,9 @@ class Inference:
 
     async def _record(self, run: Run) -> None:
         record = run.record()
+        settlement = self._access.accounts.settlement(run.grant, record, prompt_tokens=run.billed()[0])
         asyncio.get_running_loop().call_soon(self._count, record)  # counting can wait until the answer is out
-        await self._recorder.save(record)
+        await self._recorder.save(record, settlement)
 
     async def _run(self, asked: Asked, principal: Principal, run: Run, reply: Reply) -> Ending:
         deadline_s = asked.deadline_s()
@@ -110,10 +112,12 @@ class Inference:
         run.asked(request)
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
-        grant = await self._access.admit(  # 3. may they
+        grant = await self._access.admit(  # 3. may they, and can they pay
             principal, version, asked.mode, project=asked.project, qos=asked.qos()
         )
-        passing = Passing(run, request, version, reply, scope=scope)
+        run.granted(grant)
+        meter = await self._access.accounts.hold(run.id, grant, Estimate.of(request, version))
+        passing = Passing(run, request, version, reply, scope=scope, meter=meter)
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(grant, version, request, passing, patience)
 

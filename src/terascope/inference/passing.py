@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import orjson
 
+from terascope.access.accounts import Meter, NoMeter
 from terascope.core.errors import EngineError, EngineLost, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
@@ -31,8 +32,17 @@ class Ending:
 class Passing:
     """Passes one request to engines and the answer to the client."""
 
-    def __init__(self, run: Run, request: ModelRequest, version: ModelVersion, reply: Reply, *, scope: str) -> None:
-        """`scope` says with whom computed prefixes are shared, as in `EngineCall`."""
+    def __init__(
+        self,
+        run: Run,
+        request: ModelRequest,
+        version: ModelVersion,
+        reply: Reply,
+        *,
+        scope: str,
+        meter: Meter | None = None,
+    ) -> None:
+        """`scope` says with whom computed prefixes are shared, as in `EngineCall`; `meter` what is paid for."""
         self.run = run
         self.answer_began = False
         """True once a part of the engine's answer has gone to the client; heartbeats do not count."""
@@ -41,6 +51,7 @@ class Passing:
         self._version = version
         self._reply = reply
         self._scope = scope
+        self._meter = meter or NoMeter()
 
     async def generate(self, replica: Replica, patience: Patience) -> Ending:
         """Have `replica` answer; return what is left to send.
@@ -72,6 +83,8 @@ class Passing:
             async for chunk in answer.chunks():
                 patience.heard()
                 if ready := reader.feed(chunk):
+                    if reader.events > self._meter.covered:
+                        await self._meter.cover(reader.events)
                     await self._send(ready, answer.headers)
                 patience.delivered()
             reader.end()
@@ -98,6 +111,7 @@ class Passing:
             raise UnsupportedFeature(f"the engine of {name} does not stream; ask without `stream`", param="stream")
         if isinstance(said, dict):
             self.run.usage = said.get("usage") if isinstance(said.get("usage"), dict) else None
+            await self._meter.cover(self.run.output_tokens)
         if replica.served_name != self._version.public_name:
             pattern, public = renaming(replica.served_name, self._version.public_name)
             body = pattern.sub(public, body)

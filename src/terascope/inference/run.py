@@ -4,14 +4,18 @@ from typing import Any
 
 import orjson
 
-from terascope.access.principal import Principal
+from terascope.access.estimate import probable_prompt_tokens
+from terascope.access.principal import Grant, Principal
 from terascope.core.clock import Clock
-from terascope.core.errors import InternalError, ServiceError
+from terascope.core.errors import AllocationExhausted, DeadlineExceeded, IdleTimeout, InternalError, ServiceError
 from terascope.core.models import ModelVersion
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.fleet.replica import Replica
 from terascope.protocol.request import ModelRequest
+
+_PAID_ENDS = frozenset({AllocationExhausted.code, DeadlineExceeded.code, IdleTimeout.code})
+"""Errors of answers that were computed for as long as the client's means, or its patience, lasted."""
 
 
 class Run:
@@ -32,12 +36,17 @@ class Run:
         self._queued_s = self._first_s = 0.0
         self._request: ModelRequest | None = None
         self._version: ModelVersion | None = None
+        self.grant: Grant | None = None
         self._replica: Replica | None = None
         self._applied: object = None
 
     def asked(self, request: ModelRequest) -> None:
         """The body has been read."""
         self._request = request
+
+    def granted(self, grant: Grant) -> None:
+        """They may."""
+        self.grant = grant
 
     def resolved(self, version: ModelVersion) -> None:
         """The model is known."""
@@ -100,7 +109,27 @@ class Run:
             first_s=self._first_s,
             total_s=self._elapsed(),
             attempts=self.attempts,
+            project=self.grant.project if self.grant else "",
+            user_id=self.principal.user_id,
+            cost=self.grant.price.cost(*self.billed()) if self.grant else 0,
         )
+
+    @property
+    def output_tokens(self) -> int:
+        """How many tokens the answer has, as far as that is known."""
+        return self._tokens()[1]
+
+    def billed(self) -> tuple[int, int]:
+        """Prompt and answer tokens to pay for: none where it is not the client's doing that there is no answer.
+
+        Where the engine did not come to say how many they were, they are estimated.
+        """
+        prompt, output, told = self._tokens()
+        if self.outcome in (Outcome.FAILED, Outcome.REFUSED) and self.error not in _PAID_ENDS:
+            return 0, 0
+        if not told and self.attempts and self._request and self._version:
+            prompt = probable_prompt_tokens(self._request, self._version)
+        return prompt, output
 
     def _tokens(self) -> tuple[int, int, bool]:
         """Prompt and completion tokens, and whether the engine said so; else events stand for tokens."""

@@ -13,9 +13,9 @@ NewName = Annotated[str, WithJsonSchema({"type": "string", "pattern": NAME_PATTE
 
 
 class Strict(BaseModel):
-    """Requests of our own: an unknown field is a mistake."""
+    """Requests of our own: an unknown field is a mistake, and so is NaN, which JSON would turn into null."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", allow_inf_nan=False)
 
 
 class ModelCard(BaseModel):
@@ -64,6 +64,9 @@ class ModelView(BaseModel):
     chat_template_sha256: str
     tokenizer_sha256: str
     life_cycle: str
+    active_parameters: int = Field(default=0, description="Those that each token passes through; 0: all of them.")
+    price_prompt: int = Field(default=0, description="Service units for a million tokens of prompts.")
+    price_output: int = Field(default=0, description="Service units for a million tokens of answers.")
     created: float
     aliases: list[str]
     state: str
@@ -150,6 +153,9 @@ class RunView(BaseModel):
     first_s: float
     total_s: float
     attempts: int
+    project: str = Field(description="Who paid.")
+    user: str = Field(description="Who asked.")
+    service_units: float = Field(description="What the project was charged.")
 
 
 class RunViews(BaseModel):

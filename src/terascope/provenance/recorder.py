@@ -1,11 +1,15 @@
 """Keeps a record of every request, durable before the last byte of its answer, for as long as configured."""
 
+import logging
+
 from terascope.core.clock import Clock
 from terascope.core.config import RecordsConfig
 from terascope.core.errors import NotFound
+from terascope.core.ledger import Settlement
 from terascope.core.runs import RunRecord
 from terascope.store.runs import RunStore
 
+log = logging.getLogger(__name__)
 _DAY_S = 86_400.0
 
 
@@ -17,9 +21,10 @@ class Recorder:
         self._config = config
         self._clock = clock
 
-    async def save(self, record: RunRecord) -> None:
-        """Write `record`; durable on return."""
-        await self._store.add(record)
+    async def save(self, record: RunRecord, settlement: Settlement | None = None) -> None:
+        """Write `record` and settle what the request cost; both durable on return."""
+        if uncovered := await self._store.add(record, settlement):
+            log.warning("%d micro service units could not be charged", uncovered, extra={"request_id": record.id})
 
     async def get(self, run_id: str, *, key_id: str = "") -> RunRecord:
         """Return one record; with `key_id`, only if that key made the request.

@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from terascope.core.errors import Conflict, ModelNotFound, NotFound
 from terascope.core.models import Alias, LifeCycle, ModelFile, ModelVersion, Task
+from terascope.core.prices import Price
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.tables import aliases, models
@@ -60,6 +61,10 @@ class ModelStore:
     async def set_life_cycle(self, name: str, version: str, life_cycle: LifeCycle) -> None:
         """Move a version to another stage. Raises `ModelNotFound`."""
         await self._database.writer.submit(_set_life_cycle, (name, version, life_cycle))
+
+    async def set_price(self, name: str, version: str, price: Price | None) -> None:
+        """Set what a version costs, or let the formula say it (None). Raises `ModelNotFound`."""
+        await self._database.writer.submit(_set_price, (name, version, price))
 
     async def put_alias(self, alias: Alias) -> None:
         """Make the alias, or move it. Raises `ModelNotFound` without its target, `Conflict` when it names a model."""
@@ -111,6 +116,7 @@ _REFRESHED = (
     "licence",
     "chat_template_sha256",
     "tokenizer_sha256",
+    "active_parameters",
 )
 
 
@@ -181,6 +187,14 @@ def _set_life_cycle(connection: Connection, change: tuple[str, str, LifeCycle]) 
         raise _not_there(name, version)
 
 
+@one_by_one
+def _set_price(connection: Connection, change: tuple[str, str, Price | None]) -> None:
+    name, version, price = change
+    values = {"price_prompt": price and price.prompt, "price_output": price and price.output}
+    if not connection.execute(update(models).where(_is(name, version)).values(values)).rowcount:
+        raise _not_there(name, version)
+
+
 def _is(name: str, version: str) -> Any:
     return (models.c.name == name) & (models.c.version == version)
 
@@ -205,8 +219,11 @@ def _listed(names: Sequence[str]) -> str:
 
 def _values(version: ModelVersion) -> dict[str, Any]:
     files = [[file.path, file.size, file.sha256] for file in version.files]
-    return {name: getattr(version, name) for name in ModelVersion.__slots__} | {
+    price = version.own_price
+    return {name: getattr(version, name) for name in ModelVersion.__slots__ if name != "own_price"} | {
         "files": files,
+        "price_prompt": price and price.prompt,
+        "price_output": price and price.output,
         "task": version.task.value,
         "life_cycle": version.life_cycle.value,
     }
@@ -215,7 +232,8 @@ def _values(version: ModelVersion) -> dict[str, Any]:
 def _version(row: RowMapping) -> ModelVersion:
     files = tuple(ModelFile(*file) for file in row["files"])
     kept = {**row, "files": files, "task": Task(row["task"]), "life_cycle": LifeCycle(row["life_cycle"])}
-    return ModelVersion(**kept)
+    prompt, output = kept.pop("price_prompt"), kept.pop("price_output")
+    return ModelVersion(**kept, own_price=None if prompt is None or output is None else Price(prompt, output))
 
 
 def _alias(row: RowMapping) -> Alias:

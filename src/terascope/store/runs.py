@@ -8,9 +8,11 @@ import orjson
 from sqlalchemy import Connection, RowMapping, delete, select
 
 from terascope.core.ids import lowest_id
+from terascope.core.ledger import Settlement
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.store.database import Database
+from terascope.store.holds import settle
 from terascope.store.insert import PlainInsert
 from terascope.store.tables import runs
 
@@ -25,9 +27,12 @@ class RunStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, record: RunRecord) -> None:
-        """Store `record`, durably on return."""
-        await self._database.writer.submit(_insert, record)
+    async def add(self, record: RunRecord, settlement: Settlement | None = None) -> int:
+        """Store `record` and settle what the request cost, both durably on return, or neither.
+
+        Returns what no allocation could pay for, in micro service units.
+        """
+        return int(await self._database.writer.submit(_insert, (record, settlement)))
 
     async def get(self, run_id: str) -> RunRecord | None:
         """Return the record of that id."""
@@ -52,8 +57,13 @@ class RunStore:
         return int(await self._database.writer.submit(_forget, before))
 
 
-def _insert(connection: Connection, records: Sequence[RunRecord]) -> None:
-    _INSERT(connection, [_values(record) for record in records])
+def _insert(connection: Connection, added: Sequence[tuple[RunRecord, Settlement | None]]) -> list[int]:
+    _INSERT(connection, [_values(record) for record, _ in added])
+    settlements = [settlement for _, settlement in added if settlement is not None]
+    if not settlements:
+        return [0] * len(added)
+    uncovered = iter(settle(connection, settlements))
+    return [0 if settlement is None else next(uncovered) for _, settlement in added]
 
 
 def _forget(connection: Connection, times: Sequence[float]) -> list[int]:

@@ -7,6 +7,7 @@ from sqlalchemy import (
     JSON,
     BigInteger,
     Boolean,
+    CheckConstraint,
     Column,
     Float,
     ForeignKey,
@@ -24,6 +25,7 @@ metadata = MetaData(
         "uq": "uq_%(table_name)s_%(column_0_N_name)s",
         "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
         "pk": "pk_%(table_name)s",
+        "ck": "ck_%(table_name)s_%(constraint_name)s",
     }
 )
 
@@ -88,6 +90,9 @@ models = Table(
     Column("tokenizer_sha256", String(64), nullable=False),
     Column("life_cycle", String(20), nullable=False),
     Column("created", Float, nullable=False),
+    Column("active_parameters", BigInteger, nullable=False, server_default="0"),  # 0: as many as `parameters`
+    Column("price_prompt", BigInteger),  # micro service units a token; NULL: by the formula
+    Column("price_output", BigInteger),
 )
 
 aliases = Table(
@@ -140,9 +145,71 @@ runs = Table(
     Column("first_s", Float, nullable=False),
     Column("total_s", Float, nullable=False),
     Column("attempts", Integer, nullable=False),
+    Column("project", String(64), nullable=False, server_default=""),
+    Column("user_id", String(200), nullable=False, server_default=""),
+    Column("cost", BigInteger, nullable=False, server_default="0"),  # micro service units
     # ids begin with the time, so that the key's own order is the order of time and few pages change with a record
     sqlite_with_rowid=False,
 )
 Index("ix_runs_key_id_id", runs.c.key_id, runs.c.id)
 
-__all__ = ["aliases", "keys", "members", "metadata", "models", "policies", "projects", "replicas", "runs"]
+allocations = Table(
+    "allocations",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("project", ForeignKey("projects.name"), nullable=False, index=True),
+    Column("unlimited", Boolean, nullable=False),
+    Column("balance", BigInteger, nullable=False),  # micro service units, the sum of its entries
+    Column("held", BigInteger, nullable=False),  # the sum of its holds
+    Column("starts", Float, nullable=False),
+    Column("ends", Float),
+    Column("note", String(200), nullable=False),
+    Column("created", Float, nullable=False),
+    CheckConstraint("held >= 0", name="held"),
+    CheckConstraint("unlimited OR balance >= held", name="overspent"),
+)
+
+holds = Table(
+    "holds",
+    metadata,
+    Column("id", String(40), primary_key=True),  # of the request
+    Column("allocation", ForeignKey("allocations.id"), primary_key=True),
+    Column("amount", BigInteger, nullable=False),
+    Column("expires", Float, nullable=False, index=True),
+    sqlite_with_rowid=False,
+)
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("id", String(60), primary_key=True),  # of the request for a charge: so no request is charged twice
+    Column("allocation", ForeignKey("allocations.id"), primary_key=True),
+    Column("project", String(64), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("time", Float, nullable=False),
+    Column("day", Integer, nullable=False),  # since the epoch, UTC
+    Column("user_id", String(200), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("note", String(200), nullable=False),
+    sqlite_with_rowid=False,
+)
+Index("ix_entries_project_day", entries.c.project, entries.c.day)
+
+__all__ = [
+    "aliases",
+    "allocations",
+    "entries",
+    "holds",
+    "keys",
+    "members",
+    "metadata",
+    "models",
+    "policies",
+    "projects",
+    "replicas",
+    "runs",
+]

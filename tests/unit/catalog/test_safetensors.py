@@ -13,12 +13,12 @@ from terascope.testing.checkpoints import safetensors
 
 def test_counts_what_the_library_wrote(tmp_path: Path) -> None:
     save_file({"a": np.zeros((3, 5), np.float16), "b": np.zeros((), np.int8)}, tmp_path / "x.safetensors")
-    assert count_parameters(tmp_path / "x.safetensors") == 16
+    assert count_parameters(tmp_path / "x.safetensors") == (16, 0)
 
 
 def test_a_file_without_tensors_has_no_parameters(tmp_path: Path) -> None:
     save_file({}, tmp_path / "x.safetensors")
-    assert count_parameters(tmp_path / "x.safetensors") == 0
+    assert count_parameters(tmp_path / "x.safetensors") == (0, 0)
 
 
 def test_every_truncation_is_seen(tmp_path: Path) -> None:

@@ -53,7 +53,9 @@ async def remove(model: Name, use: UseServices, who: Operator) -> Response:
 
 def _view(use: Services, version: ModelVersion) -> ModelView:
     return ModelView(
-        **{name: getattr(version, name) for name in ModelVersion.__slots__ if name != "files"},
+        **{name: getattr(version, name) for name in ModelVersion.__slots__ if name not in ("files", "own_price")},
+        price_prompt=version.price.prompt,
+        price_output=version.price.output,
         aliases=list(use.catalog.aliases_of(version)),
         state=use.fleet.state(version.public_name),
         files=[FileView(path=file.path, size=file.size, sha256=file.sha256) for file in version.files],

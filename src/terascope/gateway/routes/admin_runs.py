@@ -4,6 +4,7 @@ from typing import Annotated
 
 from fastapi import APIRouter, Query
 
+from terascope.core.prices import units
 from terascope.core.runs import RunRecord
 from terascope.gateway.depends import NO_NUL, Caller, UseServices
 from terascope.protocol.admin import RunView, RunViews
@@ -35,5 +36,6 @@ async def show_run(run_id: str, use: UseServices, who: Caller) -> RunView:
 
 
 def _view(record: RunRecord) -> RunView:
-    values = {name: getattr(record, name) for name in RunRecord.__slots__}
-    return RunView(**values | {"parameters": dict(record.parameters)})
+    values = {name: getattr(record, name) for name in RunRecord.__slots__ if name not in ("user_id", "cost")}
+    more = {"parameters": dict(record.parameters), "user": record.user_id, "service_units": units(record.cost)}
+    return RunView(**values | more)

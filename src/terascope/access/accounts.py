@@ -1,0 +1,138 @@
+"""Who pays: holds before an answer, more while it runs, and settlements when it is over."""
+
+import math
+from typing import Protocol
+
+from terascope.access.estimate import Estimate
+from terascope.access.principal import Grant
+from terascope.access.projects import Projects
+from terascope.core.clock import Clock
+from terascope.core.config import AccountingConfig
+from terascope.core.errors import AllocationExhausted
+from terascope.core.ledger import Hold, Settlement
+from terascope.core.prices import units
+from terascope.core.runs import RunRecord
+from terascope.store.database import Database
+from terascope.store.holds import Held, HoldStore
+
+
+class Meter(Protocol):
+    """How many answer tokens of one request are paid for."""
+
+    covered: float
+
+    async def cover(self, tokens: int) -> None:
+        """Have so many tokens paid for. Raises `AllocationExhausted` when the project has not enough left."""
+        ...
+
+
+class NoMeter:
+    """That of a request that is limited otherwise: by its own `max_tokens`, or by nothing."""
+
+    covered = math.inf
+
+    async def cover(self, tokens: int) -> None:
+        return
+
+
+class SliceMeter:
+    """That of a request that does not say how long its answer may get: it is held slice by slice."""
+
+    def __init__(self, accounts: "Accounts", run_id: str, grant: Grant, estimate: Estimate) -> None:
+        self._accounts = accounts
+        self._run_id = run_id
+        self._grant = grant
+        self._prompt = estimate.prompt
+        self._slice = accounts.slice_tokens * estimate.choices
+        self.covered: float = self._slice
+
+    async def cover(self, tokens: int) -> None:
+        if tokens <= self.covered:
+            return
+        wanted = -(-tokens // self._slice) * self._slice
+        amount = self._grant.price.cost(self._prompt, wanted)
+        await self._accounts.extend(self._run_id, self._grant, amount)
+        self.covered = wanted
+
+
+class Accounts:
+    """Holds and settles service units on the allocations of projects."""
+
+    def __init__(self, database: Database, projects: Projects, config: AccountingConfig, clock: Clock) -> None:
+        self._holds = HoldStore(database)
+        self._projects = projects
+        self._config = config
+        self._clock = clock
+        self._live: set[str] = set()
+
+    @property
+    def slice_tokens(self) -> int:
+        """Answer tokens held at a time where a request sets no limit."""
+        return self._config.slice_tokens
+
+    async def hold(self, run_id: str, grant: Grant, estimate: Estimate) -> Meter:
+        """Set aside what the request may cost; durable on return.
+
+        Raises `AllocationExhausted` when the project has not enough left. What was held is returned by the
+        settlement of the same id, or some minutes after this process died.
+        """
+        output = self.slice_tokens * estimate.choices if estimate.output is None else estimate.output
+        amount = grant.price.cost(estimate.prompt, output)
+        if grant.unlimited or not amount:
+            return NoMeter()
+        self._live.add(run_id)
+        held = await self._holds.hold(self._asked(run_id, grant, amount))
+        if not held.had:
+            self._live.discard(run_id)
+            raise await self._exhausted(grant, amount, held)
+        return SliceMeter(self, run_id, grant, estimate) if estimate.output is None else NoMeter()
+
+    async def extend(self, run_id: str, grant: Grant, amount: int) -> None:
+        """Bring what the request holds up to `amount`. Raises `AllocationExhausted`."""
+        held = await self._holds.extend(self._asked(run_id, grant, amount))
+        if not held.had:
+            raise await self._exhausted(grant, amount, held)
+
+    def settlement(self, grant: Grant | None, record: RunRecord, *, prompt_tokens: int) -> Settlement | None:
+        """What is to be settled for the request of `record`; None when nothing was held and nothing is due."""
+        if grant is None:
+            return None
+        held = record.id in self._live
+        self._live.discard(record.id)
+        if not held and not record.cost:
+            return None
+        return Settlement(
+            record.id, grant.project, record.cost, self._clock.now(), grant.unlimited if not held else "",
+            user_id=record.user_id, key_id=record.key_id, model=record.model,
+            prompt_tokens=prompt_tokens, output_tokens=record.completion_tokens,
+        )  # fmt: skip
+
+    async def tend(self) -> None:
+        """Renew this gateway's holds, and return those of gateways that died; once."""
+        now = self._clock.now()
+        if self._live:
+            await self._holds.renew(sorted(self._live), now + self._config.hold_s)
+        await self._holds.expire(now)
+
+    async def keep_tending(self) -> None:
+        """Tend holds now and several times within their lives, until cancelled."""
+        while True:
+            await self.tend()
+            await self._clock.sleep(self._config.hold_s / 4)
+
+    def _asked(self, run_id: str, grant: Grant, amount: int) -> Hold:
+        now = self._clock.now()
+        return Hold(run_id, grant.project, amount, now, now + self._config.hold_s)
+
+    async def _exhausted(self, grant: Grant, amount: int, held: Held) -> AllocationExhausted:
+        project = await self._projects.find(grant.project)
+        pis = ", ".join(project.pis) if project else ""
+        whom = f"its PI ({pis}) or an operator" if pis else "an operator"
+        return AllocationExhausted(
+            f"the project {grant.project} has {_shown(held.available)} service units left, and this request may need "
+            f"{_shown(amount)}; set a smaller max_tokens, or ask {whom} for more"
+        )
+
+
+def _shown(micro: int) -> str:
+    return f"{units(micro):,.6f}".rstrip("0").rstrip(".")

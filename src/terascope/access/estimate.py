@@ -1,0 +1,51 @@
+"""What a request may cost at most, as far as that can be said without a tokenizer."""
+
+from dataclasses import dataclass
+
+from terascope.core.models import ModelVersion
+from terascope.protocol.request import ModelRequest
+
+_TEMPLATE_TOKENS = 512  # what a chat template writes around all of a conversation,
+_MESSAGE_TOKENS = 16  # and around each message
+_FREE = ("tokenize", "detokenize")
+_NO_OUTPUT = ("embeddings",)
+_LIMITS = ("max_completion_tokens", "max_tokens")
+_BYTES_A_TOKEN = 4  # of ordinary text: what a prompt probably has when nobody counted
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Upper bounds in tokens. `output` is None when the request does not limit its answer."""
+
+    prompt: int
+    output: int | None
+    choices: int = 1
+
+    @classmethod
+    def of(cls, request: ModelRequest, version: ModelVersion) -> "Estimate":
+        """Estimate `request`: every byte of it may be a token, and a template adds to it."""
+        if request.endpoint in _FREE:
+            return cls(0, 0)
+        messages = request.fields.get("messages")
+        around = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * (len(messages) if isinstance(messages, list) else 1)
+        inputs = request.fields.get("input")
+        parts = len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
+        prompt = _capped(request.size + around, version, max(parts, request.choices))
+        if request.endpoint in _NO_OUTPUT:
+            return cls(prompt, 0)
+        choices = max(request.choices, _positive(request.fields.get("best_of")))
+        limit = next((_positive(request.fields[name]) for name in _LIMITS if _positive(request.fields.get(name))), 0)
+        return cls(prompt, _capped(limit, version, 1) * choices if limit else None, choices)
+
+
+def probable_prompt_tokens(request: ModelRequest, version: ModelVersion) -> int:
+    """How many tokens the prompt probably had, where no engine said."""
+    return 0 if request.endpoint in _FREE else _capped(request.size // _BYTES_A_TOKEN, version, request.choices)
+
+
+def _capped(tokens: int, version: ModelVersion, times: int) -> int:
+    return min(tokens, version.context_length * times) if version.context_length else tokens
+
+
+def _positive(value: object) -> int:
+    return min(value, 1 << 40) if type(value) is int and value > 0 else 0

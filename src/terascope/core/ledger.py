@@ -1,0 +1,57 @@
+"""What is asked of the ledger, to every room. Amounts are micro service units, times seconds since the epoch."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class EntryKind(StrEnum):
+    """Why a balance changed."""
+
+    GRANT = "grant"  # an operator gave it
+    CHARGE = "charge"  # a request used it
+    REFUND = "refund"  # a charge was given back
+    TRANSFER = "transfer"  # it went from one allocation to another
+
+
+@dataclass(frozen=True, slots=True)
+class Hold:
+    """An upper estimate to be set aside for the request `id`, until it is settled or `expires`."""
+
+    id: str
+    project: str
+    amount: int
+    now: float
+    expires: float
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the request `id` really cost: its hold is returned and `cost` is charged.
+
+    `unlimited` names the allocation without a limit that pays, for which nothing was held; else it is empty.
+    """
+
+    id: str
+    project: str
+    cost: int
+    now: float
+    unlimited: str = ""
+    user_id: str = ""
+    key_id: str = ""
+    model: str = ""
+    prompt_tokens: int = 0
+    output_tokens: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """What one user used of one model in one project on one day (`YYYY-MM-DD`, UTC)."""
+
+    project: str
+    user_id: str
+    model: str
+    day: str
+    requests: int
+    prompt_tokens: int
+    output_tokens: int
+    amount: int

@@ -1,0 +1,176 @@
+"""The arithmetic of allocations within one transaction: what is there, what is held, what changed.
+
+Every change of a balance or of what is held goes through a `Book`. The tables' own constraints say it again: nothing
+is ever overspent.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from terascope.core.ledger import EntryKind, Settlement
+from terascope.store.plain import LOCK, Plain, PlainIn
+
+_DAY_S = 86_400
+_FIELDS = "SELECT id, project, unlimited, balance, held, starts, ends FROM allocations WHERE"
+_BY_PROJECT = PlainIn(f"{_FIELDS} project IN ({{}}) ORDER BY id{LOCK}")
+_BY_ID = PlainIn(f"{_FIELDS} id IN ({{}}) ORDER BY id{LOCK}")
+_HOLDS = PlainIn("SELECT id, allocation, amount FROM holds WHERE id IN ({}) ORDER BY id, allocation")
+_ADJUST = Plain("UPDATE allocations SET balance = balance + ?, held = held + ? WHERE id = ?")
+_ADD_HOLD = Plain("INSERT INTO holds (id, allocation, amount, expires) VALUES (?, ?, ?, ?)")
+_DROP_HOLD = Plain("DELETE FROM holds WHERE id = ? AND allocation = ?")
+_ENTRY = Plain(
+    "INSERT INTO entries (id, allocation, project, kind, amount, time, day, user_id, key_id, model, prompt_tokens, "
+    "output_tokens, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
+@dataclass(slots=True)
+class Account:
+    """An allocation as this transaction sees it; `balance` and `held` follow the changes."""
+
+    id: str
+    project: str
+    unlimited: bool
+    balance: int
+    held: int
+    starts: float
+    ends: float | None
+    balance_change: int = 0
+    held_change: int = 0
+
+    @property
+    def available(self) -> int:
+        """What may still be held or taken."""
+        return self.balance - self.held
+
+    def open(self, now: float) -> bool:
+        """Whether it may be used at `now`."""
+        return self.starts <= now and (self.ends is None or now < self.ends)
+
+    def add(self, amount: int) -> None:
+        """Change the balance."""
+        self.balance += amount
+        self.balance_change += amount
+
+    def hold(self, amount: int) -> None:
+        """Change what is held."""
+        self.held += amount
+        self.held_change += amount
+
+
+@dataclass(slots=True)
+class _Part:
+    """What one request holds on one allocation."""
+
+    account: Account
+    amount: int
+
+
+class Book:
+    """The allocations of some projects, or of some ids, locked until the transaction ends."""
+
+    def __init__(self, connection: Connection, *, projects: Iterable[str] = (), ids: Iterable[str] = ()) -> None:
+        self._connection = connection  # `projects` or `ids`: locks are taken in one order only within one query
+        rows = _BY_PROJECT.rows(connection, sorted(set(projects))) + _BY_ID.rows(connection, sorted(set(ids)))
+        self.accounts = {row[0]: Account(row[0], row[1], bool(row[2]), *row[3:]) for row in rows}
+        self._parts: dict[str, list[_Part]] = {}
+        self._dropped: list[tuple[str, str]] = []
+        self._added: list[tuple[str, str, int, float]] = []
+        self._entries: list[tuple[object, ...]] = []
+
+    def load_holds(self, ids: Iterable[str]) -> None:
+        """Look up what the requests `ids` hold."""
+        for hold_id, allocation, amount in _HOLDS.rows(self._connection, sorted(set(ids))):
+            if allocation in self.accounts:
+                self._parts.setdefault(hold_id, []).append(_Part(self.accounts[allocation], amount))
+
+    def open_accounts(self, project: str, now: float) -> list[Account]:
+        """The project's allocations that may be used at `now`, in the order of use: the first to end first."""
+        usable = [one for one in self.accounts.values() if one.project == project and one.open(now)]
+        return sorted(usable, key=lambda one: (one.ends is None, one.ends or 0.0, one.id))
+
+    def hold(self, hold_id: str, project: str, amount: int, now: float, expires: float) -> str | None:
+        """Set `amount` aside, if need be in parts on several allocations.
+
+        Returns the allocation without a limit that makes holding needless, empty when it is held, and None, with
+        nothing changed, when there is not enough.
+        """
+        accounts = self.open_accounts(project, now)
+        if unlimited := next((one for one in accounts if one.unlimited), None):
+            return unlimited.id
+        if sum(one.available for one in accounts) < amount:
+            return None
+        for account in accounts:
+            part = min(account.available, amount)
+            if part > 0:
+                account.hold(part)
+                self._add_part(hold_id, account, part, expires)
+                amount -= part
+        return ""
+
+    def _add_part(self, hold_id: str, account: Account, amount: int, expires: float) -> None:
+        parts = self._parts.setdefault(hold_id, [])
+        there = next((part for part in parts if part.account is account), None)
+        if there is None:
+            parts.append(_Part(account, amount))
+        else:
+            self._dropped.append((hold_id, account.id))
+            there.amount += amount
+            amount = there.amount
+            self._added = [one for one in self._added if one[:2] != (hold_id, account.id)]
+        self._added.append((hold_id, account.id, amount, expires))
+
+    def held_by(self, hold_id: str) -> int:
+        """How much that request holds, of what was looked up or held here."""
+        return sum(part.amount for part in self._parts.get(hold_id, ()))
+
+    def release(self, hold_id: str) -> list[_Part]:
+        """Return all that a request holds; what it was."""
+        parts = self._parts.pop(hold_id, [])
+        for part in parts:
+            part.account.hold(-part.amount)
+            self._dropped.append((hold_id, part.account.id))
+        self._added = [one for one in self._added if one[0] != hold_id]
+        return parts
+
+    def settle(self, settlement: Settlement) -> int:
+        """Return the hold of a request and charge what it cost; return what nobody could pay for.
+
+        What was held pays first, then whatever else the project may use: never more than is there.
+        """
+        left = settlement.cost
+        order = [part.account for part in self.release(settlement.id)]
+        order += [one for one in self.open_accounts(settlement.project, settlement.now) if one not in order]
+        for account in order:
+            taken = left if account.unlimited else max(0, min(left, account.available))
+            if taken:
+                account.add(-taken)
+                self.charge(settlement, account.id, taken, tokens=left == settlement.cost)
+                left -= taken
+        return left
+
+    def charge(self, settlement: Settlement, allocation: str, amount: int, *, tokens: bool = True) -> None:
+        """Enter a charge; the balance is changed elsewhere. Of several parts one has the tokens."""
+        one = settlement
+        who = (one.user_id, one.key_id, one.model, one.prompt_tokens * tokens, one.output_tokens * tokens)
+        self.enter(one.id, allocation, one.project, EntryKind.CHARGE, -amount, one.now, *who)
+
+    def enter(
+        self, entry_id: str, allocation: str, project: str, kind: EntryKind, amount: int, now: float,
+        user_id: str = "", key_id: str = "", model: str = "", prompt: int = 0, output: int = 0, note: str = "",
+    ) -> None:  # fmt: skip
+        """Add an entry to the ledger."""
+        day = int(now // _DAY_S)
+        about = (user_id, key_id, model, prompt, output, note)
+        self._entries.append((entry_id, allocation, project, kind.value, amount, now, day, *about))
+
+    def save(self) -> None:
+        """Write what changed."""
+        connection = self._connection
+        changed = [one for one in self.accounts.values() if one.balance_change or one.held_change]
+        _ADJUST.run(connection, [(one.balance_change, one.held_change, one.id) for one in changed])
+        _DROP_HOLD.run(connection, self._dropped)
+        _ADD_HOLD.run(connection, self._added)
+        _ENTRY.run(connection, self._entries)

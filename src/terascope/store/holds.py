@@ -1,0 +1,116 @@
+"""Repository of `holds`: what requests that run have set aside, and how they are settled."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection, func, select
+
+from terascope.core.ledger import Hold, Settlement
+from terascope.store.book import Book
+from terascope.store.database import Database
+from terascope.store.plain import Plain
+from terascope.store.tables import holds
+
+_EXPIRED_IN = Plain("SELECT DISTINCT allocation FROM holds WHERE expires <= ?")
+_EXPIRED = Plain("SELECT id FROM holds WHERE expires <= ? AND allocation = ?")
+_RENEW = Plain("UPDATE holds SET expires = ? WHERE id = ?")
+_CHARGE = Plain("UPDATE allocations SET balance = balance - ? WHERE id = ?")
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """Whether a hold was had. `unlimited` is the allocation that makes it needless; `available` what there is now."""
+
+    had: bool
+    unlimited: str = ""
+    available: int = 0
+
+
+class HoldStore:
+    """Holds, extends, renews and expires; `settle` is part of writing a run record (`store/runs.py`)."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    async def hold(self, hold: Hold) -> Held:
+        """Set an amount aside on the project's allocations, durably, or nothing when there is not enough."""
+        held: Held = await self._database.writer.submit(_hold, hold)
+        return held
+
+    async def extend(self, hold: Hold) -> Held:
+        """Bring what the request holds up to `hold.amount`, durably, or change nothing when there is not enough."""
+        held: Held = await self._database.writer.submit(_extend, hold)
+        return held
+
+    async def renew(self, ids: Sequence[str], expires: float) -> None:
+        """Let holds live longer; those that are gone stay so."""
+        await self._database.writer.submit(_renew, (tuple(ids), expires))
+
+    async def expire(self, now: float) -> int:
+        """Return every hold whose time is over; return how many requests had one."""
+        return int(await self._database.writer.submit(_expire, now))
+
+    async def total(self, allocation: str = "") -> int:
+        """Return the sum of all holds, or of those on one allocation."""
+        query = select(func.coalesce(func.sum(holds.c.amount), 0))
+        if allocation:
+            query = query.where(holds.c.allocation == allocation)
+        async with self._database.read() as connection:
+            return int((await connection.execute(query)).scalar_one())
+
+
+def settle(connection: Connection, settlements: Sequence[Settlement]) -> list[int]:
+    """Return holds and charge costs, in the transaction that `connection` is in; return what nobody could pay for."""
+    limited = [one for one in settlements if not one.unlimited]
+    book = Book(connection, projects=(one.project for one in limited))
+    book.load_holds(one.id for one in limited)
+    uncovered = {one.id: book.settle(one) for one in limited}
+    charged: dict[str, int] = {}
+    for one in settlements:
+        if one.unlimited and one.cost:
+            charged[one.unlimited] = charged.get(one.unlimited, 0) + one.cost
+            book.charge(one, one.unlimited, one.cost)
+    _CHARGE.run(connection, [(cost, allocation) for allocation, cost in sorted(charged.items())])
+    book.save()
+    return [uncovered.get(one.id, 0) for one in settlements]
+
+
+def _hold(connection: Connection, asked: Sequence[Hold]) -> list[Held]:
+    book = Book(connection, projects=(one.project for one in asked))
+    held = [_one(book, one, one.amount) for one in asked]
+    book.save()
+    return held
+
+
+def _extend(connection: Connection, asked: Sequence[Hold]) -> list[Held]:
+    book = Book(connection, projects=(one.project for one in asked))
+    book.load_holds(one.id for one in asked)
+    held = [_one(book, one, max(0, one.amount - book.held_by(one.id))) for one in asked]
+    book.save()
+    return held
+
+
+def _one(book: Book, hold: Hold, amount: int) -> Held:
+    unlimited = book.hold(hold.id, hold.project, amount, hold.now, hold.expires)
+    if unlimited is None:
+        return Held(False, available=sum(one.available for one in book.open_accounts(hold.project, hold.now)))
+    return Held(True, unlimited)
+
+
+def _renew(connection: Connection, asked: Sequence[tuple[tuple[str, ...], float]]) -> None:
+    _RENEW.run(connection, [(expires, one) for ids, expires in asked for one in ids])
+
+
+def _expire(connection: Connection, times: Sequence[float]) -> list[int]:
+    return [_expire_at(connection, now) for now in times]
+
+
+def _expire_at(connection: Connection, now: float) -> int:
+    allocations = sorted(str(row[0]) for row in _EXPIRED_IN.rows(connection, [now]))
+    book = Book(connection, ids=allocations)  # locked, so that nobody settles what is looked at now
+    expired = {str(row[0]) for one in allocations for row in _EXPIRED.rows(connection, [now, one])}
+    book.load_holds(expired)
+    for one in sorted(expired):
+        book.release(one)
+    book.save()
+    return len(expired)

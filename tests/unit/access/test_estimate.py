@@ -1,0 +1,66 @@
+"""The estimate is an upper bound: no tokenizer makes more tokens of a text than it has bytes."""
+
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from terascope.access.estimate import Estimate, probable_prompt_tokens
+from terascope.core.models import Mode, ModelVersion, Task
+from terascope.core.prices import Price, formula, micro, units
+from terascope.protocol.request import ModelRequest
+
+VERSION = ModelVersion("m", "1", "d", "echo:", "", Task.GENERATE, 0)
+SMALL = ModelVersion("m", "1", "d", "echo:", "", Task.GENERATE, 100)
+
+
+def request(endpoint: str = "chat/completions", **fields: Any) -> ModelRequest:
+    return ModelRequest.read(endpoint, Mode.QUERY, orjson.dumps({"model": "m", **fields}))
+
+
+@given(st.lists(st.text(), max_size=5))
+def test_a_prompt_has_at_most_as_many_tokens_as_bytes(texts: list[str]) -> None:
+    sent = [text.encode("utf-8", "replace").decode() for text in texts]
+    asked = request(messages=[{"role": "user", "content": text} for text in sent])
+    assert Estimate.of(asked, VERSION).prompt >= sum(len(text.encode()) for text in sent) + 16 * len(sent)
+    assert Estimate.of(asked, SMALL).prompt <= 100
+    assert probable_prompt_tokens(asked, VERSION) <= Estimate.of(asked, VERSION).prompt
+
+
+@pytest.mark.parametrize(
+    ("fields", "output", "choices"),
+    [
+        ({}, None, 1),
+        ({"max_tokens": 7}, 7, 1),
+        ({"max_completion_tokens": 5, "max_tokens": 7}, 5, 1),
+        ({"max_tokens": 7, "n": 3}, 21, 3),
+        ({"max_tokens": 7, "best_of": 4, "n": 2}, 28, 4),
+        ({"max_tokens": None}, None, 1),
+        ({"max_tokens": "7"}, None, 1),
+        ({"max_tokens": -1}, None, 1),
+        ({"max_tokens": True}, None, 1),
+        ({"max_tokens": 2**63 - 1}, 1 << 40, 1),
+    ],
+)
+def test_how_long_an_answer_may_get(fields: dict[str, Any], output: int | None, choices: int) -> None:
+    estimate = Estimate.of(request(messages=[], **fields), VERSION)
+    assert (estimate.output, estimate.choices) == (output, choices)
+
+
+def test_what_has_no_answer() -> None:
+    assert Estimate.of(request("tokenize", prompt="x"), VERSION) == Estimate(0, 0)
+    assert Estimate.of(request("embeddings", input=["a", "b"]), SMALL).output == 0
+    assert Estimate.of(request("embeddings", input=["a" * 500] * 3), SMALL).prompt == 300
+    assert Estimate.of(request("completions", prompt=["a", "b"], max_tokens=3), VERSION).output == 6
+    assert Estimate.of(request("completions", prompt="a", max_tokens=300), SMALL).output == 100
+
+
+def test_the_formula_of_prices() -> None:
+    assert formula(32_000_000_000) == Price(8000, 32_000)  # a thousand billion in all, 32 active
+    assert formula(134_515_008) == Price(33, 134)
+    assert formula(0) == formula(1_000_000_000) == Price(250, 1000)
+    assert formula(1000) == Price(1, 1)
+    assert units(Price(250, 1000).cost(0, 1000)) == 1.0  # a service unit
+    assert micro(0.1) + micro(0.2) == micro(0.3)
