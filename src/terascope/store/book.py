@@ -89,7 +89,7 @@ class Book:
     def open_accounts(self, project: str, now: float) -> list[Account]:
         """The project's allocations that may be used at `now`, in the order of use: the first to end first."""
         usable = [one for one in self.accounts.values() if one.project == project and one.open(now)]
-        return sorted(usable, key=lambda one: (one.ends is None, one.ends or 0.0, one.id))
+        return sorted(usable, key=_first_to_end)
 
     def hold(self, hold_id: str, project: str, amount: int, now: float, expires: float) -> str | None:
         """Set `amount` aside, if need be in parts on several allocations.
@@ -141,7 +141,7 @@ class Book:
         What was held pays first, then whatever else the project may use: never more than is there.
         """
         left = settlement.cost
-        order = [part.account for part in self.release(settlement.id)]
+        order = sorted((part.account for part in self.release(settlement.id)), key=_first_to_end)
         order += [one for one in self.open_accounts(settlement.project, settlement.now) if one not in order]
         for account in order:
             taken = left if account.unlimited else max(0, min(left, account.available))
@@ -174,3 +174,7 @@ class Book:
         _DROP_HOLD.run(connection, self._dropped)
         _ADD_HOLD.run(connection, self._added)
         _ENTRY.run(connection, self._entries)
+
+
+def _first_to_end(account: Account) -> tuple[bool, float, str]:
+    return account.ends is None, account.ends or 0.0, account.id
