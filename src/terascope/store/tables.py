@@ -175,7 +175,7 @@ holds = Table(
     Column("id", String(40), primary_key=True),  # of the request
     Column("allocation", ForeignKey("allocations.id"), primary_key=True),
     Column("amount", BigInteger, nullable=False),
-    Column("expires", Float, nullable=False, index=True),
+    Column("expires", Float, nullable=False),  # without an index: there are only those of requests that run
     sqlite_with_rowid=False,
 )
 

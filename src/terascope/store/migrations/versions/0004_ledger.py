@@ -64,7 +64,6 @@ def _holds() -> None:
         sa.PrimaryKeyConstraint("id", "allocation", name=op.f("pk_holds")),
         sqlite_with_rowid=False,
     )
-    op.create_index(op.f("ix_holds_expires"), "holds", ["expires"], unique=False)
 
 
 def _entries() -> None:
