@@ -209,7 +209,8 @@ class Server:
         self._session: aiohttp.ClientSession | None = None
 
     def _serve(self, model: CausalModel | Encoder, max_batch: int, step_tokens: int) -> Any:
-        able = Capabilities(frozenset(ENDPOINTS[isinstance(model, Encoder)]), frozenset(map(str, Feature)))
+        features = frozenset(map(str, set(Feature) - {Feature.REPRODUCIBLE}))
+        able = Capabilities(frozenset(ENDPOINTS[isinstance(model, Encoder)]), features)
         info = EngineInfo("torch", "0", able, model.context_length, model.dtype)
         common = (asyncio.get_running_loop(), self.crashes.append, self.metrics)
         if isinstance(model, Encoder):
