@@ -10,9 +10,11 @@ from torch import Tensor
 
 from terascope.core.errors import EngineOutOfMemory, InternalError, ServiceError
 from terascope.engines.torch import memory
+from terascope.engines.torch.attachment import Insert, Part
+from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.metrics import Metrics
-from terascope.engines.torch.packed import PackedModel
+from terascope.engines.torch.packed import PackedModel, Step
 from terascope.engines.torch.rows import Event, Finish, Row, RowPlan, Turn
 from terascope.engines.torch.sampling import Draw, sample, score
 from terascope.engines.torch.schedule import Scheduler
@@ -41,18 +43,25 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         self._packed = packed
         self._vocabulary = vocabulary
         self._metrics = metrics
-        self._schedule = Scheduler(packed.pool, max_batch, step_tokens)
+        self._schedule = Scheduler(packed.pool, max_batch, step_tokens, packed.fixed_rows)
         self._rows: dict[RowJob, list[Row]] = {}
+        self._followers: dict[Row, list[Row]] = {}
         self._job_of: dict[Row, RowJob] = {}
 
     def _jobs(self) -> Sequence[RowJob]:
         return tuple(self._rows)
 
     def _begin(self, job: RowJob) -> None:
-        rows = self._rows[job] = [Row(index, plan, self._vocabulary) for index, plan in enumerate(job.work)]
+        rows = [Row(index, plan, self._vocabulary, job) for index, plan in enumerate(job.work)]
+        self._rows[job] = rows
+        self._job_of.update(dict.fromkeys(rows, job))
+        first_of: dict[int, Row] = {}
         for row in rows:
-            self._job_of[row] = job
-            self._schedule.add(row)
+            first = first_of.setdefault(id(row.plan.prompt), row)
+            if first is not row and _worth_waiting(row):  # the first choice computes the prompt for the others
+                self._followers.setdefault(first, []).append(row)
+            else:
+                self._schedule.add(row)
 
     def _end(self, job: RowJob) -> None:
         for row in self._rows.pop(job, ()):
@@ -60,6 +69,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
 
     def _leave(self, row: Row, *, clean: bool) -> None:
         """Forget `row`. What is not a number must not stay in its blocks: they are zeroed unless it is `clean`."""
+        self._followers.pop(row, None)
         if self._job_of.pop(row, None) is not None:
             blocks = self._schedule.drop(row)
             if blocks and not clean:
@@ -93,11 +103,10 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             self._fail(job, told)
 
     def _compute(self, turns: Sequence[Turn], start: float) -> None:
-        tokens = [token for turn in turns for token in turn.tokens]
-        kept = self._kept(turns)
+        step = self._step_of(turns)
         prompt, made = sum(turn.of_prompt for turn in turns), sum(turn.chooses for turn in turns)
         planned = time.perf_counter()
-        logits = self._packed.run(tokens, [turn.span for turn in turns], kept)
+        logits = self._packed.run(step)
         computed = time.perf_counter()
         for turn in turns:
             turn.row.computed = turn.span.end
@@ -107,6 +116,22 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             if turn.span.end == len(turn.row.tokens) and turn.row.plan.max_tokens == 0:
                 self._tell(turn.row, Event(turn.row.index, finish=Finish.LENGTH))
         self._metrics.step(prompt, made, planned - start, computed - planned, time.perf_counter() - computed)
+
+    def _step_of(self, turns: Sequence[Turn]) -> Step:
+        kept = self._kept(turns)
+        inserts: list[Insert] = []
+        attached = []
+        first = 0
+        for turn in turns:
+            plan, start, end = turn.row.plan, turn.span.start, turn.span.end
+            found = [insert.within(start, end, first - start) for insert in plan.inserts]
+            inserts += [insert for insert in found if insert is not None]
+            attached += [(one, Part(first, first + end - start, start)) for one in plan.attachments]
+            first += end - start
+        tokens = [token for turn in turns for token in turn.tokens]
+        decode = turns[0].fixed and first == len(turns)
+        rows = (self._packed.fixed_rows if decode else first) if turns[0].fixed else 0
+        return Step(tokens, [turn.span for turn in turns], kept, inserts, attached, rows)
 
     def _kept(self, turns: Sequence[Turn]) -> list[int]:
         """Choose the places of the batch whose logits are wanted; each turn notes where its own will be."""
@@ -149,6 +174,9 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         except ServiceError as error:
             self._fail(self._job_of[row], error)
             return
+        self._schedule.publish(row)  # not earlier: now its numbers are known to be numbers
+        for follower in self._followers.pop(row, ()):
+            self._schedule.add(follower)
         if event is not None:
             self._tell(row, event)
 
@@ -159,3 +187,8 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             self._leave(row, clean=True)
             if not any(other in self._job_of for other in self._rows[job]):
                 del self._rows[job]
+
+
+def _worth_waiting(row: Row) -> bool:
+    """True when a row can take over blocks of another one with the same prompt."""
+    return row.digests is not None and len(row.plan.prompt) > BLOCK and row.plan.max_tokens > 0 and not row.unscored

@@ -13,7 +13,7 @@ from terascope.core.errors import ConfigError
 from terascope.core.models import Task
 from terascope.engines.torch import memory
 from terascope.engines.torch.cache import BLOCK
-from terascope.engines.torch.packed import PackedModel, check
+from terascope.engines.torch.packed import PackedModel, prepare
 from terascope.engines.torch.settings import WorkerSettings
 from terascope.engines.torch.unpack import gguf_file, unpack
 from terascope.engines.torch.vocabulary import Vocabulary
@@ -72,10 +72,11 @@ def load_causal(settings: WorkerSettings, report: Report) -> CausalModel:
     module, tokenizer = _read(settings, device, report)
     module.eval().requires_grad_(False).to(device)
     report("warming up")
-    bytes_per_token = check(module)
+    vocabulary = Vocabulary(tokenizer, _width(module), _ends(module, tokenizer))
+    bytes_per_token = prepare(module)
     context = _context(module.config, settings.context_length)
     packed = PackedModel(module, _cache_tokens(settings, context, bytes_per_token, device))
-    vocabulary = Vocabulary(tokenizer, _width(module), _ends(module, tokenizer))
+    packed.find_fixed_rows()
     return CausalModel(packed, vocabulary, context, str(module.dtype).removeprefix("torch."))
 
 

@@ -209,7 +209,7 @@ class Server:
         self._session: aiohttp.ClientSession | None = None
 
     def _serve(self, model: CausalModel | Encoder, max_batch: int, step_tokens: int) -> Any:
-        features = frozenset(map(str, set(Feature) - {Feature.REPRODUCIBLE}))
+        features = frozenset(map(str, set(Feature)))
         able = Capabilities(frozenset(ENDPOINTS[isinstance(model, Encoder)]), features)
         info = EngineInfo("torch", "0", able, model.context_length, model.dtype)
         common = (asyncio.get_running_loop(), self.crashes.append, self.metrics)
