@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor, nn
 
+from terascope.engines.torch import memory
+
 _ops = torch.ops.mkldnn
 _PACKED_FOR = 32  # rows; the order that oneDNN chooses for them was as fast as any other from 1 to 512 rows
 
@@ -90,6 +92,8 @@ def pack(module: nn.Module, run: Callable[[], object]) -> None:
     while groups:  # one after the other, so that no more than one group is there twice
         layers = groups.pop()
         group = _Group(layers)
+        for layer in layers:
+            memory.page_out(layer.weight)
         for index, layer in enumerate(layers):
             parent, _, own = names.pop(layer).rpartition(".")
             setattr(module.get_submodule(parent), own, PackedLinear(group, index, layer))
