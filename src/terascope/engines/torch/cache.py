@@ -42,9 +42,9 @@ class BlockPool:
         return len(self._blank) + len(self._resting)
 
     @property
-    def known(self) -> int:
-        """Blocks that can be found by their digest."""
-        return len(self._by_digest)
+    def kept(self) -> int:
+        """Those of them that can be found by their digest still."""
+        return len(self._resting)
 
     def take(self, count: int) -> list[int]:
         """Return `count` blocks. There must be as many free."""

@@ -52,7 +52,8 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         return tuple(self._rows)
 
     def _begin(self, job: RowJob) -> None:
-        rows = [Row(index, plan, self._vocabulary, job) for index, plan in enumerate(job.work)]
+        now = time.perf_counter()
+        rows = [Row(index, plan, self._vocabulary, job, now) for index, plan in enumerate(job.work)]
         self._rows[job] = rows
         self._job_of.update(dict.fromkeys(rows, job))
         first_of: dict[int, Row] = {}
@@ -84,13 +85,22 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         start = time.perf_counter()
         turns = self._schedule.plan()
         self._metrics.load(len(self._schedule.running), len(self._schedule.waiting), self._schedule.preemptions)
-        self._metrics.cache(self._packed.pool.free, self._packed.pool.blocks)
+        pool = self._packed.pool
+        self._metrics.cache((pool.blocks - pool.free) * BLOCK, pool.kept * BLOCK, (pool.free - pool.kept) * BLOCK)
         if not turns:
             return
+        self._note(turns, start)
         try:
             self._compute(turns, start)
         except Exception as error:  # noqa: BLE001 - the edge of a step: its rows fail, the worker goes on
             self._failed(turns, error)
+
+    def _note(self, turns: Sequence[Turn], now: float) -> None:
+        self._metrics.batch(len(turns))
+        for turn in turns:
+            if not turn.row.begun:
+                turn.row.begun = True
+                self._metrics.began(now - turn.row.came, turn.row.cached)
 
     def _failed(self, turns: Sequence[Turn], error: Exception) -> None:
         _log.exception("step failed", extra={"rows": len(turns)})

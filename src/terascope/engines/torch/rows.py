@@ -68,8 +68,10 @@ class Event:
 class Row:
     """A row of the batch. Belongs to the loop's thread."""
 
-    def __init__(self, index: int, plan: RowPlan, vocabulary: Vocabulary, group: object = None) -> None:
-        """`group` is what it has in common with the other rows of its request."""
+    def __init__(
+        self, index: int, plan: RowPlan, vocabulary: Vocabulary, group: object = None, came: float = 0.0
+    ) -> None:
+        """`group` is what it has in common with the other rows of its request; `came` is when, in seconds."""
         self.index = index
         self.plan = plan
         self.group = group
@@ -79,8 +81,10 @@ class Row:
         self.scored = 0  # tokens of the prompt whose successors' log-probabilities have been told
         self.digests = None if plan.scope is None else Digests(plan.scope, self.tokens)
         self.published = 0  # blocks that others can find
-        self.cached = 0
-        self.last_round = 0
+        self.cached = 0  # tokens of the prompt that were not computed for it
+        self.last_round = 0  # when it last had its turn in a step of fixed shape
+        self.came = came
+        self.begun = False
         self._table = vocabulary.table
         self._ends = () if plan.ignore_eos else vocabulary.ends
         self._chooser = Chooser(plan.sampling, plan.prompt, vocabulary.ends, plan.matcher)
