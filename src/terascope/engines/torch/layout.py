@@ -63,34 +63,53 @@ class Several:
         return self.masks[window]
 
 
+@dataclass(slots=True)
 class Layout:
-    """The tokens of `spans` one after the other, then `padding` tokens that belong to nobody.
+    """Where tokens stand: their `positions` in their rows and their `places` in the cache, both [tokens].
 
-    Keys and values of the padding go to the block after the pool's last, which is never read. Rows with one token
-    are computed together where their lengths are alike, or, `apart`, each by itself.
+    The last `padding` of them belong to nobody.
     """
 
-    def __init__(
-        self, spans: Sequence[Span], device: torch.device, *, spare: int = 0, padding: int = 0, apart: bool = False
-    ) -> None:
-        """`spare` is the number of the block for the padding."""
-        positions = [position for span in spans for position in range(span.start, span.end)]
-        places = [span.blocks[at // BLOCK] * BLOCK + at % BLOCK for span in spans for at in range(span.start, span.end)]
-        self.positions = torch.tensor(positions + [0] * padding, device=device)
-        self.places = torch.tensor(places + [spare * BLOCK] * padding, device=device)
-        self.padding = padding
-        self.several: list[Several] = []
-        singles: list[tuple[int, Span]] = []
-        first = 0
-        for span in spans:
-            if span.count == 1:
-                singles.append((first, span))
-            else:
-                table = _table([span], device) if span.start else None
-                self.several.append(Several(first, first + span.count, span.start, table))
-            first += span.count
-        groups = [[one] for one in singles] if apart else _of_like_length(singles)
-        self.singles = [_single(group, device) for group in groups]
+    positions: Tensor
+    places: Tensor
+    singles: list[Single]
+    several: list[Several] = field(default_factory=list)
+    padding: int = 0
+
+    @classmethod
+    def of_singles(cls, single: Single, places: Tensor) -> "Layout":
+        """The layout of rows that bring one token each, all computed together."""
+        return cls(single.positions, places, [single])
+
+
+def lay_out(
+    spans: Sequence[Span], device: torch.device, *, spare: int = 0, padding: int = 0, apart: bool = False
+) -> Layout:
+    """The tokens of `spans` one after the other, then `padding` tokens that belong to nobody.
+
+    Keys and values of the padding go to the block `spare`, which is never read. Rows with one token are computed
+    together where their lengths are alike, or, `apart`, each by itself.
+    """
+    positions = [position for span in spans for position in range(span.start, span.end)]
+    places = [span.blocks[at // BLOCK] * BLOCK + at % BLOCK for span in spans for at in range(span.start, span.end)]
+    several: list[Several] = []
+    singles: list[tuple[int, Span]] = []
+    first = 0
+    for span in spans:
+        if span.count == 1:
+            singles.append((first, span))
+        else:
+            table = _table([span], device) if span.start else None
+            several.append(Several(first, first + span.count, span.start, table))
+        first += span.count
+    groups = [[one] for one in singles] if apart else _of_like_length(singles)
+    return Layout(
+        torch.tensor(positions + [0] * padding, device=device),
+        torch.tensor(places + [spare * BLOCK] * padding, device=device),
+        [_single(group, device) for group in groups],
+        several,
+        padding,
+    )
 
 
 def _single(group: Sequence[tuple[int, Span]], device: torch.device) -> Single:

@@ -14,7 +14,8 @@ from terascope.engines.torch import linear
 from terascope.engines.torch.attachment import Attachment, Insert, Part
 from terascope.engines.torch.attention import NAME, PackedAttention
 from terascope.engines.torch.cache import BLOCK, BlockPool, blocks_for
-from terascope.engines.torch.layout import Layout, Span
+from terascope.engines.torch.graphs import Shapes
+from terascope.engines.torch.layout import Layout, Span, lay_out
 
 _CHECK_LENGTHS = (12, 8)
 _CHECK_STEPS = (((0, 0, 5), (1, 0, 7)), ((0, 5, 6), (1, 7, 1)), ((0, 11, 1),))  # (row, start, count) of each step
@@ -39,6 +40,11 @@ class Step:
     attached: Sequence[tuple[Attachment, Part]] = ()
     rows: int = 0
 
+    @property
+    def simple(self) -> bool:
+        """True when every row brings one token and nothing else."""
+        return not (self.rows or self.inserts or self.attached) and len(self.tokens) == len(self.spans)
+
 
 class PackedModel:
     """Runs a transformers causal model over packed rows; for one thread at a time."""
@@ -50,6 +56,8 @@ class PackedModel:
         self.pool = BlockPool(cache_tokens)
         self._attention = PackedAttention(self.pool.blocks)
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._spare = self.pool.blocks + 1
+        self._shapes = Shapes(self._of_singles, self.device, self._spare) if self.device.type == "cuda" else None
         self.fixed_rows = 1
         """Rows that a step of fixed shape may have; see `find_fixed_rows`."""
 
@@ -61,19 +69,26 @@ class PackedModel:
     @torch.inference_mode()
     def run(self, step: Step) -> Tensor:
         """Compute `step`, and keep its tokens' keys and values; return the logits [len(keep), vocabulary]."""
+        if self._shapes is not None and step.simple:
+            return self._shapes.run(step.tokens, step.spans)[list(step.keep)]
         padding = max(0, step.rows - len(step.tokens))
-        spare = self.pool.blocks + 1
-        layout = Layout(step.spans, self.device, spare=spare, padding=padding, apart=step.rows > 0)
-        index = torch.tensor(list(step.keep), dtype=torch.long, device=self.device)
-        extra = {"logits_to_keep": index} if self._keeps else {}
+        layout = lay_out(step.spans, self.device, spare=self._spare, padding=padding, apart=step.rows > 0)
         inputs = self._inputs(torch.tensor([[*step.tokens, *[0] * padding]], device=self.device), step.inserts)
+        keep = torch.tensor(list(step.keep), dtype=torch.long, device=self.device)
         with ExitStack() as stack:
-            stack.enter_context(self._attention.at(layout))
             for attachment, part in step.attached:
                 stack.enter_context(attachment.attach(self.module, part))
+            return self._forward(inputs, layout, keep)
+
+    def _of_singles(self, tokens: Tensor, layout: Layout) -> Tensor:
+        return self._forward({"input_ids": tokens}, layout, layout.singles[0].index)
+
+    def _forward(self, inputs: dict[str, Tensor], layout: Layout, keep: Tensor) -> Tensor:
+        extra = {"logits_to_keep": keep} if self._keeps else {}
+        with self._attention.at(layout):
             result = self.module(**inputs, position_ids=layout.positions[None], use_cache=False, **extra)
         logits: Tensor = result.logits[0]
-        return logits if self._keeps else logits[index]
+        return logits if self._keeps else logits[keep]
 
     def _inputs(self, tokens: Tensor, inserts: Sequence[Insert]) -> dict[str, Tensor]:
         if not inserts:
