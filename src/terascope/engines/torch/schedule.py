@@ -79,6 +79,7 @@ class Scheduler:
         self._step_tokens = max(step_tokens, max_batch + _LEAST_PREFILL)
         self._fixed_rows = fixed_rows
         self._reading: deque[Row] = deque()  # running rows whose prompt is being read, in the order of their turns
+        self._turn = _QUANTUM  # tokens that the turn of the first of them still has
         self._fixed_turn = False
         self._round = 0
 
@@ -118,15 +119,17 @@ class Scheduler:
         return turns + self._prompts(self._step_tokens - len(turns))
 
     def _fixed(self) -> list[Turn]:
-        """A part of one prompt, cut at the same places whenever it is computed, or one token of several rows."""
+        """A part of one prompt, cut at the same places whenever it is computed, or one token of several rows.
+
+        Whichever the row wants that has waited longest.
+        """
         rows = sorted((row for row in self.running if row.plan.reproducible), key=lambda row: row.last_round)
         self._round += 1
-        for row in rows:
-            if row.computed < len(row.plan.prompt):
-                row.last_round = self._round
-                count = min(_FIXED_PART, len(row.plan.prompt) - row.computed)
-                return [Turn(row, _span(row, count), fixed=True)]
-        turns = self._answering(rows[: self._fixed_rows])
+        if rows and (left := len(rows[0].plan.prompt) - rows[0].computed) > 0:
+            turns = [Turn(rows[0], _span(rows[0], min(_FIXED_PART, left)))]
+        else:
+            answering = [row for row in rows if row.computed >= len(row.plan.prompt)]
+            turns = self._answering(answering[: self._fixed_rows])
         for turn in turns:
             turn.row.last_round, turn.fixed = self._round, True
         return turns
@@ -136,22 +139,22 @@ class Scheduler:
         return [turn for turn in turns if turn.row in self.running]
 
     def _prompts(self, budget: int) -> list[Turn]:
-        """Parts of prompts, `_QUANTUM` tokens a turn; who is cut short by the budget begins the next step."""
+        """Parts of prompts, `_QUANTUM` tokens a turn; who is cut short by the budget has the rest in the next step."""
         turns = deque(row for row in self._reading if row.pending > 1)
         shares: dict[Row, int] = {}
         full: list[Row] = []
         while budget > 0 and turns:
             row = turns.popleft()
             left = min(row.pending, _SCORED_AT_ONCE if row.unscored else row.pending) - shares.get(row, 0)
-            count = min(_QUANTUM, budget, left)
+            count = min(self._turn, budget, left)
             shares[row] = shares.get(row, 0) + count
             budget -= count
-            if count == left:
-                full.append(row)
-            elif count == _QUANTUM:
-                turns.append(row)
-            else:
-                turns.appendleft(row)
+            self._turn -= count
+            if count < left and self._turn:
+                turns.appendleft(row)  # the budget is used up
+                break
+            (full if count == left else turns).append(row)
+            self._turn = _QUANTUM
         self._reading = turns + deque(full)
         return [Turn(row, _span(row, count)) for row, count in shares.items()]
 
@@ -166,6 +169,7 @@ class Scheduler:
             self._pool.share(found)
             row.blocks = found + self._pool.take(needed)
             row.found(len(found))
+            row.last_round = self._round
             self.running.append(row)
             if not row.plan.reproducible:
                 self._reading.append(row)
