@@ -82,7 +82,8 @@ def packable(module: nn.Module, dtype: torch.dtype, device: torch.device) -> boo
     """True when `pack` makes `module` faster on this machine."""
     if device.type != "cpu" or not torch._C._has_mkldnn:  # noqa: SLF001 - the public name of it has no type
         return False
-    return dtype == torch.float32 or (dtype == torch.bfloat16 and bool(_ops._is_mkldnn_bf16_supported()))  # noqa: SLF001
+    half = bool(_ops._is_mkldnn_bf16_supported())  # noqa: SLF001 - as above
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and half)
 
 
 def pack(module: nn.Module, run: Callable[[], object]) -> None:
