@@ -47,7 +47,8 @@ clean: ## remove .venv and what tools leave behind; .terascope (your data) stays
 
 # What the tests use besides Python packages. RUNLEVEL=1: install nginx, do not start it.
 tools:
-	@missing=""; for tool in nginx node npm curl openssl; do command -v $$tool >/dev/null || missing="$$missing $${tool/#node/nodejs}"; done; \
+	@missing=""; ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing=" postgresql"; \
+	for tool in nginx node npm curl openssl; do command -v $$tool >/dev/null || missing="$$missing $${tool/#node/nodejs}"; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  { apt-get install -y --no-install-recommends $$missing || { apt-get update && apt-get install -y --no-install-recommends $$missing; }; } >/dev/null; \
 	elif [ -n "$$missing" ]; then echo "not installed, so their tests are skipped:$$missing"; fi

@@ -9,6 +9,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from hypothesis import settings
 
+from terascope.testing.postgres import PostgresCluster
+
 # The same examples every time, however slow the machine is.
 settings.register_profile("terascope", derandomize=True, deadline=None)
 settings.load_profile("terascope")
@@ -74,3 +76,16 @@ def need_program() -> Callable[[str], str]:
         return path
 
     return find
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[PostgresCluster]:
+    """A PostgreSQL server of this run's own; without the program a test is skipped, but in CI it fails."""
+    try:
+        cluster = PostgresCluster()
+    except FileNotFoundError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{error}, and in CI it must be")
+        pytest.skip(str(error))
+    with cluster:
+        yield cluster

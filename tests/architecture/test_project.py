@@ -77,8 +77,8 @@ def test_every_dependency_has_a_reason(root: Path) -> None:
 
 def test_migrations_lead_to_the_tables(tmp_path: Path) -> None:
     engine = create_engine(f"sqlite:///{tmp_path / 'database'}")
-    migrate.migrate(engine)
-    with engine.connect() as connection:
+    with engine.begin() as connection:
+        migrate.migrate(connection)
         differences = compare_metadata(MigrationContext.configure(connection), metadata)
     engine.dispose()
     assert differences == []

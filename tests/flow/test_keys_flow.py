@@ -4,6 +4,7 @@ import importlib
 import json
 import os
 import pkgutil
+import re
 import socket
 import subprocess
 import sys
@@ -41,6 +42,15 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/admin/v1/keys"): OPERATORS,
     ("POST", "/admin/v1/keys"): OPERATORS,
     ("DELETE", "/admin/v1/keys/{key_id}"): OPERATORS,
+    ("GET", "/admin/v1/projects"): ANYONE,  # their own; test_roles.py has what each role may
+    ("POST", "/admin/v1/projects"): OPERATORS,
+    ("GET", "/admin/v1/projects/{project}"): ANYONE,
+    ("PATCH", "/admin/v1/projects/{project}"): OPERATORS,
+    ("PUT", "/admin/v1/projects/{project}/policies/{model:path}"): OPERATORS,
+    ("DELETE", "/admin/v1/projects/{project}/policies/{model:path}"): OPERATORS,
+    ("GET", "/admin/v1/projects/{project}/members"): ANYONE,
+    ("PUT", "/admin/v1/projects/{project}/members/{user:path}"): ANYONE,
+    ("DELETE", "/admin/v1/projects/{project}/members/{user:path}"): ANYONE,
     ("GET", "/admin/v1/runs"): ANYONE,  # of their own
     ("GET", "/admin/v1/runs/{run_id}"): ANYONE,
     ("GET", "/health"): PUBLIC,
@@ -160,7 +170,7 @@ def test_every_scope_on_every_route(gateway: Served, operator: httpx.Client, sco
 
 def filled(template: str) -> str:
     """A path of that route which names nothing that is there."""
-    return template.partition("{")[0] + ("nothing" if "{" in template else "")
+    return re.sub(r"\{[^}]*\}", "nothing", template)
 
 
 _WANTED: dict[str, dict[str, Any]] = {
@@ -172,7 +182,7 @@ def body_for(method: str, template: str) -> dict[str, Any] | None:
     """A body that changes nothing, whoever sends it."""
     if template in ENDPOINTS:
         return {"model": "echo"} | _WANTED.get(template, {"prompt": "x"})
-    return {} if method in ("POST", "PUT") else None
+    return {} if method in ("POST", "PUT", "PATCH") else None
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/admin/v1/keys", "/admin/v1/models"])

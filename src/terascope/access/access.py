@@ -5,18 +5,25 @@ import secrets
 
 from terascope.access.keys import Keys
 from terascope.access.principal import Grant, Principal
+from terascope.access.projects import Projects
 from terascope.access.scopes import OPERATOR
+from terascope.core.clock import Clock
 from terascope.core.errors import NotAuthenticated
 from terascope.core.models import Mode, ModelVersion
+from terascope.core.projects import Qos
+from terascope.store.database import Database
+from terascope.store.keys import KeyStore
 
 LOCAL_KEY_ID = "key_local"
+LOCAL_USER = "local operator"
 
 
 class Access:
     """Identifies callers and admits their requests."""
 
-    def __init__(self, keys: Keys) -> None:
-        self.keys = keys
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self.projects = Projects(database, clock)
+        self.keys = Keys(KeyStore(database), clock, self.projects)
         self.local_token = secrets.token_urlsafe(32)
         """The CLI's key on the gateway's own machine: made at every start, never stored in the database."""
 
@@ -30,10 +37,17 @@ class Access:
         if scheme.lower() != "bearer" or not token:
             raise NotAuthenticated("no API key; send it as `Authorization: Bearer KEY`")
         if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self.local_token.encode()):
-            return Principal(LOCAL_KEY_ID, "local operator", frozenset({OPERATOR}))
+            return Principal(LOCAL_KEY_ID, "local operator", frozenset({OPERATOR}), LOCAL_USER)
         return await self.keys.identify(token)
 
-    async def admit(self, principal: Principal, version: ModelVersion, mode: Mode) -> Grant:
-        """Return the right to one request in `mode`. Raises `NotAllowed`."""
+    async def admit(
+        self, principal: Principal, version: ModelVersion, mode: Mode, *, project: str = "", qos: Qos = Qos.INTERACTIVE
+    ) -> Grant:
+        """Return the right to one request in `mode`, paid by `project` or else by the key's own.
+
+        Raises `NotAllowed`.
+        """
         principal.require(mode)
-        return Grant(principal, mode, version.public_name)
+        payer = await self.projects.for_use(principal, project or principal.project)
+        payer.check(version, mode, qos)
+        return Grant(principal, mode, version.public_name, payer.name, qos)

@@ -11,10 +11,12 @@ import secrets
 from collections import OrderedDict
 
 from terascope.access.principal import Principal
-from terascope.access.scopes import checked
+from terascope.access.projects import Projects
+from terascope.access.scopes import OPERATOR, checked
 from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest, NotAuthenticated, NotFound
 from terascope.core.ids import new_id
+from terascope.core.projects import LOCAL_PROJECT, Role, checked_text
 from terascope.store.keys import KeyRow, KeyStore
 
 PREFIX = "tera-"
@@ -26,17 +28,22 @@ _CACHED = 20_000
 class Keys:
     """Creates, lists, revokes and recognises keys."""
 
-    def __init__(self, store: KeyStore, clock: Clock) -> None:
+    def __init__(self, store: KeyStore, clock: Clock, projects: Projects) -> None:
         self._store = store
+        self._projects = projects
         self._clock = clock
         self._cache: OrderedDict[str, tuple[float, KeyRow, Principal]] = OrderedDict()
         self._loading: dict[str, asyncio.Future[tuple[float, KeyRow, Principal]]] = {}
 
-    async def create(self, name: str, scopes: list[str], *, expires: float | None = None) -> tuple[str, KeyRow]:
+    async def create(
+        self, name: str, scopes: list[str], *, expires: float | None = None, user: str = "", project: str = ""
+    ) -> tuple[str, KeyRow]:
         """Make a key; return it with its row. The key cannot be had again.
 
-        `expires` is a time (seconds since the epoch). Raises `BadRequest` for an unknown scope, an empty or
-        overlong name, or a time that has passed.
+        `expires` is a time (seconds since the epoch). `user` is whose key it is, by default `name`; `project` pays
+        unless a request says otherwise, by default `local`, and has the user as a member on return. Raises
+        `BadRequest` for an unknown scope, an empty or overlong name, or a time that has passed, `NotFound` for an
+        unknown project.
         """
         name = name.strip()
         if not name or len(name) > 200 or not name.isprintable():
@@ -44,8 +51,12 @@ class Keys:
         if expires is not None and not self._clock.now() < expires < 1e11:
             raise BadRequest("`expires` must be a time to come, in seconds since 1970", param="expires")
         key = PREFIX + secrets.token_urlsafe(32)
-        row = KeyRow(new_id("key"), name, key[:_SHOWN], _hash(key), checked(scopes), self._clock.now(), expires)
-        await self._store.add(row)
+        row = KeyRow(
+            new_id("key"), name, key[:_SHOWN], _hash(key), checked(scopes), self._clock.now(), expires,
+            user_id=checked_text(user or name, "user"), project=project or LOCAL_PROJECT,
+        )  # fmt: skip
+        await self._store.add(row, Role.PI if OPERATOR in row.scopes else Role.MEMBER)
+        self._projects.forget(row.project)
         return key, row
 
     async def list(self) -> list[KeyRow]:
@@ -90,7 +101,8 @@ class Keys:
         if row is None or not hmac.compare_digest(row.sha256, sha256):
             self._cache.pop(sha256, None)
             raise NotAuthenticated("this API key is not known here; ask an operator for one")
-        found = self._cache[sha256] = (self._clock.monotonic(), row, Principal(row.id, row.name, frozenset(row.scopes)))
+        who = Principal(row.id, row.name, frozenset(row.scopes), row.user_id, row.project)
+        found = self._cache[sha256] = (self._clock.monotonic(), row, who)
         self._cache.move_to_end(sha256)
         if len(self._cache) > _CACHED:
             self._cache.popitem(last=False)

@@ -5,15 +5,18 @@ from dataclasses import dataclass
 from terascope.access.scopes import OPERATOR
 from terascope.core.errors import NotAllowed
 from terascope.core.models import Mode
+from terascope.core.projects import LOCAL_PROJECT, Qos
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A verified caller: the key used and what it may do."""
+    """A verified caller: the key used, what it may do, whose it is, and which project pays by default."""
 
     key_id: str
     name: str
     scopes: frozenset[str]
+    user_id: str = ""
+    project: str = LOCAL_PROJECT
 
     @property
     def operator(self) -> bool:
@@ -33,8 +36,10 @@ class Principal:
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """The right to one request: who asks, in which mode, for which model version."""
+    """The right to one request: who asks, in which mode, for which model version; who pays, how urgent it is."""
 
     principal: Principal
     mode: Mode
     model: str
+    project: str = LOCAL_PROJECT
+    qos: Qos = Qos.INTERACTIVE

@@ -22,6 +22,8 @@ NOUNS: dict[str, tuple[str, str]] = {
     "chat": ("terascope.cli.chat", "Talk with a model in the terminal."),
     "models": ("terascope.cli.models", "Models: what is served, and what the catalogue holds."),
     "keys": ("terascope.cli.keys", "API keys: who may ask."),
+    "projects": ("terascope.cli.projects", "Projects: who may use which models, and how."),
+    "members": ("terascope.cli.members", "Members of projects and their roles: pi, member or auditor."),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
     "doctor": ("terascope.cli.doctor", "Check the machine, the configuration and each model, and say what to do."),
     "version": ("terascope.cli.version", "Show the versions of Terascope and of what it runs on."),

@@ -6,7 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 
 from terascope.access.access import Access
-from terascope.access.keys import Keys
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock, SystemClock
 from terascope.core.config import Config, DeploymentConfig
@@ -24,7 +23,6 @@ from terascope.inference.inference import Inference
 from terascope.inference.turns import Turns
 from terascope.provenance.recorder import Recorder
 from terascope.store.database import Database, sqlite_url
-from terascope.store.keys import KeyStore
 from terascope.store.runs import RunStore
 
 Show = Callable[[str, str], None]
@@ -58,7 +56,7 @@ async def opened(
         stack.callback(lock.release)
         database = await _database(config, data_dir)
         stack.push_async_callback(database.aclose)
-        access = Access(Keys(KeyStore(database), clock))
+        access = Access(database, clock)
         catalog = await Catalog.open(database, cache_dir, clock)
         fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
         stack.push_async_callback(fleet.aclose)

@@ -4,6 +4,7 @@ import re
 import sys
 import time
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -40,16 +41,19 @@ def create(
     key_file: Annotated[
         Path | None, typer.Option(help="Write the key to this new file (mode 0600) and do not print it.")
     ] = None,
+    user: Annotated[str, typer.Option(help="Whose key it is.", show_default="NAME")] = "",
+    project: Annotated[str, typer.Option(help="Who pays; the user becomes a member of it.", show_default="local")] = "",
     as_json: Json = False,
 ) -> None:
     """Make a key. It is shown once and cannot be had again."""
     until = expiry(expires, time.time()) if expires else None
+    create_key = partial(client.keys.create, name, scope or (), expires=until, user=user, project=project)
     if key_file is None:
-        made = client.keys.create(name, scope or (), expires=until)
+        made = create_key()
         print_json(made) if as_json else _show_once(made)
         return
     with private_file(key_file) as file:
-        made = client.keys.create(name, scope or (), expires=until)
+        made = create_key()
         file.write(made.key + "\n")
     view = KeyView(**made.model_dump(exclude={"key"}))
     print_json(view) if as_json else print(f"{_about(made)} is in {key_file}")
@@ -64,9 +68,10 @@ def list_keys(client: Client, as_json: Json = False) -> None:
         print_json(found)
         return
     rows = (
-        (one.id, one.name, f"{one.prefix}...", " ".join(one.scopes), when(one.created), _state(one)) for one in found
+        (one.id, one.name, f"{one.prefix}...", " ".join(one.scopes), one.project, when(one.created), _state(one))
+        for one in found
     )
-    table(("id", "name", "begins", "scopes", "made", "state"), rows, empty="there is no key")
+    table(("id", "name", "begins", "scopes", "project", "made", "state"), rows, empty="there is no key")
 
 
 @app.command()

@@ -14,6 +14,7 @@ from terascope.client.ask import Ask, Sender, Sends, SendsLater
 from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, chat_body
 from terascope.client.errors import error_from, stranger, told
 from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
+from terascope.client.projects import Members, Projects
 from terascope.core import environment
 from terascope.core.errors import ConfigError
 
@@ -34,6 +35,8 @@ class _Root(Gateway[Sender]):
         self.catalog = Catalog(client)
         self.keys = Keys(client)
         self.runs = Runs(client)
+        self.projects = Projects(client)
+        self.members = Members(client)
         self._options = _options(self.url, key or environment.api_key())
 
 

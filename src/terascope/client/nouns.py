@@ -96,9 +96,14 @@ class Keys(Noun[Sender]):
     """The API keys; needs an operator's key."""
 
     @call
-    def create(self, name: str, scopes: Sequence[str] = (), *, expires: float | None = None) -> Ask[NewKey]:
-        """Make a key; this answer is the only place where it is ever shown. `expires`: seconds since the epoch."""
-        body = CreateKey(name=name, expires=expires)
+    def create(
+        self, name: str, scopes: Sequence[str] = (), *, expires: float | None = None, user: str = "", project: str = ""
+    ) -> Ask[NewKey]:
+        """Make a key; this answer is the only place where it is ever shown. `expires`: seconds since the epoch.
+
+        `user` is whose it is, by default `name`; `project` pays unless a request names another, by default `local`.
+        """
+        body = CreateKey(name=name, expires=expires, user=user, project=project)
         return Ask("POST", _KEYS, NewKey, body.model_copy(update={"scopes": [*scopes]}) if scopes else body)
 
     @call

@@ -45,9 +45,9 @@ class ServerConfig:
 class DatabaseConfig:
     """Where the state lives."""
 
-    url: str = _key("", "SQLAlchemy URL; empty means SQLite in the data directory.")
+    url: str = _key("", "`postgresql://user@host/name` or `sqlite:////path`; empty means SQLite in the data directory.")
     durability: Literal["process", "full"] = _key(
-        "process", "`process` survives kill -9 of any process; `full` survives power loss too, at a cost."
+        "process", "SQLite: `process` survives kill -9 of any process, `full` power loss too, at a cost."
     )
 
 

@@ -28,14 +28,14 @@ from terascope.gateway.asgi import (
     replayed,
 )
 from terascope.gateway.openapi import describe
-from terascope.gateway.routes import admin_keys, admin_models, admin_runs, console, health, models
+from terascope.gateway.routes import admin_keys, admin_models, admin_projects, admin_runs, console, health, models
 from terascope.gateway.routes.inference import ModelRoute
 from terascope.gateway.services import Services
 from terascope.protocol.errors import error_body
 from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
-_PARTS = (health, models, admin_models, admin_keys, admin_runs, console)
+_PARTS = (health, models, admin_models, admin_keys, admin_projects, admin_runs, console)
 _KEYED = ("/v1/", "/admin/")
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model
 
@@ -81,6 +81,8 @@ class Gateway:
         """FastAPI reads and parses a body before it looks at who sent it: here the key and the size come first."""
         path = scope["path"].removeprefix(scope.get("root_path", ""))
         try:
+            if "\0" in path:
+                raise NotFound("the path has a NUL character in it, which nothing here is named by")
             if path.startswith(_KEYED):
                 await self._access.identify(header(scope, b"authorization"))
             body = await read_body(scope, receive, most=_MOST_BODY)

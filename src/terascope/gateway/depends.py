@@ -15,6 +15,8 @@ def services(request: Request) -> Services:
     return found
 
 
+NO_NUL = r"^[^\x00]*$"
+"""A text to look for, as JSON schemas show it: PostgreSQL knows none with NUL characters."""
 UseServices = Annotated[Services, Depends(services)]
 
 

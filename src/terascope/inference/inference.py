@@ -14,6 +14,7 @@ from terascope.core.clock import Clock
 from terascope.core.config import ServerConfig
 from terascope.core.errors import EngineLost, EngineUnreachable, ServerStopping, ServiceError
 from terascope.core.models import Mode, ModelVersion
+from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
 from terascope.inference.passing import Ending, Passing
 from terascope.inference.patience import Patience
@@ -32,7 +33,7 @@ class Asked:
     """A request as it arrives; all but its id and its key is read only once the caller is known.
 
     `deadline_s` is in seconds; `shares_with_all` says whether the caller chose to share computed prefixes with
-    everybody who chose so, too.
+    everybody who chose so, too. `project` is the one that is to pay, empty for the key's own.
     """
 
     id: str
@@ -42,6 +43,8 @@ class Asked:
     body: Callable[[], Awaitable[bytes]]
     deadline_s: Callable[[], float | None] = lambda: None
     shares_with_all: Callable[[], bool] = lambda: False
+    project: str = ""
+    qos: Callable[[], Qos] = lambda: Qos.INTERACTIVE
 
 
 def stopping() -> ServerStopping:
@@ -107,7 +110,9 @@ class Inference:
         run.asked(request)
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
-        grant = await self._access.admit(principal, version, asked.mode)  # 3. may they
+        grant = await self._access.admit(  # 3. may they
+            principal, version, asked.mode, project=asked.project, qos=asked.qos()
+        )
         passing = Passing(run, request, version, reply, scope=scope)
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(grant, version, request, passing, patience)

@@ -12,7 +12,7 @@ NewName = Annotated[str, WithJsonSchema({"type": "string", "pattern": NAME_PATTE
 """A name without a version."""
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
     """Requests of our own: an unknown field is a mistake."""
 
     model_config = ConfigDict(extra="forbid")
@@ -76,7 +76,7 @@ class ModelViews(BaseModel):
     data: list[ModelView]
 
 
-class AddModel(_Strict):
+class AddModel(Strict):
     """`POST /admin/v1/models`."""
 
     name: NewName
@@ -85,7 +85,7 @@ class AddModel(_Strict):
     aliases: list[NewName] = []
 
 
-class SetAlias(_Strict):
+class SetAlias(Strict):
     """`PUT /admin/v1/models/aliases/{alias}`."""
 
     target: Name = Field(description="`name` or `name@version`.")
@@ -101,6 +101,8 @@ class KeyView(BaseModel):
     created: float
     expires: float | None
     revoked: float | None
+    user: str = Field(description="Whose it is.")
+    project: str = Field(description="Who pays, unless a request names another project.")
 
 
 class KeyViews(BaseModel):
@@ -109,12 +111,14 @@ class KeyViews(BaseModel):
     data: list[KeyView]
 
 
-class CreateKey(_Strict):
+class CreateKey(Strict):
     """`POST /admin/v1/keys`."""
 
     name: str
     scopes: list[str] = ["query", "embed"]
     expires: float | None = Field(default=None, description="Seconds since the epoch; null: never.")
+    user: str = Field(default="", description="Whose key it is; by default its name. Becomes a member of the project.")
+    project: str = Field(default="", description="Who pays, unless a request names another project; by default local.")
 
 
 class NewKey(KeyView):

@@ -16,9 +16,10 @@ class PlainInsert:
 
     def __call__(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
         """Insert `rows`, within the transaction that `connection` is in. Raises the driver's own errors."""
-        mark = "?" if connection.dialect.paramstyle == "qmark" else "%s"
+        qmark = connection.dialect.paramstyle == "qmark"
+        marks = ("?" if qmark else f"${number}" for number in range(1, self._count + 1))
         cursor = connection.connection.cursor()
         try:
-            cursor.executemany(self._statement.format(", ".join([mark] * self._count)), rows)
+            cursor.executemany(self._statement.format(", ".join(marks)), rows)
         finally:
             cursor.close()

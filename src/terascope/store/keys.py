@@ -6,7 +6,11 @@ from typing import Any
 
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
+from terascope.core.projects import LOCAL_PROJECT, Role
+from terascope.store.changes import one_by_one
 from terascope.store.database import Database
+from terascope.store.members import MemberRow, insert_member
+from terascope.store.projects import check_project
 from terascope.store.tables import keys
 
 
@@ -22,6 +26,8 @@ class KeyRow:
     created: float
     expires: float | None = None
     revoked: float | None = None
+    user_id: str = ""
+    project: str = LOCAL_PROJECT
 
 
 class KeyStore:
@@ -30,9 +36,12 @@ class KeyStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, row: KeyRow) -> None:
-        """Store `row`, durably on return."""
-        await self._database.writer.submit(_insert, row)
+    async def add(self, row: KeyRow, role: Role) -> None:
+        """Store `row`, durably on return; its user is in its project then, in `role` if they were not before.
+
+        Raises `NotFound` when there is no such project.
+        """
+        await self._database.writer.submit(_insert, (row, role))
 
     async def revoke(self, key_id: str, when: float) -> bool:
         """Mark the key revoked; return whether there was such a key, not yet revoked."""
@@ -57,8 +66,12 @@ class KeyStore:
         return [_row(row) for row in rows]
 
 
-def _insert(connection: Connection, rows: Sequence[KeyRow]) -> None:
-    connection.execute(insert(keys), [_values(row) for row in rows])
+@one_by_one
+def _insert(connection: Connection, added: tuple[KeyRow, Role]) -> None:
+    row, role = added
+    check_project(connection, row.project)
+    connection.execute(insert(keys), _values(row))
+    insert_member(connection, MemberRow(row.project, row.user_id, role, row.created))
 
 
 def _revoke(connection: Connection, asked: Sequence[tuple[str, float]]) -> list[bool]:

@@ -2,19 +2,25 @@
 
 from pathlib import Path
 
-from sqlalchemy import Engine, inspect, text
+from sqlalchemy import Connection, inspect, text
 
 from terascope.core.errors import ConfigError
 
-HEAD = "0002"
+HEAD = "0003"
+_LOCK = 0x7E2A5C09E  # any number that no other program takes for its lock
 _SCRIPTS = Path(__file__).parent / "migrations"
 
 
-def migrate(engine: Engine) -> None:
-    """Bring the schema to `HEAD`. Raises `ConfigError` when the database is newer than this program."""
-    revision = current(engine)
-    if revision == HEAD:
+def migrate(connection: Connection, target: str = HEAD) -> None:
+    """Bring the schema to `target`, in the transaction that `connection` is in.
+
+    Raises `ConfigError` when the database is newer than this program.
+    """
+    if current(connection) == target:
         return
+    if connection.dialect.name == "postgresql":  # of several gateways that start together one migrates, the others wait
+        connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
+    revision = current(connection)
     if revision and not any((_SCRIPTS / "versions").glob(f"{revision}_*.py")):
         raise ConfigError(f"the database is of a newer Terascope (schema {revision}, this is {HEAD}); install that one")
     from alembic import command  # imported here: it costs a quarter of a second that most starts do not need
@@ -22,14 +28,12 @@ def migrate(engine: Engine) -> None:
 
     config = Config()
     config.set_main_option("script_location", str(_SCRIPTS))
-    with engine.begin() as connection:
-        config.attributes["connection"] = connection
-        command.upgrade(config, "head")
+    config.attributes["connection"] = connection
+    command.upgrade(config, target)
 
 
-def current(engine: Engine) -> str:
+def current(connection: Connection) -> str:
     """Return the database's revision, empty for an empty database."""
-    with engine.connect() as connection:
-        if not inspect(connection).has_table("alembic_version"):
-            return ""
-        return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")
+    if not inspect(connection).has_table("alembic_version"):
+        return ""
+    return str(connection.execute(text("SELECT version_num FROM alembic_version")).scalar() or "")

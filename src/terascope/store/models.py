@@ -4,7 +4,7 @@ The rules that keep the two tables in step are part of the changes themselves, s
 processes write to the same database.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from sqlalchemy.exc import IntegrityError
 
 from terascope.core.errors import Conflict, ModelNotFound, NotFound
 from terascope.core.models import Alias, LifeCycle, ModelFile, ModelVersion, Task
+from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.tables import aliases, models
 
@@ -69,12 +70,7 @@ class ModelStore:
         await self._database.writer.submit(_remove_alias, alias)
 
 
-def _one_by_one(change: Callable[[Connection, Any], Any]) -> Callable[[Connection, Sequence[Any]], list[Any]]:
-    """A change of the group writer from one that takes a single argument."""
-    return lambda connection, arguments: [change(connection, argument) for argument in arguments]
-
-
-@_one_by_one
+@one_by_one
 def _add(connection: Connection, addition: _Addition) -> ModelVersion:
     new = addition.version
     stored = _known(connection, addition)
@@ -143,7 +139,7 @@ def _claim(connection: Connection, alias: Alias) -> None:
         _write_alias(connection, alias)
 
 
-@_one_by_one
+@one_by_one
 def _put_alias(connection: Connection, alias: Alias) -> None:
     if not _has(connection, alias.name, alias.version):
         target = f"{alias.name}@{alias.version}" if alias.version else alias.name
@@ -160,13 +156,13 @@ def _write_alias(connection: Connection, alias: Alias) -> None:
     )
 
 
-@_one_by_one
+@one_by_one
 def _remove_alias(connection: Connection, alias: str) -> None:
     if not connection.execute(delete(aliases).where(aliases.c.alias == alias)).rowcount:
         raise NotFound(f"there is no alias {alias!r}; `terascope models list` shows them")
 
 
-@_one_by_one
+@one_by_one
 def _remove(connection: Connection, which: tuple[str, str]) -> None:
     name, version = which
     if not connection.execute(delete(models).where(_is(name, version))).rowcount:
@@ -177,7 +173,7 @@ def _remove(connection: Connection, which: tuple[str, str]) -> None:
         raise Conflict(f"{name}@{version} is what {_listed(holders)} points to; move or remove the alias first")
 
 
-@_one_by_one
+@one_by_one
 def _set_life_cycle(connection: Connection, change: tuple[str, str, LifeCycle]) -> None:
     name, version, life_cycle = change
     statement = update(models).where(_is(name, version)).values(life_cycle=life_cycle.value)

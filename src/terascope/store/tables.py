@@ -3,7 +3,20 @@
 Times are seconds since the epoch (UTC), as `Clock.now` gives them.
 """
 
-from sqlalchemy import JSON, BigInteger, Boolean, Column, Float, Index, Integer, MetaData, String, Table, Text
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+)
 
 metadata = MetaData(
     naming_convention={
@@ -25,6 +38,36 @@ keys = Table(
     Column("created", Float, nullable=False),
     Column("expires", Float),
     Column("revoked", Float),
+    Column("user_id", String(200), nullable=False, server_default=""),  # whose it is
+    Column("project", String(64), nullable=False, server_default="local"),  # who pays unless the request says
+)
+
+projects = Table(
+    "projects",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("title", String(200), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("closed", Float),
+)
+
+members = Table(
+    "members",
+    metadata,
+    Column("project", ForeignKey("projects.name"), primary_key=True),
+    Column("user_id", String(200), primary_key=True),
+    Column("role", String(20), nullable=False),
+    Column("added", Float, nullable=False),
+)
+Index("ix_members_user_id", members.c.user_id)
+
+policies = Table(
+    "policies",
+    metadata,
+    Column("project", ForeignKey("projects.name"), primary_key=True),
+    Column("model", String(200), primary_key=True),  # `*`, a name, or name@version
+    Column("modes", JSON, nullable=False),
+    Column("qos", JSON, nullable=False),
 )
 
 models = Table(
@@ -102,4 +145,4 @@ runs = Table(
 )
 Index("ix_runs_key_id_id", runs.c.key_id, runs.c.id)
 
-__all__ = ["aliases", "keys", "metadata", "models", "replicas", "runs"]
+__all__ = ["aliases", "keys", "members", "metadata", "models", "policies", "projects", "replicas", "runs"]

@@ -2,8 +2,8 @@
 
 A commit costs about the same for one change as for a hundred, so changes that arrive together share one
 (DeWitt et al., "Implementation techniques for main memory database systems", SIGMOD 1984). Where a commit waits
-for a disk or a server, a thread does it; where it only copies a few kilobytes into SQLite's log, handing it to a
-thread costs more than doing it, so it is done in the event loop (docs/decisions/0004-group-commit.md).
+for a disk, a thread does it; where it waits for a server, the event loop awaits it; where it only copies a few
+kilobytes into SQLite's log, it is done in the event loop at once (docs/decisions/0004-group-commit.md).
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from itertools import groupby
 from typing import Any, Protocol
 
 from sqlalchemy import Connection, Engine
+from sqlalchemy.ext.asyncio import AsyncEngine
 
 Change = Callable[[Connection, Sequence[Any]], Sequence[Any] | None]
 """Applies several arguments in one go and returns one result for each, or None."""
@@ -131,6 +132,41 @@ class ThreadWriter:
             except queue.Empty:
                 return batch, False
         return batch, True
+
+
+class ServerWriter:
+    """Commits over a connection that is awaited; what arrives while a commit runs shares the next."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
+        self._waiting: list[_Waiting] = []
+        self._working: asyncio.Task[None] | None = None
+        self._closed = False
+
+    async def submit(self, change: Change, argument: Any) -> Any:
+        _refuse_if(self._closed)
+        one = _Waiting(change, argument, asyncio.get_running_loop().create_future())
+        self._waiting.append(one)
+        if self._working is None or self._working.done():
+            self._working = asyncio.create_task(self._work())
+        return await one.future
+
+    async def aclose(self) -> None:
+        self._closed = True
+        if self._working is not None:
+            await self._working
+
+    async def _work(self) -> None:
+        while self._waiting:  # again when something came while the connection was given back
+            batch: list[_Waiting] = []
+            try:
+                async with self._engine.connect() as connection:
+                    while self._waiting:
+                        batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
+                        _resolve(await connection.run_sync(_commit, batch))
+            except Exception as error:  # noqa: BLE001 - the writer's edge: without a connection nothing can be written
+                batch, self._waiting = batch + self._waiting, []
+                _resolve([(one, error) for one in batch])
 
 
 _Outcome = tuple[_Waiting, Any]

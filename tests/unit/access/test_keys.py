@@ -6,12 +6,10 @@ from pathlib import Path
 import pytest
 
 from terascope.access.access import LOCAL_KEY_ID, Access
-from terascope.access.keys import Keys
 from terascope.access.scopes import SCOPES
 from terascope.core.errors import BadRequest, NotAllowed, NotAuthenticated, NotFound
 from terascope.core.models import Mode, ModelVersion, Task
 from terascope.store.database import Database, sqlite_url
-from terascope.store.keys import KeyStore
 from terascope.testing.clock import ManualClock
 
 VERSION = ModelVersion("m", "1", "d", "echo:", "", Task.GENERATE, 0)
@@ -25,7 +23,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def access(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Access]:
     database = await Database.open(sqlite_url(tmp_path / "keys.db"))
-    yield Access(Keys(KeyStore(database), clock))
+    yield Access(database, clock)
     await database.aclose()
 
 

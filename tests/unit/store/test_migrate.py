@@ -1,65 +1,36 @@
 """A database is brought to the newest schema, once; a newer one is refused."""
 
-from dataclasses import replace
-from pathlib import Path
+import asyncio
+from collections.abc import Callable
 
 import pytest
-from alembic import command
-from alembic.config import Config as AlembicConfig
-from sqlalchemy import Connection, create_engine, text
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import Connection, make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from terascope.core.errors import ConfigError
-from terascope.store import migrate
-from terascope.store.database import Database, sqlite_url
-from terascope.store.migrate import HEAD, current
-from terascope.store.runs import RunStore
+from terascope.store.database import Database
+from terascope.store.keys import KeyStore
+from terascope.store.members import MemberStore
+from terascope.store.migrate import HEAD, current, migrate
+from terascope.store.tables import metadata
 
 
-async def test_the_newest_schema_is_reached_and_kept(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "x.db")
+async def test_the_newest_schema_is_reached_and_kept(url: str) -> None:
     for _ in range(2):
         database = await Database.open(url)
-        assert current(database._writers) == HEAD
+        async with database.read() as connection:
+            assert await connection.run_sync(current) == HEAD
+            assert await connection.run_sync(_differences) == []
         await database.aclose()
 
 
-async def test_records_of_an_older_program_stay(tmp_path: Path) -> None:
-    """A record of the first schema, which knew nothing of cached tokens."""
-    path = tmp_path / "x.db"
-    engine = create_engine(f"sqlite:///{path}")
-    with engine.begin() as connection:
-        _upgrade(connection, "0001")
-        connection.execute(text(_OLD_RECORD))
-    engine.dispose()
-    database = await Database.open(sqlite_url(path))
-    assert current(database._writers) == HEAD
-    old = await RunStore(database).get("req_1")
-    assert old is not None
-    assert (old.key_id, old.prompt_tokens, old.cached_tokens) == ("key_1", 7, 0)
-    await RunStore(database).add(replace(old, id="req_2", cached_tokens=5))
-    new = await RunStore(database).get("req_2")
-    assert new is not None
-    assert new.cached_tokens == 5
-    await database.aclose()
+def _differences(connection: Connection) -> list[object]:
+    return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
 
-_OLD_RECORD = """
-INSERT INTO runs (
-    id, started, key_id, endpoint, model, digest, replica, engine, parameters, stream, outcome, status, error,
-    prompt_tokens, completion_tokens, queued_s, first_s, total_s, attempts
-) VALUES ('req_1', 1, 'key_1', 'completions', '', '', '', '', '{}', 0, 'completed', 200, '', 7, 2, 0, 0, 0, 1)
-"""
-
-
-def _upgrade(connection: Connection, revision: str) -> None:
-    config = AlembicConfig()
-    config.set_main_option("script_location", str(Path(migrate.__file__).parent / "migrations"))
-    config.attributes["connection"] = connection
-    command.upgrade(config, revision)
-
-
-async def test_a_database_of_a_newer_program_is_refused(tmp_path: Path) -> None:
-    url = sqlite_url(tmp_path / "x.db")
+async def test_a_database_of_a_newer_program_is_refused(url: str) -> None:
     database = await Database.open(url)
     await database.writer.submit(lambda connection, _: _set_revision(connection), None)
     await database.aclose()
@@ -69,3 +40,56 @@ async def test_a_database_of_a_newer_program_is_refused(tmp_path: Path) -> None:
 
 def _set_revision(connection: Connection) -> None:
     connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+
+
+@pytest.mark.parametrize("kind", ["postgresql"])
+async def test_gateways_that_start_together_migrate_once(url: str) -> None:
+    databases = await asyncio.gather(*(Database.open(url) for _ in range(4)))
+    for database in databases:
+        await database.aclose()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("nothing", "is no URL; write one like postgresql://"),
+        ("mysql://x@y/z", "is of mysql; Terascope takes sqlite and postgresql"),
+        ("postgresql://ada:secret@127.0.0.1:9/x", "cannot be used"),
+        ("sqlite:////nowhere/at/all.db", "cannot be used: unable to open database file"),
+    ],
+)
+async def test_a_wrong_url_is_a_clear_error(wrong: str, told: str) -> None:
+    with pytest.raises(ConfigError, match=told) as raised:
+        await Database.open(wrong)
+    assert "secret" not in raised.value.message
+
+
+_OLD_KEYS = """
+INSERT INTO keys (id, name, prefix, sha256, scopes, created) VALUES
+('key_1', 'first key', 'tera-1', 'a', '["operator"]', 1), ('key_2', 'ada', 'tera-2', 'b', '["query"]', 2),
+('key_3', 'ada', 'tera-3', 'c', '["embed"]', 3)
+"""
+
+
+def _before_projects(connection: Connection) -> None:
+    migrate(connection, "0002")
+    connection.execute(text(_OLD_KEYS))
+
+
+async def test_keys_from_before_projects_are_in_the_local_one(url: str) -> None:
+    await _in_transaction(url, _before_projects)
+    database = await Database.open(url)
+    rows = await KeyStore(database).all()
+    assert [(row.user_id, row.project) for row in rows] == [("first key", "local"), ("ada", "local"), ("ada", "local")]
+    found = await MemberStore(database).of("local")
+    assert [(row.user_id, row.role) for row in found] == [("ada", "member"), ("first key", "pi")]
+    await database.aclose()
+
+
+async def _in_transaction(url: str, work: Callable[[Connection], None]) -> None:
+    target = make_url(url)
+    driver = "sqlite+aiosqlite" if target.get_backend_name() == "sqlite" else "postgresql+asyncpg"
+    engine = create_async_engine(target.set(drivername=driver))
+    async with engine.begin() as connection:
+        await connection.run_sync(work)
+    await engine.dispose()

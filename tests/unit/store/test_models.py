@@ -1,14 +1,12 @@
 """The repository of models and aliases."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from terascope.core.errors import Conflict, ModelNotFound, NotFound
 from terascope.core.models import Alias, LifeCycle, ModelFile, ModelVersion, Task
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.store.models import ModelStore
 
 ONE = ModelVersion(
@@ -28,14 +26,6 @@ ONE = ModelVersion(
     created=1.0,
 )
 TWO = replace(ONE, version="2", digest="f" * 64, created=2.0)
-
-
-@pytest.fixture
-async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    """An empty database."""
-    database = await Database.open(sqlite_url(tmp_path / "t.db"))
-    yield database
-    await database.aclose()
 
 
 @pytest.fixture
@@ -132,8 +122,8 @@ async def test_the_life_cycle_of_what_is_not_there(store: ModelStore) -> None:
         await store.set_life_cycle("kimi-k2", "1", LifeCycle.RETIRED)
 
 
-async def test_what_is_returned_survives_a_reopening(tmp_path: Path) -> None:
+async def test_what_is_returned_survives_a_reopening(url: str) -> None:
     for _ in range(2):
-        database = await Database.open(sqlite_url(tmp_path / "t.db"))
+        database = await Database.open(url)
         assert await ModelStore(database).add(ONE) == ONE
         await database.aclose()

@@ -1,13 +1,11 @@
 """Rows of replicas."""
 
-from collections.abc import AsyncIterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
 from terascope.core.states import ReplicaStatus, ReplicaTarget
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.store.replicas import ReplicaRow, ReplicaStore
 
 ROW = ReplicaRow(
@@ -26,10 +24,8 @@ ROW = ReplicaRow(
 
 
 @pytest.fixture
-async def store(tmp_path: Path) -> AsyncIterator[ReplicaStore]:
-    database = await Database.open(sqlite_url(tmp_path / "terascope.db"))
-    yield ReplicaStore(database)
-    await database.aclose()
+def store(database: Database) -> ReplicaStore:
+    return ReplicaStore(database)
 
 
 async def test_a_row_comes_back_as_it_was(store: ReplicaStore) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy.exc import IntegrityError
 
 from terascope.store.database import Database, Durability, sqlite_url
 from terascope.store.tables import aliases
+from terascope.testing.postgres import PostgresCluster
 
 
 def row(name: str) -> dict[str, Any]:
@@ -47,9 +48,7 @@ async def test_a_change_that_fails_harms_no_other(database: Database) -> None:
     assert await count(database) == 3
 
 
-@pytest.mark.parametrize("durability", ["process", "full"])
-async def test_what_was_submitted_is_written_before_it_closes(tmp_path: Path, durability: Durability) -> None:
-    url = sqlite_url(tmp_path / "x.db")
+async def test_what_was_submitted_is_written_before_it_closes(url: str, durability: Durability) -> None:
     database = await Database.open(url, durability=durability)
     waiting = [asyncio.create_task(database.writer.submit(add, row(str(number)))) for number in range(50)]
     await asyncio.sleep(0)
@@ -60,8 +59,8 @@ async def test_what_was_submitted_is_written_before_it_closes(tmp_path: Path, du
     await again.aclose()
 
 
-async def test_a_closed_writer_refuses(tmp_path: Path) -> None:
-    database = await Database.open(sqlite_url(tmp_path / "x.db"))
+async def test_a_closed_writer_refuses(url: str, durability: Durability) -> None:
+    database = await Database.open(url, durability=durability)
     await database.aclose()
     await database.aclose()
     with pytest.raises(RuntimeError, match="closed"):
@@ -74,6 +73,22 @@ async def test_full_durability_is_a_setting(tmp_path: Path) -> None:
         assert (await connection.exec_driver_sql("PRAGMA synchronous")).scalar() == 2
         assert (await connection.exec_driver_sql("PRAGMA journal_mode")).scalar() == "wal"
     await database.aclose()
+
+
+async def test_a_server_that_went_away_and_came_back(postgres: PostgresCluster) -> None:
+    name = postgres.create()
+    database = await Database.open(postgres.url(name))
+    await database.writer.submit(add, row("before"))
+    await asyncio.to_thread(postgres.stop)
+    results = await asyncio.gather(
+        *(database.writer.submit(add, row(lost)) for lost in ("a", "b")), return_exceptions=True
+    )
+    assert [type(result) for result in results if not isinstance(result, Exception)] == []
+    await asyncio.to_thread(postgres.start)
+    assert await database.writer.submit(add, row("after")) == "after"
+    assert await count(database) == 2
+    await database.aclose()
+    await asyncio.to_thread(postgres.drop, name)
 
 
 _WRITES_UNTIL_KILLED = """
@@ -100,8 +115,7 @@ asyncio.run(main())
 
 
 @pytest.mark.parametrize("after", [1, 40, 300])
-async def test_what_was_reported_written_survives_kill_9(tmp_path: Path, after: int) -> None:
-    url = sqlite_url(tmp_path / "x.db")
+async def test_what_was_reported_written_survives_kill_9(url: str, after: int) -> None:
     told = await asyncio.to_thread(_written_until_killed, url, after)
     database = await Database.open(url)
     async with database.read() as connection:

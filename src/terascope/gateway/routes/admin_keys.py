@@ -18,7 +18,9 @@ async def list_keys(use: UseServices, who: Operator) -> KeyViews:
 @router.post("", status_code=201)
 async def create_key(asked: CreateKey, use: UseServices, who: Operator) -> NewKey:
     """Make a key. This answer is the only place where it is ever shown."""
-    key, row = await use.access.keys.create(asked.name, asked.scopes, expires=asked.expires)
+    key, row = await use.access.keys.create(
+        asked.name, asked.scopes, expires=asked.expires, user=asked.user, project=asked.project
+    )
     return NewKey(**_view(row).model_dump(), key=key)
 
 
@@ -31,5 +33,5 @@ async def revoke_key(key_id: str, use: UseServices, who: Operator) -> KeyView:
 def _view(row: KeyRow) -> KeyView:
     return KeyView(
         id=row.id, name=row.name, prefix=row.prefix, scopes=list(row.scopes), created=row.created,
-        expires=row.expires, revoked=row.revoked,
+        expires=row.expires, revoked=row.revoked, user=row.user_id, project=row.project,
     )  # fmt: skip

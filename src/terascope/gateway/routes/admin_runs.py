@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import APIRouter, Query
 
 from terascope.core.runs import RunRecord
-from terascope.gateway.depends import Caller, UseServices
+from terascope.gateway.depends import NO_NUL, Caller, UseServices
 from terascope.protocol.admin import RunView, RunViews
 
 router = APIRouter(prefix="/admin/v1/runs", tags=["admin: runs"])
@@ -16,9 +16,11 @@ async def list_runs(
     use: UseServices,
     who: Caller,
     limit: Annotated[int, Query(ge=1, le=1000)] = 50,
-    key: Annotated[str, Query(max_length=60, description="Only runs of this key's id.")] = "",
-    model: Annotated[str, Query(max_length=200, description="Only runs of this `name@version`.")] = "",
-    before: Annotated[str, Query(max_length=60, description="Only runs older than this run's id.")] = "",
+    key: Annotated[str, Query(max_length=60, pattern=NO_NUL, description="Only runs of this key's id.")] = "",
+    model: Annotated[str, Query(max_length=200, pattern=NO_NUL, description="Only runs of this `name@version`.")] = "",
+    before: Annotated[
+        str, Query(max_length=60, pattern=NO_NUL, description="Only runs older than this run's id.")
+    ] = "",
 ) -> RunViews:
     """Run records, newest first."""
     key_id = key if who.operator else who.key_id

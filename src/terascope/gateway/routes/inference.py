@@ -7,6 +7,7 @@ from collections.abc import Callable
 from terascope.core.config import ServerConfig
 from terascope.core.errors import BadRequest, InternalError, ServiceError
 from terascope.core.models import Mode
+from terascope.core.projects import Qos
 from terascope.gateway.asgi import HttpReply, Receive, Scope, Send, header, read_body, when_client_leaves
 from terascope.inference.inference import Asked, Inference, stopping
 
@@ -32,6 +33,7 @@ class ModelRoute:
                 body=lambda: read_body(scope, receive, most=self._config.max_body_bytes),
                 deadline_s=lambda: _deadline(scope),
                 shares_with_all=lambda: _shares_with_all(scope),
+                project=header(scope, b"x-terascope-project"), qos=lambda: _qos(scope),
             )  # fmt: skip
             await self._inference.answer(asked, reply)
         except ServiceError as error:
@@ -77,6 +79,13 @@ def _shares_with_all(scope: Scope) -> bool:
     if sharing not in ("own", "all"):
         raise BadRequest("X-Terascope-Prefix-Sharing must be `own` or `all`", param="X-Terascope-Prefix-Sharing")
     return sharing == "all"
+
+
+def _qos(scope: Scope) -> Qos:
+    text = header(scope, b"x-terascope-qos", Qos.INTERACTIVE)
+    if text not in set(Qos):
+        raise BadRequest(f"X-Terascope-QOS must be one of {', '.join(Qos)}", param="X-Terascope-QOS")
+    return Qos(text)
 
 
 def _log(error: ServiceError, request_id: str) -> None:

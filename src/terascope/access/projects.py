@@ -1,0 +1,206 @@
+"""Projects: who their members are and what they may do; whatever is not allowed is denied."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+
+from terascope.access.principal import Principal
+from terascope.core.clock import Clock
+from terascope.core.errors import BadRequest, Conflict, NotAllowed
+from terascope.core.models import Mode, ModelName, ModelVersion
+from terascope.core.projects import LOCAL_PROJECT, PROJECT_PATTERN, Qos, Role, checked_project, checked_text
+from terascope.store.database import Database
+from terascope.store.members import MemberRow, MemberStore
+from terascope.store.policies import PolicyRow, PolicyStore
+from terascope.store.projects import ProjectRow, ProjectStore, no_project
+
+EVERY_MODEL = "*"
+_CACHE_S = 5.0  # another gateway's change is seen within this time; one's own at once
+_CACHED = 10_000
+
+
+class Right(StrEnum):
+    """What a member may do in a project."""
+
+    USE = "use"  # ask models, paid by the project
+    SEE = "see"  # the project, its members, policies and allocations, one's own usage
+    AUDIT = "audit"  # everybody's usage
+    MANAGE = "manage"  # say who is a member
+
+
+RIGHTS: dict[Role, frozenset[Right]] = {
+    Role.PI: frozenset(Right),
+    Role.MEMBER: frozenset({Right.USE, Right.SEE}),
+    Role.AUDITOR: frozenset({Right.SEE, Right.AUDIT}),
+}
+"""What each role may do; an operator may do everything in every project."""
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A project as admission needs it."""
+
+    name: str
+    closed: bool
+    roles: Mapping[str, Role]
+    policies: tuple[PolicyRow, ...]
+
+    def allows(self, who: Principal, right: Right) -> bool:
+        """Whether `who` may do that here."""
+        role = self.roles.get(who.user_id)
+        return who.operator or (role is not None and right in RIGHTS[role])
+
+    def check(self, version: ModelVersion, mode: Mode, qos: Qos) -> None:
+        """Raise `NotAllowed` unless the project may use `version` so."""
+        if self.closed:
+            raise NotAllowed(f"the project {self.name} is closed; ask an operator to open it again")
+        names = (EVERY_MODEL, version.name, version.public_name)
+        fitting = [one for one in self.policies if one.model in names and mode in one.modes]
+        if not fitting:
+            raise NotAllowed(f"the project {self.name} may not use {version.name} in the mode {mode}; ask an operator")
+        if not any(qos in one.qos for one in fitting):
+            raise NotAllowed(f"the project {self.name} may not use {version.name} with the QOS {qos}; ask an operator")
+
+    @property
+    def pis(self) -> list[str]:
+        """The users who lead the project."""
+        return sorted(user for user, role in self.roles.items() if role is Role.PI)
+
+
+class Projects:
+    """Keeps projects, their members and their policies."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._projects = ProjectStore(database)
+        self._members = MemberStore(database)
+        self._policies = PolicyStore(database)
+        self._clock = clock
+        self._cache: OrderedDict[str, tuple[float, Project | None]] = OrderedDict()
+
+    def known(self, name: str) -> Project | None:
+        """The project when it was looked at within the last seconds, without waiting."""
+        found = self._cache.get(name)
+        return found[1] if found is not None and self._clock.monotonic() - found[0] <= _CACHE_S else None
+
+    async def find(self, name: str) -> Project | None:
+        """Return the project as it is now, or as it was a few seconds ago; None when there is none."""
+        found = self._cache.get(name)
+        if not re.fullmatch(PROJECT_PATTERN, name):
+            return None
+        if found is None or self._clock.monotonic() - found[0] > _CACHE_S:
+            found = self._cache[name] = (self._clock.monotonic(), await self._load(name))
+            self._cache.move_to_end(name)
+            if len(self._cache) > _CACHED:
+                self._cache.popitem(last=False)
+        return found[1]
+
+    async def for_use(self, who: Principal, name: str) -> Project:
+        """Return the project that is to pay for a request of `who`. Raises `NotAllowed`, whether it exists or not."""
+        project = self.known(name) or await self.find(name)
+        if project is None or not project.allows(who, Right.USE):
+            raise NotAllowed(
+                f"this key may not use the project {name[:70]!r}; ask its PI to make {who.user_id!r} a member",
+                param="X-Terascope-Project",
+            )
+        return project
+
+    async def require(self, who: Principal, name: str, right: Right) -> Project:
+        """Return the project if `who` has `right` in it.
+
+        Raises `NotFound` when there is none or `who` may not even see it, else `NotAllowed`.
+        """
+        project = await self.find(name)
+        if project is None or not project.allows(who, Right.SEE):
+            raise no_project(name)
+        if not project.allows(who, right):
+            raise NotAllowed(f"your role in {name} does not allow that; ask its PI or an operator")
+        return project
+
+    async def visible_to(self, who: Principal) -> list[ProjectRow]:
+        """Return the projects that `who` may see, by name."""
+        return await self._projects.all(of_user=None if who.operator else who.user_id)
+
+    async def get(self, name: str) -> ProjectRow:
+        """Return a project's row. Raises `NotFound`."""
+        row = await self._projects.get(name)
+        if row is None:
+            raise no_project(name)
+        return row
+
+    async def create(self, name: str, title: str = "", *, pi: str = "") -> ProjectRow:
+        """Make a project that may do nothing yet, led by `pi` if that is named. Raises `BadRequest`, `Conflict`."""
+        row = ProjectRow(checked_project(name), checked_text(title, "title", empty=True), self._clock.now())
+        leader = checked_text(pi, "pi", empty=True)
+        await self._projects.add(row)
+        self._cache.pop(name, None)
+        if leader:
+            await self.put_member(name, leader, Role.PI)
+        return row
+
+    async def change(self, name: str, *, title: str | None = None, closed: bool | None = None) -> ProjectRow:
+        """Give a project another title, close it or open it again; return it. Raises as `create` does."""
+        if closed and name == LOCAL_PROJECT:
+            raise Conflict("the project `local` cannot be closed; take its policies away instead", param="closed")
+        row = await self.get(name)
+        if title is not None:
+            row = replace(row, title=checked_text(title, "title", empty=True))
+        if closed is not None:
+            row = replace(row, closed=(row.closed or self._clock.now()) if closed else None)
+        await self._projects.put(row)
+        self._cache.pop(name, None)
+        return row
+
+    async def members(self, name: str) -> list[MemberRow]:
+        """Return the members of a project, by user."""
+        return await self._members.of(name)
+
+    async def put_member(self, name: str, user_id: str, role: Role) -> MemberRow:
+        """Make a user a member or change their role. Raises `BadRequest`, `NotFound`."""
+        row = MemberRow(name, checked_text(user_id, "user"), role, self._clock.now())
+        stored = await self._members.put(row)
+        self._cache.pop(name, None)
+        return stored
+
+    async def remove_member(self, name: str, user_id: str) -> None:
+        """Make a user no member any more: their next request is refused. Raises `NotFound`."""
+        await self._members.remove(name, user_id)
+        self._cache.pop(name, None)
+
+    async def policies(self, name: str) -> list[PolicyRow]:
+        """Return what a project may do, by model."""
+        return await self._policies.of(name)
+
+    async def put_policy(self, name: str, model: str, modes: Iterable[str], qos: Iterable[str]) -> PolicyRow:
+        """Allow a project to use `model` (`*`, a name, or `name@version`) so. Raises `BadRequest`, `NotFound`."""
+        if model != EVERY_MODEL:
+            ModelName.parse(model)
+        row = PolicyRow(name, model, _chosen(modes, Mode, "modes"), _chosen(qos, Qos, "qos"))
+        await self._policies.put(row)
+        self._cache.pop(name, None)
+        return row
+
+    async def remove_policy(self, name: str, model: str) -> None:
+        """Allow a model no more. Raises `NotFound`."""
+        await self._policies.remove(name, model)
+        self._cache.pop(name, None)
+
+    def forget(self, name: str) -> None:
+        """Look at the project anew the next time."""
+        self._cache.pop(name, None)
+
+    async def _load(self, name: str) -> Project | None:
+        row = await self._projects.get(name)
+        if row is None:
+            return None
+        roles = {one.user_id: one.role for one in await self._members.of(name)}
+        return Project(name, row.closed is not None, roles, tuple(await self._policies.of(name)))
+
+
+def _chosen(given: Iterable[str], kind: type[Mode] | type[Qos], what: str) -> tuple[str, ...]:
+    chosen = set(given)
+    if not chosen or chosen - set(kind):
+        wrong = f"there is no {min(chosen - set(kind))!r}" if chosen else "there is none"
+        raise BadRequest(f"{wrong} in `{what}`; choose from {', '.join(kind)}", param=what)
+    return tuple(str(one) for one in kind if one in chosen)

@@ -1,0 +1,45 @@
+"""What a project is, to every room: its name, the roles in it, the classes of service."""
+
+import re
+from enum import StrEnum
+
+from terascope.core.errors import BadRequest
+
+LOCAL_PROJECT = "local"
+"""The project that every gateway has: who uses one alone need not know of projects."""
+PROJECT_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+
+
+class Role(StrEnum):
+    """What a member of a project is in it."""
+
+    PI = "pi"  # uses models, sees everything of the project, and says who its members are
+    MEMBER = "member"  # uses models, and sees the project and their own usage
+    AUDITOR = "auditor"  # sees everything of the project and uses nothing
+
+
+class Qos(StrEnum):
+    """Quality of service: how urgent a request is."""
+
+    URGENT = "urgent"
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+def checked_project(name: str) -> str:
+    """Return `name` if a project may be called so. Raises `BadRequest`."""
+    if not re.fullmatch(PROJECT_PATTERN, name):
+        raise BadRequest(
+            "a project's name is 1 to 64 lower-case letters, digits, dots, dashes and underscores, and begins with a "
+            "letter or digit",
+            param="project",
+        )
+    return name
+
+
+def checked_text(text: str, what: str, *, most: int = 200, empty: bool = False) -> str:
+    """Return `text` without the space around it. Raises `BadRequest` unless it is printable and not too long."""
+    text = text.strip()
+    if len(text) > most or not text.isprintable() or not (text or empty):
+        raise BadRequest(f"`{what}` must be printable and of at most {most} characters", param=what)
+    return text

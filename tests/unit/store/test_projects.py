@@ -1,0 +1,81 @@
+"""Projects, members and policies come back as they went in, and only where there is a project."""
+
+import pytest
+
+from terascope.core.errors import Conflict, NotFound
+from terascope.core.projects import Role
+from terascope.store.database import Database
+from terascope.store.keys import KeyRow, KeyStore
+from terascope.store.members import MemberRow, MemberStore
+from terascope.store.policies import PolicyRow, PolicyStore
+from terascope.store.projects import ProjectRow, ProjectStore
+
+CLIMATE = ProjectRow("climate", "Regional climate", 5.0)
+
+
+async def test_every_database_has_the_project_local(database: Database) -> None:
+    [local] = await ProjectStore(database).all()
+    assert (local.name, local.closed) == ("local", None)
+    [policy] = await PolicyStore(database).of("local")
+    assert policy == PolicyRow(
+        "local", "*", ("query", "embed", "internals", "tune"), ("urgent", "interactive", "batch")
+    )
+    assert await MemberStore(database).of("local") == []
+
+
+async def test_a_project_comes_back_as_it_was_and_changes(database: Database) -> None:
+    store = ProjectStore(database)
+    await store.add(CLIMATE)
+    with pytest.raises(Conflict, match="'climate' already"):
+        await store.add(CLIMATE)
+    closed = ProjectRow("climate", "Weather", 5.0, 9.0)
+    await store.put(closed)
+    assert await store.get("climate") == closed
+    assert [row.name for row in await store.all()] == ["climate", "local"]
+    with pytest.raises(NotFound):
+        await store.put(ProjectRow("none", "", 0.0))
+    assert await store.get("none") is None
+
+
+async def test_members(database: Database) -> None:
+    projects, store = ProjectStore(database), MemberStore(database)
+    await projects.add(CLIMATE)
+    ada = MemberRow("climate", "ada", Role.MEMBER, 1.0)
+    assert await store.put(ada) == ada
+    pi = MemberRow("climate", "ada", Role.PI, 7.0)
+    assert await store.put(pi) == MemberRow("climate", "ada", Role.PI, 1.0)
+    await store.put(MemberRow("local", "ada", Role.AUDITOR, 2.0))
+    await store.put(MemberRow("climate", "bob", Role.MEMBER, 3.0))
+    assert [row.user_id for row in await store.of("climate")] == ["ada", "bob"]
+    assert [(row.project, row.role) for row in await store.of_user("ada")] == [("climate", "pi"), ("local", "auditor")]
+    assert [row.name for row in await projects.all(of_user="bob")] == ["climate"]
+    await store.remove("climate", "ada")
+    with pytest.raises(NotFound, match="'ada' is no member of 'climate'"):
+        await store.remove("climate", "ada")
+    with pytest.raises(NotFound):
+        await store.put(MemberRow("none", "ada", Role.PI, 1.0))
+
+
+async def test_policies(database: Database) -> None:
+    await ProjectStore(database).add(CLIMATE)
+    store = PolicyStore(database)
+    await store.put(PolicyRow("climate", "m", ("query",), ("batch",)))
+    again = PolicyRow("climate", "m", ("query", "tune"), ("urgent", "batch"))
+    await store.put(again)
+    assert await store.of("climate") == [again]
+    await store.remove("climate", "m")
+    for call in (store.remove("climate", "m"), store.put(PolicyRow("none", "m", ("query",), ("batch",)))):
+        with pytest.raises(NotFound):
+            await call
+
+
+async def test_a_keys_user_is_in_its_project(database: Database) -> None:
+    keys, members = KeyStore(database), MemberStore(database)
+    row = KeyRow("key_1", "laptop", "tera-1", "a" * 64, ("query",), 1.0, user_id="ada", project="local")
+    await keys.add(row, Role.MEMBER)
+    await keys.add(KeyRow("key_2", "desk", "tera-2", "b" * 64, ("operator",), 2.0, user_id="ada"), Role.PI)
+    assert await keys.by_id("key_1") == row
+    assert await members.of("local") == [MemberRow("local", "ada", Role.MEMBER, 1.0)]
+    with pytest.raises(NotFound):
+        await keys.add(KeyRow("key_3", "x", "tera-3", "c" * 64, ("query",), 1.0, project="none"), Role.MEMBER)
+    assert await keys.by_id("key_3") is None
