@@ -70,8 +70,11 @@ class PackedAttention:
         layer = self._layers.setdefault(_layer_index(module), LayerStore(self._blocks))
         layer.write(layout.places, key[0], value[0])
         attend = _Attend(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)
-        result = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
         window = sliding_window or 0
+        if layout.whole:
+            single = layout.singles[0]
+            return attend.together(query[0], *layer.read(single.table), single, window)[None], None
+        result = query.new_empty(query.shape[2], query.shape[1], value.shape[-1])
         for single in layout.singles:
             result[single.index] = attend.together(query[0, :, single.index], *layer.read(single.table), single, window)
         for several in layout.several:

@@ -67,7 +67,7 @@ class Several:
 class Layout:
     """Where tokens stand: their `positions` in their rows and their `places` in the cache, both [tokens].
 
-    The last `padding` of them belong to nobody.
+    The last `padding` of them belong to nobody. `whole` says that `singles` is one group, which is the whole batch.
     """
 
     positions: Tensor
@@ -75,11 +75,12 @@ class Layout:
     singles: list[Single]
     several: list[Several] = field(default_factory=list)
     padding: int = 0
+    whole: bool = False
 
     @classmethod
     def of_singles(cls, single: Single, places: Tensor) -> "Layout":
         """The layout of rows that bring one token each, all computed together."""
-        return cls(single.positions, places, [single])
+        return cls(single.positions, places, [single], whole=True)
 
 
 def lay_out(
@@ -103,12 +104,16 @@ def lay_out(
             several.append(Several(first, first + span.count, span.start, table))
         first += span.count
     groups = [[one] for one in singles] if apart else _of_like_length(singles)
+    whole = not several and len(groups) == 1
+    if whole:
+        groups = [singles]  # in the batch's own order
     return Layout(
         torch.tensor(positions + [0] * padding, device=device),
         torch.tensor(places + [spare * BLOCK] * padding, device=device),
         [_single(group, device) for group in groups],
         several,
         padding,
+        whole and not padding,
     )
 
 
