@@ -14,6 +14,7 @@ from transformers import MixtralConfig, MixtralForCausalLM, Qwen3Config, Qwen3Fo
 
 from terascope.engines.torch.model import CausalModel, load_causal
 from terascope.engines.torch.rows import RowPlan
+from terascope.engines.torch.sampling import score
 from terascope.engines.torch.settings import WorkerSettings
 
 from .conftest import CACHE, Client, make_tokenizer
@@ -235,3 +236,12 @@ def test_a_real_model_loses_its_place(half_smol: CausalModel) -> None:
     expected = _bits(Driver(half_smol).alone(mine))
     for steps in (1, 6):
         assert _bits(_lost(Driver(half_smol), mine, steps)) == expected
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_log_probabilities_are_the_same_bits_beside_others(threads: Callable[[int], None], count: int) -> None:
+    """PyTorch adds up a single row in parts where it has several threads, several rows each as a whole."""
+    threads(count)
+    logits = torch.randn(200, 49_152, generator=torch.Generator().manual_seed(6)).bfloat16().float() * 3
+    together = score(logits, [0] * 200, 2)
+    assert [score(row[None], [0], 2)[0] for row in logits] == together
