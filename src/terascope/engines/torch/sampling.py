@@ -132,7 +132,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> None:
     logits = logits.float()
     for draw, finite in zip(draws, logits.amax(-1).isfinite().tolist(), strict=True):
         if not finite:
-            draw.error = EngineNan("the model computed something that is not a number for this request")
+            draw.error = not_a_number()
     scores = _adjusted(logits, draws)
     tokens = scores.argmax(-1)
     drawn = [i for i, draw in enumerate(draws) if not draw.chooser.sampling.greedy and draw.error is None]
@@ -140,6 +140,11 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> None:
         chosen = scores if len(drawn) == len(draws) else scores[drawn]
         tokens[drawn] = _draw(chosen, [draws[i].chooser for i in drawn])
     _inform(logits, tokens, draws)
+
+
+def not_a_number() -> EngineNan:
+    """The error of a row whose logits are none."""
+    return EngineNan("the model computed something that is not a number for this request")
 
 
 def score(logits: Tensor, tokens: Sequence[int], top: int) -> list[TokenInfo]:
