@@ -83,6 +83,9 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
     def _step(self) -> None:
         start = time.perf_counter()
         turns = self._schedule.plan()
+        if doubtful := self._schedule.doubtful:
+            self._packed.clear(doubtful)
+            doubtful.clear()
         self._metrics.load(len(self._schedule.running), len(self._schedule.waiting), self._schedule.preemptions)
         self._metrics.cache(self._packed.pool.free, self._packed.pool.blocks)
         if not turns:

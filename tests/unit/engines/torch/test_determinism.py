@@ -13,6 +13,7 @@ from transformers import LlamaForCausalLM, PreTrainedModel
 from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.model import CausalModel
 
+from .conftest import NAN_TOKEN
 from .driver import Driver, computed, generated, plan
 
 MOST = 6
@@ -127,3 +128,21 @@ def test_threads_make_no_difference_to_tokens(tiny: CausalModel) -> None:
         found.append(Driver(tiny).alone(plan(prompt, 20, seed=4)).tokens())
     torch.set_num_threads(before)
     assert found[0] == found[1]
+
+
+def test_a_bad_prompt_that_loses_its_memory_leaves_no_bad_numbers(broken_tiny: CausalModel) -> None:
+    """Before anything has been chosen nobody knows whether what is in its blocks are numbers."""
+    fine = plan([(i * 17 + 1) % 290 for i in range(20)], 20)
+    expected = Driver(broken_tiny).alone(fine).tokens()
+    driver = Driver(broken_tiny, cache_tokens=10 * BLOCK, step_tokens=50)
+    old = driver.ask(plan([9] * 20, 100))
+    driver.step()
+    bad = driver.ask(plan([NAN_TOKEN] * 110, 5))
+    driver.step()
+    assert 0 < bad.rows[0].computed < 110
+    driver._schedule._preempt(bad.rows[0])
+    driver._end(bad.job)  # its client leaves
+    found = driver.ask(fine)
+    driver.finish()
+    assert (found.error, old.error) == (None, None)
+    assert found.tokens() == expected
