@@ -16,7 +16,7 @@ from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.packed import PackedModel, Step
 from terascope.engines.torch.rows import Event, Finish, Row, RowPlan, Turn
-from terascope.engines.torch.sampling import Draw, sample, score
+from terascope.engines.torch.sampling import Draw, not_a_number, sample, score
 from terascope.engines.torch.schedule import Scheduler
 from terascope.engines.torch.vocabulary import Vocabulary
 
@@ -84,6 +84,9 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
     def _step(self) -> None:
         start = time.perf_counter()
         turns = self._schedule.plan()
+        if doubtful := self._schedule.doubtful:
+            self._packed.clear(doubtful)
+            doubtful.clear()
         self._metrics.load(len(self._schedule.running), len(self._schedule.waiting), self._schedule.preemptions)
         pool = self._packed.pool
         self._metrics.cache((pool.blocks - pool.free) * BLOCK, pool.kept * BLOCK, (pool.free - pool.kept) * BLOCK)
@@ -123,8 +126,8 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         self._score(turns, logits)
         self._choose([turn for turn in turns if turn.chooses], logits)
         for turn in turns:
-            if turn.span.end == len(turn.row.tokens) and turn.row.plan.max_tokens == 0:
-                self._tell(turn.row, Event(turn.row.index, finish=Finish.LENGTH))
+            if turn.last and turn.row.plan.max_tokens == 0:
+                self._close(turn.row, logits[turn.keep[-1]])
         self._metrics.step(prompt, made, planned - start, computed - planned, time.perf_counter() - computed)
 
     def _step_of(self, turns: Sequence[Turn]) -> Step:
@@ -149,7 +152,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         first = 0
         for turn in turns:
             places = [first + at - turn.span.start for at in turn.row.scores(turn.span)]
-            if turn.chooses:
+            if turn.last:
                 places.append(first + turn.span.count - 1)
             turn.keep = list(range(len(kept), len(kept) + len(places)))
             kept += places
@@ -189,6 +192,15 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             self._schedule.add(follower)
         if event is not None:
             self._tell(row, event)
+
+    def _close(self, row: Row, logits: Tensor) -> None:
+        """End a row that wants no answer; what it has left in its blocks must be numbers all the same."""
+        if row not in self._job_of:
+            return
+        if logits.amax().isfinite():
+            self._tell(row, Event(row.index, finish=Finish.LENGTH, cached=row.cached))
+        else:
+            self._fail(self._job_of[row], not_a_number())
 
     def _tell(self, row: Row, event: Event) -> None:
         job = self._job_of[row]

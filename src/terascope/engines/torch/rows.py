@@ -159,9 +159,14 @@ class Turn:
         return self.row.tokens[self.span.start : self.span.end]
 
     @property
+    def last(self) -> bool:
+        """True when this is all that was left to compute."""
+        return self.span.end == len(self.row.tokens)
+
+    @property
     def chooses(self) -> bool:
         """True when the row gets its next token in this step."""
-        return self.span.end == len(self.row.tokens) and self.row.plan.max_tokens > 0
+        return self.last and self.row.plan.max_tokens > 0
 
     @property
     def of_prompt(self) -> int:

@@ -74,6 +74,9 @@ class Scheduler:
         self.waiting = Queue()
         self.running: list[Row] = []
         self.preemptions = 0
+        self.doubtful: list[int] = []
+        """Blocks that were taken from rows before anything showed that they hold numbers; to be zeroed and taken out
+        before the next step is computed."""
         self._pool = pool
         self._max_batch = max_batch
         self._step_tokens = max(step_tokens, max_batch + _LEAST_PREFILL)
@@ -191,7 +194,9 @@ class Scheduler:
 
     def _preempt(self, row: Row) -> None:
         self._stop(row)
-        self._release(row)
+        freed = self._release(row)
+        if not row.made:
+            self.doubtful += freed
         row.computed = row.published = 0
         self.waiting.add_first(row)
         self.preemptions += 1
