@@ -130,11 +130,12 @@ def test_weights_can_still_be_read(dtype: torch.dtype, bias: bool) -> None:
     plain, packed = _module(dtype, bias), _pack(_module(dtype, bias))
     for name, right in plain.named_modules():
         found = packed.get_submodule(name)
-        if type(right) is nn.Linear:
+        if isinstance(right, nn.Linear):
+            assert isinstance(found, nn.Linear | linear.PackedLinear)
             assert torch.equal(found.weight, right.weight)
             assert found.weight.layout is torch.strided
-            assert (found.bias is None) is (right.bias is None)
-            assert right.bias is None or torch.equal(found.bias, right.bias)
+            assert (found.bias is not None) is (len(list(right.parameters())) == 2)
+            assert found.bias is None or torch.equal(found.bias, right.bias)
             assert (found.in_features, found.out_features) == (right.in_features, right.out_features)
 
 
@@ -185,8 +186,7 @@ def test_plain_weights_are_let_go_of() -> None:
         weakref.ref(tensor)
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear) and name not in kept
-        for tensor in (layer.weight, layer.bias)
-        if tensor is not None
+        for tensor in layer.parameters()
     ]
     assert len(gone) > 10
     _pack(module)
