@@ -80,7 +80,9 @@ class Intake:
         least = len(text.encode()) // self._vocabulary.longest
         if least > self._context_length:
             raise self._too_long(f"at least {least}", 0, param)
-        return self._vocabulary.encode(text, special=special)
+        found = self._vocabulary.encode(text, special=special)
+        self.check_tokens(found, param)  # a tokenizer may know more than the model
+        return found
 
     def check_tokens(self, tokens: Sequence[int], param: str) -> None:
         """Refuse tokens that the model does not have."""
