@@ -63,7 +63,7 @@ class AuthConfig:
     """Who may ask."""
 
     metrics: Literal["open", "operator"] = _key(
-        "open", "`open`: /metrics needs no key (it names no user); `operator`: it needs an operator's key."
+        "open", "`open`: /metrics and /metrics/engines need no key (they name no user); `operator`: an operator's key."
     )
 
 

@@ -130,6 +130,11 @@ class Fleet:
         """The replicas of `name@version` that take requests now."""
         return self._ready.get(public_name, ())
 
+    def ready(self) -> tuple[Replica, ...]:
+        """The replicas of all models that are ready, those too that get no requests because they are in doubt."""
+        replicas = (slot.supervisor.replica for slot in self._slots if slot.supervisor)
+        return tuple(replica for replica in replicas if replica.row.status is ReplicaStatus.READY)
+
     async def wait_for_change(self, public_name: str) -> None:
         """Return when other replicas of the model take requests than at the call, or hope was lost or regained."""
         await self._changes[public_name].wait()

@@ -31,5 +31,11 @@ async def operator(who: Annotated[Principal, Depends(caller)]) -> Principal:
     return who
 
 
+async def metrics_reader(use: UseServices, authorization: Annotated[str, Header(include_in_schema=False)] = "") -> None:
+    """Whoever may read metrics, as `auth.metrics` says. Raises `NotAuthenticated` and `NotAllowed` for others."""
+    if use.config.auth.metrics == "operator":
+        (await use.access.identify(authorization)).require(OPERATOR)
+
+
 Caller = Annotated[Principal, Depends(caller)]
 Operator = Annotated[Principal, Depends(operator)]

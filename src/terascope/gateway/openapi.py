@@ -60,6 +60,7 @@ _PREFIX_SHARING: dict[str, Any] = {
     "schema": {"type": "string", "enum": ["own", "all"], "default": "own"},
 }
 _OPEN = ("/health", "/ready")  # no key needed
+_METRICS = ("/metrics", "/metrics/engines")  # nor here, unless `auth.metrics` says so
 _ERRORS = {
     "400": "The request is not valid, or no engine of the model can do what is asked.",
     "401": "No key, or not a valid one.",
@@ -92,7 +93,7 @@ def _description(app: FastAPI) -> dict[str, Any]:
     schemas.pop("ValidationError", None)
     described["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
     described["paths"] = {path: _model_route(route) for path, route in _MODEL_ROUTES.items()} | described["paths"]
-    open_paths = _OPEN if app.state.services.config.auth.metrics == "operator" else (*_OPEN, "/metrics")
+    open_paths = _OPEN if app.state.services.config.auth.metrics == "operator" else (*_OPEN, *_METRICS)
     for path, methods in described["paths"].items():
         for operation in methods.values():
             _finish(operation, keyed=path not in open_paths)

@@ -55,6 +55,8 @@ class FaultEngine:
         """When set, what `/health` and `/v1/models` say with status 503."""
         self.fault = ""
         """When set, the fault of requests that name none: how one replica of several fails."""
+        self.metrics: str | None = ""
+        """What `/metrics` says; None: nothing until `release`."""
         self._secret = secret
         self._asked: Counter[str] = Counter()
         self._released = asyncio.Event()
@@ -96,10 +98,17 @@ class FaultEngine:
             await exchange.reply(503 if self.ill else 200, orjson.dumps({"message": self.ill or "ok"}))
         elif exchange.request.path == "/terascope/info":
             await exchange.reply(200, info_json(EngineInfo("faults", "1", _ALL, 1_000_000)))
+        elif exchange.request.path == "/metrics":
+            await self._tell_metrics(exchange)
         elif exchange.request.path in told:
             await exchange.reply(200, orjson.dumps(told[exchange.request.path]()))
         else:
             await exchange.reply(404, orjson.dumps({"error": {"message": "not found", "type": "not_found"}}))
+
+    async def _tell_metrics(self, exchange: Exchange) -> None:
+        if self.metrics is None:
+            await self._released.wait()
+        await exchange.reply(200, (self.metrics or "").encode(), kind="text/plain")
 
     async def _answer(self, exchange: Exchange) -> None:
         await self._count(running=1)

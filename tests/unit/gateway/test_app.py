@@ -39,7 +39,7 @@ async def test_more_requests_than_it_takes_are_told_to_come_back(small: Served) 
             assert (busy.status_code, busy.json()["error"]["code"]) == (503, "overloaded")
             assert busy.headers["retry-after"] == "5"
             assert busy.headers["x-request-id"] == busy.json()["error"]["request_id"]
-            for path in ("/health", "/ready", "/metrics", "/v1/models", "/admin/v1/runs"):
+            for path in ("/health", "/ready", "/metrics", "/metrics/engines", "/v1/models", "/admin/v1/runs"):
                 assert (await http.get(path)).status_code == 200
             assert "terascope_in_flight 2.0" in (await http.get("/metrics")).text
 

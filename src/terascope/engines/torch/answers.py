@@ -44,6 +44,7 @@ class _Base:
         self._order = order
         self._table = table
         self._made = [0] * len(order.rows)
+        self._cached = [0] * len(order.rows)
         self._scored = order.rows[0].sampling.logprobs is not None
         self._head = {
             "id": new_id(self.prefix),
@@ -60,12 +61,15 @@ class _Base:
             "prompt_tokens": prompt,
             "completion_tokens": made,
             "total_tokens": prompt + made,
-            "prompt_tokens_details": {"cached_tokens": 0},
+            "prompt_tokens_details": {"cached_tokens": sum(self._cached[:: self._order.n])},
         }
 
     def usage_event(self) -> Json:
         """See `Answer.usage_event`."""
         return {**self._event([]), "usage": self.usage()}
+
+    def _count(self, event: Event) -> None:
+        self._made[event.index], self._cached[event.index] = event.made, event.cached
 
     def _whole(self, choices: list[Json]) -> Json:
         return {**self._head, "object": self.kind, "choices": choices, "usage": self.usage()}
@@ -103,7 +107,7 @@ class ChatAnswer(_Base):
     def push(self, event: Event) -> list[Json]:
         """See `Answer.push`."""
         choice = self._choices[event.index]
-        self._made[event.index] = event.made
+        self._count(event)
         events = [] if choice.begun else [self._chunk(event.index, {"role": "assistant", "content": ""})]
         choice.begun = True
         content, calls = _read(choice.reader, event)
@@ -162,7 +166,7 @@ class CompletionAnswer(_Base):
         """See `Answer.push`."""
         choice = self._choices[event.index]
         choice.prompt += event.prompt
-        self._made[event.index] = event.made
+        self._count(event)
         if event.prompt and not event.finish and not event.text:
             return []  # the prompt goes out as one, with the first event of the answer itself
         events = [] if choice.begun or not self._order.texts else [self._echo(event.index)]

@@ -1,12 +1,19 @@
-"""The KV cache: one pool of blocks for all rows, and who has which.
+"""The KV cache: one pool of blocks for all rows, who has which, and which can be found again.
 
-A block holds the keys and values of `BLOCK` consecutive tokens of one row, in every layer. Block 0 belongs to
-nobody and stays zero: it fills the tables of rows that are shorter than their neighbours.
+A block holds the keys and values of `BLOCK` consecutive tokens of one row, in every layer. A full block is known by
+a digest of its tokens, of all before them, and of the scope in which they may be shared; a row that begins with the
+same tokens in the same scope takes the block over (as vLLM's automatic prefix caching does). A block that nobody
+has keeps its content until the block is needed; the one unused longest goes first.
+
+Block 0 belongs to nobody and stays zero: it fills the tables of rows that are shorter than their neighbours.
 """
 
+import hashlib
 import math
-from collections import deque
-from collections.abc import Sequence
+from array import array
+from collections import OrderedDict, deque
+from collections.abc import Iterator, Sequence
+from itertools import takewhile
 from mmap import mmap
 
 import torch
@@ -14,47 +21,134 @@ from torch import Tensor
 
 BLOCK = 16
 """Tokens per block."""
+_DIGEST_BYTES = 16
 
 
 class BlockPool:
-    """Hands out blocks. Those freed last are used first, so that little memory is touched."""
+    """Hands out blocks. Not thread-safe. Blocks without content are taken first, those freed last before others."""
 
     def __init__(self, tokens: int) -> None:
         """Room for `tokens` tokens, rounded up to whole blocks."""
         self.blocks = blocks_for(tokens)
-        self._free = deque(range(1, self.blocks + 1))
+        self._users = [0] * (self.blocks + 1)
+        self._blank = deque(range(1, self.blocks + 1))
+        self._resting: OrderedDict[int, None] = OrderedDict()  # with content but without a user, oldest first
+        self._by_digest: dict[bytes, int] = {}
+        self._digest_of: dict[int, bytes] = {}
 
     @property
     def free(self) -> int:
-        """Blocks that nobody has."""
-        return len(self._free)
+        """Blocks that can be taken: nobody has them."""
+        return len(self._blank) + len(self._resting)
+
+    @property
+    def kept(self) -> int:
+        """Those of them that can be found by their digest still."""
+        return len(self._resting)
 
     def take(self, count: int) -> list[int]:
         """Return `count` blocks. There must be as many free."""
-        return [self._free.popleft() for _ in range(count)]
+        return [self._take_one() for _ in range(count)]
 
-    def give_back(self, blocks: Sequence[int]) -> None:
-        """Free `blocks`."""
-        self._free.extendleft(reversed(blocks))
+    def find(self, digests: Sequence[bytes]) -> list[int]:
+        """Return the blocks of as many of `digests`, from the first on, as are known."""
+        found = takewhile(lambda block: block is not None, map(self._by_digest.get, digests))
+        return [block for block in found if block is not None]
+
+    def resting(self, blocks: Sequence[int]) -> int:
+        """How many of `blocks` nobody has."""
+        return sum(block in self._resting for block in blocks)
+
+    def share(self, blocks: Sequence[int]) -> None:
+        """Add a user to each of `blocks`, which were found."""
+        for block in blocks:
+            self._resting.pop(block, None)
+            self._users[block] += 1
+
+    def publish(self, block: int, digest: bytes) -> None:
+        """Let `block` be found by `digest`, unless another one is."""
+        if digest not in self._by_digest and block not in self._digest_of:
+            self._by_digest[digest] = block
+            self._digest_of[block] = digest
+
+    def give_back(self, blocks: Sequence[int]) -> list[int]:
+        """Take a user from each of `blocks`, a row's in order; return those whose content is of no more use.
+
+        The last of a row is the first to go: what a beginning is followed by is worth less than the beginning.
+        """
+        blank = []
+        for block in reversed(blocks):
+            self._users[block] -= 1
+            if self._users[block] == 0 and block in self._digest_of:
+                self._resting[block] = None
+            elif self._users[block] == 0:
+                self._blank.appendleft(block)
+                blank.append(block)
+        return blank
+
+    def check(self) -> None:
+        """Raise `RuntimeError` when a block is in no or in several places; a mistake of ours."""
+        used = {block for block in range(1, self.blocks + 1) if self._users[block] > 0}
+        places = [*used, *self._blank, *self._resting]
+        lost = len(places) != self.blocks or len(set(places)) != self.blocks
+        if lost or {block: digest for digest, block in self._by_digest.items()} != self._digest_of:
+            raise RuntimeError("the block pool has lost count")
+
+    def _take_one(self) -> int:
+        if self._blank:
+            block = self._blank.popleft()
+        else:
+            block, _ = self._resting.popitem(last=False)
+            del self._by_digest[self._digest_of.pop(block)]
+        self._users[block] = 1
+        return block
+
+
+class Digests:
+    """The digests of a row's full blocks, made when they are asked for."""
+
+    def __init__(self, scope: str, tokens: list[int]) -> None:
+        """`tokens` may grow later, but never change."""
+        self._tokens = tokens
+        self._last = hashlib.blake2b(scope.encode(), digest_size=_DIGEST_BYTES).digest()
+        self._made: list[bytes] = []
+
+    def first(self, count: int) -> Sequence[bytes]:
+        """The digests of the first `count` blocks, all of which must be full."""
+        self._made.extend(self._next() for _ in range(len(self._made), count))
+        return self._made[:count]
+
+    def between(self, first: int, last: int) -> Iterator[tuple[int, bytes]]:
+        """The numbers and digests of the blocks from `first` to before `last`."""
+        return zip(range(first, last), self.first(last)[first:], strict=True)
+
+    def _next(self) -> bytes:
+        start = len(self._made) * BLOCK
+        data = self._last + array("q", self._tokens[start : start + BLOCK]).tobytes()
+        self._last = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
+        return self._last
 
 
 class LayerStore:
-    """Keys and values of one layer, [tokens of all blocks, heads, size], made when the first ones come."""
+    """Keys and values of one layer, [heads, tokens of all blocks, size], made when the first ones come.
+
+    Heads come first so that what `read` gathers for a batch of rows needs no rearranging before it is multiplied.
+    """
 
     def __init__(self, blocks: int) -> None:
-        self._tokens = (blocks + 1) * BLOCK
+        self._tokens = (blocks + 2) * BLOCK
         self._keys: Tensor | None = None
         self._values: Tensor | None = None
 
     def write(self, places: Tensor, keys: Tensor, values: Tensor) -> None:
-        """Put `keys` and `values` [tokens, heads, size] at `places` [tokens]."""
+        """Put `keys` and `values` [heads, tokens, size] at `places` [tokens]."""
         if self._keys is None or self._values is None:
             self._keys, self._values = self._like(keys), self._like(values)
-        self._keys.index_copy_(0, places, keys)
-        self._values.index_copy_(0, places, values)
+        self._keys.index_copy_(1, places, keys)
+        self._values.index_copy_(1, places, values)
 
     def read(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
-        """Return keys and values [rows, blocks x BLOCK, heads, size] of the table `blocks` [rows, blocks]."""
+        """Return keys and values [heads, rows, blocks x BLOCK, size] of the table `blocks` [rows, blocks]."""
         if self._keys is None or self._values is None:
             raise RuntimeError("nothing has been written to this layer")
         return _gather(self._keys, blocks), _gather(self._values, blocks)
@@ -63,15 +157,15 @@ class LayerStore:
         """Zero `blocks`: what is not a number must not stay where it could be multiplied by 0 later."""
         for store in (self._keys, self._values):
             if store is not None:
-                store.view(-1, BLOCK, *store.shape[1:])[list(blocks)] = 0
+                store.view(store.shape[0], -1, BLOCK, store.shape[-1])[:, list(blocks)] = 0
 
     def bytes_per_token(self) -> int:
         """What one token takes; 0 before the first."""
         stores = [store for store in (self._keys, self._values) if store is not None]
-        return sum(store[0].numel() * store.element_size() for store in stores)
+        return sum(store.shape[0] * store.shape[-1] * store.element_size() for store in stores)
 
     def _like(self, sample: Tensor) -> Tensor:
-        return _zeros((self._tokens, *sample.shape[1:]), sample.dtype, sample.device)
+        return _zeros((sample.shape[0], self._tokens, sample.shape[-1]), sample.dtype, sample.device)
 
 
 def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
@@ -82,8 +176,9 @@ def _zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> 
 
 
 def _gather(store: Tensor, blocks: Tensor) -> Tensor:
-    found = store.view(-1, BLOCK, *store.shape[1:]).index_select(0, blocks.flatten())
-    return found.view(blocks.shape[0], -1, *store.shape[1:])
+    heads, _, size = store.shape
+    found = store.view(heads, -1, BLOCK * size).index_select(1, blocks.flatten())
+    return found.view(heads, blocks.shape[0], -1, size)
 
 
 def blocks_for(tokens: int) -> int:

@@ -25,6 +25,8 @@ from terascope.protocol.errors import error_body
 
 _log = logging.getLogger(__name__)
 _MOST_BODY = 1 << 30  # the gateway has refused what its operator finds too large
+BACKLOG = 4096
+"""Connections that may wait to be accepted: a Unix socket refuses what is over it at once, in any burst."""
 _JSON = "application/json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 ENDPOINTS = ("v1/chat/completions", "v1/completions", "v1/embeddings", "tokenize", "detokenize")

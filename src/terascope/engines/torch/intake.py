@@ -45,8 +45,11 @@ class Intake:
         self._vocabulary = vocabulary
         self._context_length = context_length
 
-    def chat(self, request: ChatCompletionRequest) -> Order:
-        """Raises `BadRequest`, also as `UnsupportedFeature` or `ContextLengthExceeded`; so do all here."""
+    def chat(self, request: ChatCompletionRequest, scope: str | None = None) -> Order:
+        """Return what is to be computed; `scope` says with whom prefixes are shared, without one with nobody.
+
+        Raises `BadRequest`, also as `UnsupportedFeature` or `ContextLengthExceeded`; so do all here.
+        """
         if request.top_logprobs is not None and not request.logprobs:
             raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         use = tool_use(request, self._vocabulary)
@@ -57,9 +60,9 @@ class Intake:
         asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
         if asked == 0:
             raise BadRequest("an answer needs at least one token", param="max_tokens")
-        return self._order(request, [prompt], asked, logprobs, grammar, use=use)
+        return self._order(request, [prompt], asked, logprobs, grammar, scope, use=use)
 
-    def completion(self, request: CompletionRequest) -> Order:
+    def completion(self, request: CompletionRequest, scope: str | None = None) -> Order:
         """See `chat`."""
         if request.suffix:
             raise UnsupportedFeature("this engine cannot fill in before a suffix", param="suffix")
@@ -69,14 +72,17 @@ class Intake:
         grammar = self._grammar(request, request.response_format)
         texts = self._texts(request) if request.echo else ()
         score = request.logprobs if request.echo else None
-        return self._order(request, prompts, request.max_tokens, request.logprobs, grammar, score=score, texts=texts)
+        asked, told = request.max_tokens, request.logprobs
+        return self._order(request, prompts, asked, told, grammar, scope, score=score, texts=texts)
 
     def tokens(self, text: str, *, special: bool, param: str) -> list[int]:
         """Return the tokens of `text`. One that is certainly too long is refused before it is read."""
         least = len(text.encode()) // self._vocabulary.longest
         if least > self._context_length:
             raise self._too_long(f"at least {least}", 0, param)
-        return self._vocabulary.encode(text, special=special)
+        found = self._vocabulary.encode(text, special=special)
+        self.check_tokens(found, param)  # a tokenizer may know more than the model
+        return found
 
     def check_tokens(self, tokens: Sequence[int], param: str) -> None:
         """Refuse tokens that the model does not have."""
@@ -112,6 +118,7 @@ class Intake:
         asked: int | None,
         logprobs: int | None,
         grammar: Grammar | None,
+        scope: str | None,
         *,
         score: int | None = None,
         texts: Sequence[str] = (),
@@ -129,12 +136,20 @@ class Intake:
         rows = []
         for prompt in prompts:
             room = self._room(prompt, asked, param)
-            least = min(request.min_tokens or 0, room)
             for choice in range(n):
-                sampling = _sampling(request, seed, choice, bias, logprobs)
-                matcher = self._grammars().matcher(grammar) if grammar else None
-                scored = score if choice == 0 else None
-                rows.append(RowPlan(prompt, sampling, room, least, stops, bool(request.ignore_eos), matcher, scored))
+                plan = RowPlan(
+                    prompt,
+                    _sampling(request, seed, choice, bias, logprobs),
+                    room,
+                    min(request.min_tokens or 0, room),
+                    stops,
+                    bool(request.ignore_eos),
+                    self._grammars().matcher(grammar) if grammar else None,
+                    score if choice == 0 else None,
+                    _scope(request, scope),
+                    reproducible=bool(request.reproducible),
+                )
+                rows.append(plan)
         applied = _applied(request, rows[0], asked, grammar)
         return Order(rows, prompts, applied, n, texts, *([use] if use else []))
 
@@ -221,6 +236,11 @@ def _structured(grammars: GrammarMaker, kind: str, value: object) -> Grammar:
     raise BadRequest(f"{param}: must be json (a schema), regex, choice (a list of texts) or grammar", param=param)
 
 
+def _scope(request: SamplingFields, scope: str | None) -> str | None:
+    """With whom prefixes are shared; what was computed in steps of another shape would not be the same bits."""
+    return None if scope is None or request.reproducible else f"{scope}\0{request.cache_salt or ''}"
+
+
 def _sampling(
     request: SamplingFields, seed: int, choice: int, bias: tuple[tuple[int, float], ...], logprobs: int | None
 ) -> Sampling:
@@ -258,5 +278,6 @@ def _applied(request: SamplingFields, row: RowPlan, asked: int | None, grammar: 
         "stops": len(row.stops),
         "logit_bias": len(sampling.bias),
         "grammar": grammar.kind if grammar else "none",
+        "reproducible": row.reproducible,
     }
     return said

@@ -10,11 +10,13 @@ from torch import Tensor
 
 from terascope.core.errors import EngineOutOfMemory, InternalError, ServiceError
 from terascope.engines.torch import memory
+from terascope.engines.torch.attachment import Insert, Part
+from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.metrics import Metrics
-from terascope.engines.torch.packed import PackedModel
+from terascope.engines.torch.packed import PackedModel, Step
 from terascope.engines.torch.rows import Event, Finish, Row, RowPlan, Turn
-from terascope.engines.torch.sampling import Draw, sample, score
+from terascope.engines.torch.sampling import Draw, not_a_number, sample, score
 from terascope.engines.torch.schedule import Scheduler
 from terascope.engines.torch.vocabulary import Vocabulary
 
@@ -41,18 +43,26 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         self._packed = packed
         self._vocabulary = vocabulary
         self._metrics = metrics
-        self._schedule = Scheduler(packed.pool, max_batch, step_tokens)
+        self._schedule = Scheduler(packed.pool, max_batch, step_tokens, packed.fixed_rows)
         self._rows: dict[RowJob, list[Row]] = {}
+        self._followers: dict[Row, list[Row]] = {}
         self._job_of: dict[Row, RowJob] = {}
 
     def _jobs(self) -> Sequence[RowJob]:
         return tuple(self._rows)
 
     def _begin(self, job: RowJob) -> None:
-        rows = self._rows[job] = [Row(index, plan, self._vocabulary) for index, plan in enumerate(job.work)]
+        now = time.perf_counter()
+        rows = [Row(index, plan, self._vocabulary, job, now) for index, plan in enumerate(job.work)]
+        self._rows[job] = rows
+        self._job_of.update(dict.fromkeys(rows, job))
+        first_of: dict[int, Row] = {}
         for row in rows:
-            self._job_of[row] = job
-            self._schedule.add(row)
+            first = first_of.setdefault(id(row.plan.prompt), row)
+            if first is not row and _worth_waiting(row):  # the first choice computes the prompt for the others
+                self._followers.setdefault(first, []).append(row)
+            else:
+                self._schedule.add(row)
 
     def _end(self, job: RowJob) -> None:
         for row in self._rows.pop(job, ()):
@@ -60,6 +70,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
 
     def _leave(self, row: Row, *, clean: bool) -> None:
         """Forget `row`. What is not a number must not stay in its blocks: they are zeroed unless it is `clean`."""
+        self._followers.pop(row, None)
         if self._job_of.pop(row, None) is not None:
             blocks = self._schedule.drop(row)
             if blocks and not clean:
@@ -73,14 +84,26 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
     def _step(self) -> None:
         start = time.perf_counter()
         turns = self._schedule.plan()
+        if doubtful := self._schedule.doubtful:
+            self._packed.clear(doubtful)
+            doubtful.clear()
         self._metrics.load(len(self._schedule.running), len(self._schedule.waiting), self._schedule.preemptions)
-        self._metrics.cache(self._packed.pool.free, self._packed.pool.blocks)
+        pool = self._packed.pool
+        self._metrics.cache((pool.blocks - pool.free) * BLOCK, pool.kept * BLOCK, (pool.free - pool.kept) * BLOCK)
         if not turns:
             return
+        self._note(turns, start)
         try:
             self._compute(turns, start)
         except Exception as error:  # noqa: BLE001 - the edge of a step: its rows fail, the worker goes on
             self._failed(turns, error)
+
+    def _note(self, turns: Sequence[Turn], now: float) -> None:
+        self._metrics.batch(len(turns))
+        for turn in turns:
+            if not turn.row.begun:
+                turn.row.begun = True
+                self._metrics.began(now - turn.row.came, turn.row.cached)
 
     def _failed(self, turns: Sequence[Turn], error: Exception) -> None:
         _log.exception("step failed", extra={"rows": len(turns)})
@@ -93,20 +116,35 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             self._fail(job, told)
 
     def _compute(self, turns: Sequence[Turn], start: float) -> None:
-        tokens = [token for turn in turns for token in turn.tokens]
-        kept = self._kept(turns)
+        step = self._step_of(turns)
         prompt, made = sum(turn.of_prompt for turn in turns), sum(turn.chooses for turn in turns)
         planned = time.perf_counter()
-        logits = self._packed.run(tokens, [turn.span for turn in turns], kept)
+        logits = self._packed.run(step)
         computed = time.perf_counter()
         for turn in turns:
             turn.row.computed = turn.span.end
         self._score(turns, logits)
         self._choose([turn for turn in turns if turn.chooses], logits)
         for turn in turns:
-            if turn.span.end == len(turn.row.tokens) and turn.row.plan.max_tokens == 0:
-                self._tell(turn.row, Event(turn.row.index, finish=Finish.LENGTH))
+            if turn.last and turn.row.plan.max_tokens == 0:
+                self._close(turn.row, logits[turn.keep[-1]])
         self._metrics.step(prompt, made, planned - start, computed - planned, time.perf_counter() - computed)
+
+    def _step_of(self, turns: Sequence[Turn]) -> Step:
+        kept = self._kept(turns)
+        inserts: list[Insert] = []
+        attached = []
+        first = 0
+        for turn in turns:
+            plan, start, end = turn.row.plan, turn.span.start, turn.span.end
+            found = [insert.within(start, end, first - start) for insert in plan.inserts]
+            inserts += [insert for insert in found if insert is not None]
+            attached += [(one, Part(first, first + end - start, start)) for one in plan.attachments]
+            first += end - start
+        tokens = [token for turn in turns for token in turn.tokens]
+        decode = turns[0].fixed and first == len(turns)
+        rows = (self._packed.fixed_rows if decode else first) if turns[0].fixed else 0
+        return Step(tokens, [turn.span for turn in turns], kept, inserts, attached, rows)
 
     def _kept(self, turns: Sequence[Turn]) -> list[int]:
         """Choose the places of the batch whose logits are wanted; each turn notes where its own will be."""
@@ -114,7 +152,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         first = 0
         for turn in turns:
             places = [first + at - turn.span.start for at in turn.row.scores(turn.span)]
-            if turn.chooses:
+            if turn.last:
                 places.append(first + turn.span.count - 1)
             turn.keep = list(range(len(kept), len(kept) + len(places)))
             kept += places
@@ -149,8 +187,20 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         except ServiceError as error:
             self._fail(self._job_of[row], error)
             return
+        self._schedule.publish(row)  # not earlier: now its numbers are known to be numbers
+        for follower in self._followers.pop(row, ()):
+            self._schedule.add(follower)
         if event is not None:
             self._tell(row, event)
+
+    def _close(self, row: Row, logits: Tensor) -> None:
+        """End a row that wants no answer; what it has left in its blocks must be numbers all the same."""
+        if row not in self._job_of:
+            return
+        if logits.amax().isfinite():
+            self._tell(row, Event(row.index, finish=Finish.LENGTH, cached=row.cached))
+        else:
+            self._fail(self._job_of[row], not_a_number())
 
     def _tell(self, row: Row, event: Event) -> None:
         job = self._job_of[row]
@@ -159,3 +209,8 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             self._leave(row, clean=True)
             if not any(other in self._job_of for other in self._rows[job]):
                 del self._rows[job]
+
+
+def _worth_waiting(row: Row) -> bool:
+    """True when a row can take over blocks of another one with the same prompt."""
+    return row.digests is not None and len(row.plan.prompt) > BLOCK and row.plan.max_tokens > 0 and not row.unscored

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from terascope.core.errors import ConfigError
 from terascope.core.models import Task
 from terascope.engines.torch import memory
 from terascope.engines.torch.cache import BLOCK
-from terascope.engines.torch.packed import PackedModel, check
+from terascope.engines.torch.checkpoint import explained, read_model
+from terascope.engines.torch.packed import PackedModel, prepare
 from terascope.engines.torch.settings import WorkerSettings
 from terascope.engines.torch.unpack import gguf_file, unpack
 from terascope.engines.torch.vocabulary import Vocabulary
@@ -69,13 +70,15 @@ def load_causal(settings: WorkerSettings, report: Report) -> CausalModel:
     Raises `ConfigError` when it cannot be served as configured.
     """
     device = choose_device(settings)
-    module, tokenizer = _read(settings, device, report)
+    with explained(settings.model_dir):
+        module, tokenizer = _read(settings, device, report)
     module.eval().requires_grad_(False).to(device)
     report("warming up")
-    bytes_per_token = check(module)
+    vocabulary = Vocabulary(tokenizer, _width(module), _ends(module, tokenizer))
+    bytes_per_token = prepare(module)
     context = _context(module.config, settings.context_length)
     packed = PackedModel(module, _cache_tokens(settings, context, bytes_per_token, device))
-    vocabulary = Vocabulary(tokenizer, _width(module), _ends(module, tokenizer))
+    packed.find_fixed_rows()
     return CausalModel(packed, vocabulary, context, str(module.dtype).removeprefix("torch."))
 
 
@@ -97,14 +100,13 @@ def _read_plain(
     report("reading weights")
     config = AutoConfig.from_pretrained(directory, local_files_only=True)
     dtype = choose_dtype(settings, device, getattr(config, "dtype", None))
-    module = AutoModelForCausalLM.from_pretrained(directory, dtype=dtype, local_files_only=True)
-    return module, AutoTokenizer.from_pretrained(directory, local_files_only=True)
+    return read_model(directory, dtype), AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
 def _context(config: PretrainedConfig, asked: int) -> int:
     """The longest row in tokens. Raises `ConfigError` when more is asked than the model has positions for."""
     text = config.get_text_config(decoder=True)
-    own = int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 0)
+    own = max(0, int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 0))
     rope = getattr(text, "rope_parameters", None) or {}
     if rope.get("rope_type") in _STRETCHED:
         own = int(rope.get("original_max_position_embeddings") or own)

@@ -2,19 +2,48 @@
 
 import inspect
 from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
 from terascope.core.errors import ConfigError
-from terascope.engines.torch.attention import NAME, Layout, PackedAttention, Span
+from terascope.engines.torch import linear
+from terascope.engines.torch.attachment import Attachment, Insert, Part
+from terascope.engines.torch.attention import NAME, PackedAttention
 from terascope.engines.torch.cache import BLOCK, BlockPool, blocks_for
+from terascope.engines.torch.graphs import Shapes
+from terascope.engines.torch.layout import Layout, Span, lay_out
 
 _CHECK_LENGTHS = (12, 8)
 _CHECK_STEPS = (((0, 0, 5), (1, 0, 7)), ((0, 5, 6), (1, 7, 1)), ((0, 11, 1),))  # (row, start, count) of each step
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _HALF_TOLERANCE = 0.3
+_FIXED = 8  # rows in a batch of fixed shape
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What is computed at once: `tokens`, those of `spans` one after the other.
+
+    `keep` are the places in the batch whose logits are wanted. `inserts` replace the embeddings of tokens, by place;
+    `attached` are what single rows want seen or changed. A step of fixed shape has `rows` tokens whatever it holds,
+    and every row attends by itself, so that no bit of a row's result depends on its neighbours.
+    """
+
+    tokens: Sequence[int]
+    spans: Sequence[Span]
+    keep: Sequence[int]
+    inserts: Sequence[Insert] = ()
+    attached: Sequence[tuple[Attachment, Part]] = ()
+    rows: int = 0
+
+    @property
+    def simple(self) -> bool:
+        """True when every row brings one token and nothing else."""
+        return not (self.rows or self.inserts or self.attached) and len(self.tokens) == len(self.spans)
 
 
 class PackedModel:
@@ -27,6 +56,10 @@ class PackedModel:
         self.pool = BlockPool(cache_tokens)
         self._attention = PackedAttention(self.pool.blocks)
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._spare = self.pool.blocks + 1
+        self._shapes = Shapes(self._of_singles, self.device, self._spare) if self.device.type == "cuda" else None
+        self.fixed_rows = 1
+        """Rows that a step of fixed shape may have; see `find_fixed_rows`."""
 
     @property
     def cache_tokens(self) -> int:
@@ -34,22 +67,39 @@ class PackedModel:
         return self.pool.blocks * BLOCK
 
     @torch.inference_mode()
-    def run(self, tokens: Sequence[int], spans: Sequence[Span], keep: Sequence[int]) -> Tensor:
-        """Compute `tokens`, those of `spans` one after the other, and keep their keys and values.
+    def run(self, step: Step) -> Tensor:
+        """Compute `step`, and keep its tokens' keys and values; return the logits [len(keep), vocabulary]."""
+        if self._shapes is not None and step.simple:
+            return self._shapes.run(step.tokens, step.spans)[list(step.keep)]
+        padding = max(0, step.rows - len(step.tokens))
+        layout = lay_out(step.spans, self.device, spare=self._spare, padding=padding, apart=step.rows > 0)
+        inputs = self._inputs(torch.tensor([[*step.tokens, *[0] * padding]], device=self.device), step.inserts)
+        keep = torch.tensor(list(step.keep), dtype=torch.long, device=self.device)
+        with ExitStack() as stack:
+            for attachment, part in step.attached:
+                stack.enter_context(attachment.attach(self.module, part))
+            return self._forward(inputs, layout, keep)
 
-        Returns the logits [len(keep), vocabulary] after the tokens at the places `keep`.
-        """
-        layout = Layout(spans, self.device)
-        index = torch.tensor(list(keep), dtype=torch.long, device=self.device)
-        inputs = torch.tensor(list(tokens), device=self.device)[None]
-        extra = {"logits_to_keep": index} if self._keeps else {}
+    def _of_singles(self, tokens: Tensor, layout: Layout) -> Tensor:
+        return self._forward({"input_ids": tokens}, layout, layout.singles[0].index)
+
+    def _forward(self, inputs: dict[str, Tensor], layout: Layout, keep: Tensor) -> Tensor:
+        extra = {"logits_to_keep": keep} if self._keeps else {}
         with self._attention.at(layout):
-            result = self.module(input_ids=inputs, position_ids=layout.positions[None], use_cache=False, **extra)
+            result = self.module(**inputs, position_ids=layout.positions[None], use_cache=False, **extra)
         logits: Tensor = result.logits[0]
-        return logits if self._keeps else logits[index]
+        return logits if self._keeps else logits[keep]
+
+    def _inputs(self, tokens: Tensor, inserts: Sequence[Insert]) -> dict[str, Tensor]:
+        if not inserts:
+            return {"input_ids": tokens}
+        vectors = self.module.get_input_embeddings()(tokens)
+        for insert in inserts:
+            vectors[0, insert.place : insert.place + len(insert.vectors)] = insert.vectors
+        return {"inputs_embeds": vectors}
 
     @torch.inference_mode()
-    def clear(self, blocks: Sequence[int]) -> None:
+    def clear(self, blocks: list[int]) -> None:
         """Zero what is kept in `blocks`."""
         self._attention.clear(blocks)
 
@@ -57,9 +107,34 @@ class PackedModel:
         """What the KV cache takes for one token, as far as the layers have been used."""
         return self._attention.bytes_per_token()
 
+    def find_fixed_rows(self) -> int:
+        """Set `fixed_rows`: several if a row's bits are the same in every slot and beside any neighbours, else 1.
 
-def check(module: PreTrainedModel) -> int:
-    """See that `module` computes the same packed as it does plainly; return its KV cache's bytes per token.
+        Models whose experts work on as many tokens as chose them, for example, need a step of their own per row.
+        """
+        size = self.module.get_input_embeddings().weight.shape[0]
+        self.fixed_rows = _FIXED
+        row, *others = [[(11 * row + 17 * i + 3) % size for i in range(3)] for row in range(_FIXED)]
+        alone = self._slot(row, [], 0)
+        same = all(alone.equal(self._slot(row, others[:count], slot)) for count, slot in ((1, 1), (7, 0), (7, 7)))
+        if not same:
+            self.fixed_rows = 1
+        return self.fixed_rows
+
+    def _slot(self, row: list[int], others: list[list[int]], slot: int) -> Tensor:
+        """The logits of `row` after its tokens, one a step, in `slot` among `others`."""
+        rows = [*others[:slot], row, *others[slot:]]
+        blocks = [self.pool.take(1) for _ in rows]
+        for at in range(len(row)):
+            spans = [Span(at, 1, own) for own in blocks]
+            found = self.run(Step([one[at] for one in rows], spans, range(len(rows)), rows=self.fixed_rows))
+        for own in blocks:
+            self.pool.give_back(own)
+        return found[slot]
+
+
+def prepare(module: PreTrainedModel) -> int:
+    """Make `module` fast and its attention ours; see that it computes the same; return its cache's bytes per token.
 
     Raises `ConfigError` when it does not: then its attention cannot be replaced, and the engine cannot serve it.
     """
@@ -67,6 +142,8 @@ def check(module: PreTrainedModel) -> int:
     rows = [[(7 * row + 13 * i + 1) % size for i in range(length)] for row, length in enumerate(_CHECK_LENGTHS)]
     module.set_attn_implementation("eager" if not module._supports_sdpa else "sdpa")  # noqa: SLF001 - no public name
     expected = [_plain(module, row) for row in rows]
+    if linear.packable(module, module.dtype, module.device):
+        linear.pack(module, lambda: _plain(module, rows[0]))
     packed = PackedModel(module, len(rows) * BLOCK)
     module.set_attn_implementation(NAME)
     found = _in_steps(packed, rows)
@@ -95,7 +172,7 @@ def _in_steps(packed: PackedModel, rows: list[list[int]]) -> list[Tensor]:
     for step in _CHECK_STEPS:
         spans = [Span(start, count, blocks[row]) for row, start, count in step]
         tokens = [token for row, start, count in step for token in rows[row][start : start + count]]
-        logits = packed.run(tokens, spans, range(len(tokens))).float()
+        logits = packed.run(Step(tokens, spans, range(len(tokens)))).float()
         for (row, _, _), part in zip(step, torch.split(logits, [span.count for span in spans]), strict=True):
             parts[row].append(part)
     return [torch.cat(part) for part in parts]

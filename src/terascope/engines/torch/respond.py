@@ -35,6 +35,7 @@ from terascope.protocol.parse import ignored_fields, parse
 from terascope.protocol.sse import DONE, event
 
 _MOST_IGNORED = 20  # names of ignored fields told in a header
+_SCOPE = "X-Terascope-Scope"
 Headers = dict[str, str]
 
 
@@ -86,10 +87,10 @@ class Generator(_Model):
     async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         """See `Served.answer`."""
         if endpoint == "v1/chat/completions":
-            asked, order = await asyncio.to_thread(self._read_chat, await request.read())
+            asked, order = await asyncio.to_thread(self._read_chat, await request.read(), _scope(request))
             return await self._generate(request, asked, order, ChatAnswer(*self._parts(order)))
         if endpoint == "v1/completions":
-            text_asked, order = await asyncio.to_thread(self._read_completion, await request.read())
+            text_asked, order = await asyncio.to_thread(self._read_completion, await request.read(), _scope(request))
             return await self._generate(request, text_asked, order, CompletionAnswer(*self._parts(order)))
         if endpoint in ("tokenize", "detokenize"):
             return await self._words(endpoint, request)
@@ -106,15 +107,15 @@ class Generator(_Model):
     def _parts(self, order: Order) -> tuple[Order, TokenTable, str, str]:
         return order, self._vocabulary.table, self._served_name, self._fingerprint
 
-    def _read_chat(self, body: bytes) -> tuple[ChatCompletionRequest, Order]:
+    def _read_chat(self, body: bytes, scope: str | None) -> tuple[ChatCompletionRequest, Order]:
         asked = parse(ChatCompletionRequest, body)
         self._check_name(asked.model)
-        return asked, self._intake.chat(asked)
+        return asked, self._intake.chat(asked, scope)
 
-    def _read_completion(self, body: bytes) -> tuple[CompletionRequest, Order]:
+    def _read_completion(self, body: bytes, scope: str | None) -> tuple[CompletionRequest, Order]:
         asked = parse(CompletionRequest, body)
         self._check_name(asked.model)
-        return asked, self._intake.completion(asked)
+        return asked, self._intake.completion(asked, scope)
 
     async def _generate(
         self, request: web.Request, asked: SamplingFields, order: Order, answer: Answer
@@ -252,6 +253,11 @@ def _told(asked: SamplingFields, order: Order) -> Headers:
 def _ignored(asked: Wire) -> Headers:
     names = [quote(name[:64]) for name in ignored_fields(asked)[:_MOST_IGNORED]]
     return {"X-Terascope-Ignored": ",".join(names)} if names else {}
+
+
+def _scope(request: web.Request) -> str | None:
+    """With whom the gateway says that prefixes may be shared; when nobody says, with nobody."""
+    return request.headers.get(_SCOPE)
 
 
 def _id_header(request: web.Request) -> Headers:

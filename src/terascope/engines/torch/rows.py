@@ -5,8 +5,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from terascope.core.errors import ServiceError
-from terascope.engines.torch.attention import Span
+from terascope.engines.torch.attachment import Attachment, Insert
+from terascope.engines.torch.cache import BLOCK, Digests
 from terascope.engines.torch.grammar import Matcher
+from terascope.engines.torch.layout import Span
 from terascope.engines.torch.sampling import Chooser, Draw, Sampling, TokenInfo
 from terascope.engines.torch.text import TextStream
 from terascope.engines.torch.vocabulary import Vocabulary
@@ -24,7 +26,10 @@ class RowPlan:
     """What is decided when a row is admitted; the loop has no special cases beside it.
 
     A plan is for one row: `matcher` follows that. `score_prompt` asks for the log-probabilities of the prompt,
-    with so many rivals each.
+    with so many rivals each. `scope` says with whom computed prefixes are shared: with rows of the same scope, so it
+    must name all that shapes them besides the tokens; none shares nothing. `inserts` replace embeddings of the
+    prompt, `attachments` see or change what is inside the model. A `reproducible` row has the same bits at every
+    repeat; it is computed in steps of fixed shape.
     """
 
     prompt: Sequence[int]
@@ -35,6 +40,10 @@ class RowPlan:
     ignore_eos: bool = False
     matcher: Matcher | None = None
     score_prompt: int | None = None
+    scope: str | None = None
+    inserts: tuple[Insert, ...] = ()
+    attachments: tuple[Attachment, ...] = ()
+    reproducible: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +51,8 @@ class Event:
     """What a step added to the row `index` of its job.
 
     `prompt` holds log-probabilities of further tokens of the prompt, `tokens` those of the answer whose text
-    begins in `text`. With `finish` the row is over, with `error` the whole job. `made` counts the answer's tokens.
+    begins in `text`. With `finish` the row is over, with `error` the whole job. `made` counts the answer's tokens,
+    `cached` those of the prompt that were not computed for this row.
     """
 
     index: int
@@ -52,19 +62,29 @@ class Event:
     finish: Finish | None = None
     error: ServiceError | None = None
     made: int = 0
+    cached: int = 0
 
 
 class Row:
     """A row of the batch. Belongs to the loop's thread."""
 
-    def __init__(self, index: int, plan: RowPlan, vocabulary: Vocabulary) -> None:
+    def __init__(
+        self, index: int, plan: RowPlan, vocabulary: Vocabulary, group: object = None, came: float = 0.0
+    ) -> None:
+        """`group` is what it has in common with the other rows of its request; `came` is when, in seconds."""
         self.index = index
         self.plan = plan
+        self.group = group
         self.tokens = list(plan.prompt)
         self.blocks: list[int] = []
         self.computed = 0  # tokens whose keys and values are in the cache
         self.scored = 0  # tokens of the prompt whose successors' log-probabilities have been told
-        self.over = False
+        self.digests = None if plan.scope is None else Digests(plan.scope, self.tokens)
+        self.published = 0  # blocks that others can find
+        self.cached = 0  # tokens of the prompt that were not computed for it
+        self.last_round = 0  # when it last had its turn in a step of fixed shape
+        self.came = came
+        self.begun = False
         self._table = vocabulary.table
         self._ends = () if plan.ignore_eos else vocabulary.ends
         self._chooser = Chooser(plan.sampling, plan.prompt, vocabulary.ends, plan.matcher)
@@ -84,6 +104,12 @@ class Row:
     def unscored(self) -> int:
         """Tokens of the prompt whose successors' log-probabilities are still to be told."""
         return 0 if self.plan.score_prompt is None else len(self.plan.prompt) - 1 - self.scored
+
+    def found(self, blocks: int) -> None:
+        """Begin after `blocks` blocks that were computed before."""
+        self.computed, self.published = blocks * BLOCK, blocks
+        if not self.made:
+            self.cached = self.computed
 
     def draw(self) -> Draw:
         """The row's turn at choosing."""
@@ -107,7 +133,9 @@ class Row:
             rest, more = self._stream.finish()
             text, infos = text + rest, infos + more
         told = infos if self.plan.sampling.logprobs is not None else []
-        return Event(self.index, text, told, finish=finish, made=self.made) if text or told or finish else None
+        if not (text or told or finish):
+            return None
+        return Event(self.index, text, told, finish=finish, made=self.made, cached=self.cached)
 
     def _finish(self, ended: bool) -> Finish | None:
         matcher = self.plan.matcher
@@ -122,6 +150,7 @@ class Turn:
 
     row: Row
     span: Span
+    fixed: bool = False
     keep: list[int] = field(default_factory=list)
 
     @property
@@ -130,9 +159,14 @@ class Turn:
         return self.row.tokens[self.span.start : self.span.end]
 
     @property
+    def last(self) -> bool:
+        """True when this is all that was left to compute."""
+        return self.span.end == len(self.row.tokens)
+
+    @property
     def chooses(self) -> bool:
         """True when the row gets its next token in this step."""
-        return self.span.end == len(self.row.tokens) and self.row.plan.max_tokens > 0
+        return self.last and self.row.plan.max_tokens > 0
 
     @property
     def of_prompt(self) -> int:

@@ -132,7 +132,7 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> None:
     logits = logits.float()
     for draw, finite in zip(draws, logits.amax(-1).isfinite().tolist(), strict=True):
         if not finite:
-            draw.error = EngineNan("the model computed something that is not a number for this request")
+            draw.error = not_a_number()
     scores = _adjusted(logits, draws)
     tokens = scores.argmax(-1)
     drawn = [i for i, draw in enumerate(draws) if not draw.chooser.sampling.greedy and draw.error is None]
@@ -142,10 +142,15 @@ def sample(logits: Tensor, draws: Sequence[Draw]) -> None:
     _inform(logits, tokens, draws)
 
 
+def not_a_number() -> EngineNan:
+    """The error of a row whose logits are none."""
+    return EngineNan("the model computed something that is not a number for this request")
+
+
 def score(logits: Tensor, tokens: Sequence[int], top: int) -> list[TokenInfo]:
     """Return what the model thought of `tokens`; `logits` [len(tokens), vocabulary], `top` rivals each."""
     logits = logits.float()
-    norm = logits.logsumexp(-1, keepdim=True)
+    norm = _logsumexp(logits)
     own = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None]) - norm
     values, indices = logits.topk(min(top, logits.shape[-1]), dim=-1)
     rivals = zip(indices.tolist(), (values - norm).tolist(), strict=True)
@@ -188,7 +193,7 @@ def _restricted(scores: Tensor, rules: Sequence[Sampling], candidates: int) -> T
     size = scores.shape[-1]
     count = min(candidates, size)
     values, tokens = scores.topk(count, dim=-1)
-    keep, complete = _kept(values, scores.logsumexp(-1, keepdim=True), rules)
+    keep, complete = _kept(values, _logsumexp(scores), rules)
     kept = torch.full_like(scores, -math.inf).scatter_(-1, tokens, values.masked_fill(~keep, -math.inf))
     if count < size and not all(complete):
         rest = [i for i, done in enumerate(complete) if not done]
@@ -205,7 +210,7 @@ def _kept(values: Tensor, norm: Tensor, rules: Sequence[Sampling]) -> tuple[Tens
     keep = (rank < most[:, None]) & (values >= values[:, :1] + floor[:, None])
     bounded = ~keep[:, -1]
     # top_p is a share of what min_p and top_k left; without them, of everything
-    whole = torch.where(bounded, values.masked_fill(~keep, -math.inf).logsumexp(-1), norm[:, 0])
+    whole = torch.where(bounded, _logsumexp(values.masked_fill(~keep, -math.inf))[:, 0], norm[:, 0])
     shares = (values - whole[:, None]).exp().masked_fill(~keep, 0)
     before = shares.cumsum(-1) - shares
     limit = column([rule.top_p for rule in rules])
@@ -224,6 +229,12 @@ def _inform(logits: Tensor, tokens: Tensor, draws: Sequence[Draw]) -> None:
         infos = score(logits[asked], [chosen[i] for i in asked], max(tops))
         for i, top, info in zip(asked, tops, infos, strict=True):
             draws[i].info = TokenInfo(info.token, info.logprob, info.top[:top])
+
+
+def _logsumexp(scores: Tensor) -> Tensor:
+    """Return [rows, 1]. A row alone has the same bits as among others: PyTorch sums one row in parts, one a thread."""
+    rows = scores if scores.shape[0] > 1 else scores.expand(2, -1)
+    return rows.logsumexp(-1, keepdim=True)[: scores.shape[0]]
 
 
 def _signed(seed: int) -> int:

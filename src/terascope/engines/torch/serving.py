@@ -57,7 +57,7 @@ def _generator(
         max_batch=settings.max_batch,
         step_tokens=settings.step_tokens,
     )
-    features = set(Feature) - {Feature.REPRODUCIBLE}
+    features = set(Feature)
     if not model.vocabulary.grammars:
         features -= {Feature.JSON_SCHEMA}
     if not (model.vocabulary.has_template and model.vocabulary.grammars):
@@ -70,6 +70,8 @@ def _generator(
         model.dtype,
         model.packed.device,
         cache_tokens=model.packed.cache_tokens,
+        cache_mib=model.packed.cache_tokens * model.packed.bytes_per_token() >> 20,
+        fixed_rows=model.packed.fixed_rows,
         architecture=type(model.packed.module).__name__,
     )
     batch.start()

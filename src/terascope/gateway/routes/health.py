@@ -1,12 +1,11 @@
-"""`/health`, `/ready`, `/metrics`: for whoever watches the gateway."""
+"""`/health`, `/ready`, `/metrics`, `/metrics/engines`: for whoever watches the gateway."""
 
-from typing import Annotated
-
-from fastapi import APIRouter, Header, Response
+from fastapi import APIRouter, Depends, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
-from terascope.access.scopes import OPERATOR
-from terascope.gateway.depends import UseServices
+from terascope.gateway.depends import UseServices, metrics_reader
+from terascope.gateway.engine_metrics import engine_metrics
 from terascope.protocol.admin import Ready
 
 router = APIRouter(tags=["health"])
@@ -29,9 +28,13 @@ async def ready(use: UseServices, response: Response) -> Ready:
     return Ready(status="starting", deployments=states)
 
 
-@router.get("/metrics", response_class=Response, responses={200: {"content": {"text/plain": {}}}})
-async def metrics(use: UseServices, authorization: Annotated[str, Header(include_in_schema=False)] = "") -> Response:
+@router.get("/metrics", response_class=PlainTextResponse, dependencies=[Depends(metrics_reader)])
+async def metrics(use: UseServices) -> Response:
     """Prometheus metrics of the gateway. No series names a person."""
-    if use.config.auth.metrics == "operator":
-        (await use.access.identify(authorization)).require(OPERATOR)
     return Response(use.metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+@router.get("/metrics/engines", response_class=PlainTextResponse, dependencies=[Depends(metrics_reader)])
+async def metrics_of_engines(use: UseServices) -> Response:
+    """Prometheus metrics of the engines, asked now; the labels `model` and `replica` say whose a series is."""
+    return Response(await engine_metrics(use.fleet.ready()), media_type=CONTENT_TYPE_LATEST)

@@ -28,7 +28,7 @@ from terascope.core.models import Capabilities, Feature
 from terascope.engines.contract import EngineInfo
 from terascope.engines.torch.embed_loop import EmbedLoop
 from terascope.engines.torch.encoder import Encoder
-from terascope.engines.torch.httpd import Shell
+from terascope.engines.torch.httpd import BACKLOG, Shell
 from terascope.engines.torch.loop import BatchLoop
 from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.model import CausalModel, load_causal
@@ -209,7 +209,8 @@ class Server:
         self._session: aiohttp.ClientSession | None = None
 
     def _serve(self, model: CausalModel | Encoder, max_batch: int, step_tokens: int) -> Any:
-        able = Capabilities(frozenset(ENDPOINTS[isinstance(model, Encoder)]), frozenset(map(str, Feature)))
+        features = frozenset(map(str, set(Feature)))
+        able = Capabilities(frozenset(ENDPOINTS[isinstance(model, Encoder)]), features)
         info = EngineInfo("torch", "0", able, model.context_length, model.dtype)
         common = (asyncio.get_running_loop(), self.crashes.append, self.metrics)
         if isinstance(model, Encoder):
@@ -222,7 +223,7 @@ class Server:
 
     async def start(self) -> Client:
         await self._runner.setup()
-        await web.UnixSite(self._runner, str(self.socket)).start()
+        await web.UnixSite(self._runner, str(self.socket), backlog=BACKLOG).start()
         self.loop.start()
         connector = aiohttp.UnixConnector(str(self.socket), limit=0)
         self._session = aiohttp.ClientSession(connector=connector)

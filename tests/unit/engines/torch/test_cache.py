@@ -33,24 +33,24 @@ def test_blocks_freed_last_are_used_first() -> None:
 
 def test_a_row_is_read_as_it_was_written() -> None:
     store = LayerStore(4)
-    keys, values = torch.randn(BLOCK + 3, 2, 8), torch.randn(BLOCK + 3, 2, 4)
+    keys, values = torch.randn(2, BLOCK + 3, 8), torch.randn(2, BLOCK + 3, 4)
     places = torch.tensor([3 * BLOCK + i for i in range(BLOCK)] + [BLOCK + i for i in range(3)])
     store.write(places, keys, values)
     found_keys, found_values = store.read(torch.tensor([[3, 1]]))
-    assert torch.equal(found_keys[0, : BLOCK + 3], keys)
-    assert torch.equal(found_values[0, : BLOCK + 3], values)
-    assert not found_keys[0, BLOCK + 3 :].any()
+    assert torch.equal(found_keys[:, 0, : BLOCK + 3], keys)
+    assert torch.equal(found_values[:, 0, : BLOCK + 3], values)
+    assert not found_keys[:, 0, BLOCK + 3 :].any()
     assert store.bytes_per_token() == (2 * 8 + 2 * 4) * 4
 
 
 def test_clearing_leaves_other_blocks() -> None:
     store = LayerStore(2)
-    store.write(torch.arange(BLOCK, 3 * BLOCK), torch.full((2 * BLOCK, 1, 2), torch.nan), torch.ones(2 * BLOCK, 1, 2))
+    store.write(torch.arange(BLOCK, 3 * BLOCK), torch.full((1, 2 * BLOCK, 2), torch.nan), torch.ones(1, 2 * BLOCK, 2))
     store.clear([1])
     keys, values = store.read(torch.tensor([[1, 2]]))
-    assert not keys[0, :BLOCK].any()
-    assert not values[0, :BLOCK].any()
-    assert keys[0, BLOCK:].isnan().all()
+    assert not keys[0, 0, :BLOCK].any()
+    assert not values[0, 0, :BLOCK].any()
+    assert keys[0, 0, BLOCK:].isnan().all()
 
 
 def test_half_numbers_keep_their_type() -> None:
@@ -58,5 +58,5 @@ def test_half_numbers_keep_their_type() -> None:
     store.write(torch.tensor([BLOCK]), torch.ones(1, 1, 2, dtype=torch.bfloat16), torch.ones(1, 1, 2).bfloat16())
     keys, _ = store.read(torch.tensor([[1]]))
     assert keys.dtype == torch.bfloat16
-    assert keys[0, 0].tolist() == [[1.0, 1.0]]
-    assert not keys[0, 1:].any()
+    assert keys[0, 0, 0].tolist() == [1.0, 1.0]
+    assert not keys[0, 0, 1:].any()

@@ -1,7 +1,7 @@
 """Rows among neighbours: joining, leaving, failing, waiting for memory."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -9,10 +9,9 @@ import aiohttp
 import pytest
 import torch
 
-from terascope.engines.torch.attention import Span
 from terascope.engines.torch.loop import BatchLoop
 from terascope.engines.torch.model import CausalModel
-from terascope.engines.torch.packed import PackedModel
+from terascope.engines.torch.packed import PackedModel, Step
 from terascope.protocol.openai import ErrorBody
 
 from .conftest import NAN_TOKEN, Client
@@ -130,14 +129,14 @@ async def test_a_bad_number_late_ends_the_stream_with_an_error(broken_tiny: Caus
 class Failing(PackedModel):
     """A model whose computer has too little memory for some tokens, and a broken one for others."""
 
-    def run(self, tokens: Sequence[int], spans: Sequence[Span], keep: Sequence[int]) -> torch.Tensor:
-        if 77 in tokens:
+    def run(self, step: Step) -> torch.Tensor:
+        if 77 in step.tokens:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
-        if 78 in tokens:
+        if 78 in step.tokens:
             raise IndexError("a mistake")
-        return super().run(tokens, spans, keep)
+        return super().run(step)
 
 
 @pytest.mark.parametrize(("token", "status", "code"), [(77, 503, "engine_out_of_memory"), (78, 500, "internal_error")])

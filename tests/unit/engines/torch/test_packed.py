@@ -23,9 +23,9 @@ from transformers import (
 )
 
 from terascope.core.errors import ConfigError
-from terascope.engines.torch.attention import Span
 from terascope.engines.torch.cache import blocks_for
-from terascope.engines.torch.packed import PackedModel, check
+from terascope.engines.torch.layout import Span
+from terascope.engines.torch.packed import PackedModel, Step, prepare
 
 SMALL: dict[str, Any] = {
     "vocab_size": 100,
@@ -66,7 +66,7 @@ def _expected(config: PretrainedConfig, rows: Sequence[Sequence[int]]) -> list[t
 
 def _packed(config: PretrainedConfig, tokens: int = 2000) -> PackedModel:
     model = _model(config)
-    check(model)
+    prepare(model)
     return PackedModel(model, tokens)
 
 
@@ -78,7 +78,7 @@ def _run(packed: PackedModel, rows: Sequence[Sequence[int]], plan: Sequence[Sequ
     for step in plan:
         spans = [Span(done[row], count, blocks[row]) for row, count in step]
         tokens = [t for row, count in step for t in rows[row][done[row] : done[row] + count]]
-        logits = packed.run(tokens, spans, range(len(tokens)))
+        logits = packed.run(Step(tokens, spans, range(len(tokens))))
         for (row, count), part in zip(step, torch.split(logits, [count for _, count in step]), strict=True):
             found[row].append(part)
             done[row] += count
@@ -128,10 +128,10 @@ def test_logits_are_kept_where_they_are_wanted() -> None:
     packed = _packed(CONFIGS["llama"])
     row = ROWS[0]
     blocks = packed.pool.take(blocks_for(40))
-    whole = packed.run(row[:30], [Span(0, 30, blocks)], range(30))
-    kept = packed.run(row[:30], [Span(0, 30, blocks)], [3, 29])
+    whole = packed.run(Step(row[:30], [Span(0, 30, blocks)], range(30)))
+    kept = packed.run(Step(row[:30], [Span(0, 30, blocks)], [3, 29]))
     torch.testing.assert_close(kept, whole[[3, 29]])
-    assert packed.run(row[30:], [Span(30, 10, blocks)], []).shape == (0, 100)
+    assert packed.run(Step(row[30:], [Span(30, 10, blocks)], [])).shape == (0, 100)
 
 
 @pytest.mark.parametrize(
@@ -144,10 +144,10 @@ def test_logits_are_kept_where_they_are_wanted() -> None:
 )
 def test_a_model_that_cannot_be_packed_is_refused(config: PretrainedConfig) -> None:
     with pytest.raises(ConfigError, match="torch engine"):
-        check(_model(config))
+        prepare(_model(config))
 
 
 def test_half_precision_passes_the_check() -> None:
     for dtype in (torch.bfloat16, torch.float16):
         model = _model(CONFIGS["llama"]).to(dtype)
-        assert check(model) == 2 * 2 * 2 * 8 * 2
+        assert prepare(model) == 2 * 2 * 2 * 8 * 2

@@ -98,7 +98,7 @@ def test_scored_prompts_are_cut_smaller() -> None:
 
 
 def test_the_youngest_gives_its_blocks_to_the_oldest() -> None:
-    schedule = _scheduler(blocks=4, step_tokens=100)
+    schedule = _scheduler(blocks=5, step_tokens=100)
     old, young = _row(2 * BLOCK), _row(2 * BLOCK)
     schedule.add(old)
     schedule.add(young)

@@ -1,12 +1,13 @@
 """OpenAI's API over HTTP, answered by the tiny model."""
 
-import copy
 import json
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 import torch
+from transformers import LlamaForCausalLM
 
 from terascope.engines.torch.model import CausalModel
 from terascope.protocol.openai import (
@@ -164,17 +165,15 @@ async def test_an_answer_goes_to_the_end_of_the_context(client: Client, tiny: Ca
     assert found["choices"][0]["finish_reason"] == "length"
 
 
-def _logprobs(model: CausalModel, tokens: list[int]) -> torch.Tensor:
+def _logprobs(directory: Path, tokens: list[int]) -> torch.Tensor:
     """What plain transformers says: log-probabilities [tokens, vocabulary]."""
-    module = type(model.packed.module)(copy.deepcopy(model.packed.module.config))
-    module.load_state_dict(model.packed.module.state_dict())
-    module.set_attn_implementation("eager")
+    module = LlamaForCausalLM.from_pretrained(directory, attn_implementation="eager")
     with torch.inference_mode():
         logits: torch.Tensor = module.eval()(input_ids=torch.tensor([tokens])).logits[0]
         return logits.log_softmax(-1)
 
 
-async def test_logprobs_of_a_chat(client: Client, tiny: CausalModel) -> None:
+async def test_logprobs_of_a_chat(client: Client, tiny: CausalModel, tiny_dir: Path) -> None:
     asked = {"messages": USER, "max_tokens": 12, "seed": 3, "logprobs": True, "top_logprobs": 4, "logit_bias": NO_END}
     whole = await client.ask(CHAT, **asked)
     content = whole["choices"][0]["logprobs"]["content"]
@@ -184,7 +183,7 @@ async def test_logprobs_of_a_chat(client: Client, tiny: CausalModel) -> None:
     prompt = (await client.ask("tokenize", messages=USER))["tokens"]
     pieces = {tiny.vocabulary.table.name_bytes(i): i for i in range(len(tiny.vocabulary.table))}
     tokens = [pieces[bytes(one["bytes"])] for one in content]
-    expected = _logprobs(tiny, prompt + tokens)[len(prompt) - 1 : -1]
+    expected = _logprobs(tiny_dir, prompt + tokens)[len(prompt) - 1 : -1]
     for token, one, right in zip(tokens, content, expected, strict=True):
         assert one["logprob"] == pytest.approx(float(right[token]), abs=1e-4)
         top = right.topk(4)
@@ -204,7 +203,9 @@ async def test_logprobs_of_zero_rivals(client: Client) -> None:
 
 @pytest.mark.parametrize("length", [1, 2, 150])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_echo_scores_the_prompt(client: Client, tiny: CausalModel, length: int, stream: bool) -> None:
+async def test_echo_scores_the_prompt(
+    client: Client, tiny: CausalModel, tiny_dir: Path, length: int, stream: bool
+) -> None:
     prompt = [(7 * i) % 200 + 10 for i in range(length)]
     asked = {"prompt": prompt, "max_tokens": 3, "echo": True, "logprobs": 2, "temperature": 0, "logit_bias": NO_END}
     if stream:
@@ -221,7 +222,7 @@ async def test_echo_scores_the_prompt(client: Client, tiny: CausalModel, length:
     assert len(told["token_logprobs"]) == len(told["text_offset"]) == len(told["top_logprobs"]) == length + 3
     assert told["token_logprobs"][0] is None
     assert told["top_logprobs"][0] is None
-    expected = _logprobs(tiny, tokens)
+    expected = _logprobs(tiny_dir, tokens)
     right = [float(expected[i, token]) for i, token in enumerate(tokens[1:])]
     assert told["token_logprobs"][1:] == pytest.approx(right, abs=1e-4)
     best = [max(rivals.values()) for rivals in told["top_logprobs"][1:]]

@@ -106,6 +106,26 @@ async def test_a_life(run: Run, tiny_dir: Path) -> None:
     assert CANARY not in started._log.read_text()
 
 
+async def test_a_thousand_connections_while_it_is_busy(run: Run, tiny_dir: Path) -> None:
+    """They wait to be accepted: a Unix socket refuses what it does not let wait."""
+    started: Process = await run(tiny_dir)
+    await started.said("ready")
+    started.process.send_signal(signal.SIGSTOP)
+    request = f"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {SECRET}\r\n\r\n"
+
+    async def connect() -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        reader, writer = await asyncio.open_unix_connection(started.socket)
+        writer.write(request.encode())
+        return reader, writer
+
+    connections = await asyncio.gather(*(connect() for _ in range(1000)))
+    started.process.send_signal(signal.SIGCONT)
+    answers = await asyncio.gather(*(reader.read() for reader, _ in connections))
+    assert all(answer.startswith(b"HTTP/1.1 200") for answer in answers)
+    for _, writer in connections:
+        writer.close()
+
+
 async def test_the_gateways_adapter_speaks_to_it(run: Run, tiny_dir: Path) -> None:
     started: Process = await run(tiny_dir)
     version = ModelVersion("tiny", "1", "", "path:x", str(tiny_dir), Task.GENERATE, 512)

@@ -1,0 +1,54 @@
+"""Steps of fixed shape compute what other steps do. What a GPU adds, recording them, needs one."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from terascope.engines.torch.cache import blocks_for
+from terascope.engines.torch.graphs import Shapes
+from terascope.engines.torch.layout import Span
+from terascope.engines.torch.packed import PackedModel, Step
+
+from .test_packed import CONFIGS, _packed
+
+KINDS = ("llama", "gemma2 with caps and windows", "gpt-oss with sinks", "gpt2")
+
+
+def _shapes(packed: PackedModel) -> Shapes:
+    return Shapes(packed._of_singles, packed.device, packed.pool.blocks + 1)
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def packed(request: pytest.FixtureRequest) -> PackedModel:
+    return _packed(CONFIGS[request.param])
+
+
+@settings(max_examples=15, deadline=None)
+@given(lengths=st.lists(st.integers(1, 90), min_size=1, max_size=9))
+def test_rows_of_any_number_and_length(packed: PackedModel, lengths: list[int]) -> None:
+    shapes = _shapes(packed)
+    blocks = [packed.pool.take(blocks_for(length + 1)) for length in lengths]
+    for row, (length, own) in enumerate(zip(lengths, blocks, strict=True)):
+        packed.run(Step([(7 * row + i) % 100 for i in range(length)], [Span(0, length, own)], []))
+    spans = [Span(length, 1, own) for length, own in zip(lengths, blocks, strict=True)]
+    tokens = [(31 * row + 5) % 100 for row in range(len(spans))]
+    expected = packed.run(Step(tokens, spans, range(len(spans))))
+    with torch.inference_mode():
+        found = shapes.run(tokens, spans)
+        again = shapes.run(tokens, spans)
+    for own in blocks:
+        packed.pool.give_back(own)
+    torch.testing.assert_close(found, expected, atol=2e-4, rtol=1e-4)
+    assert torch.equal(found, again)
+
+
+def test_a_shape_is_made_once() -> None:
+    packed = _packed(CONFIGS["llama"])
+    shapes = _shapes(packed)
+    blocks = packed.pool.take(5)
+    with torch.inference_mode():
+        for length in range(3, 60):
+            shapes.run([length], [Span(length, 1, blocks)])
+    assert sorted(shapes._known) == [(1, 1), (1, 2), (1, 4)]
+    assert not shapes.recording
