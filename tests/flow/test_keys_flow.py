@@ -59,6 +59,7 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/admin/v1/usage"): ANYONE,  # their own
     ("PUT", "/admin/v1/prices/{model:path}"): OPERATORS,
     ("DELETE", "/admin/v1/prices/{model:path}"): OPERATORS,
+    ("GET", "/admin/v1/audit"): OPERATORS,
     ("GET", "/admin/v1/runs"): ANYONE,  # of their own
     ("GET", "/admin/v1/runs/{run_id}"): ANYONE,
     ("GET", "/health"): PUBLIC,

@@ -50,6 +50,7 @@ ROUTES = [
     Route("POST", "/admin/v1/refunds", OPERATED, {"run": "none"}),
     Route("GET", "/admin/v1/usage", (FREE,) * 5),
     Route("GET", "/admin/v1/usage?project=climate", SEEN),
+    Route("GET", "/admin/v1/audit", OPERATED),
     Route("PUT", "/admin/v1/prices/none", OPERATED, {"prompt": 1, "output": 1}),
     Route("DELETE", "/admin/v1/prices/none", OPERATED),
     Route("PUT", "/admin/v1/projects/climate/members/grace", MANAGED, {"role": "auditor"}),

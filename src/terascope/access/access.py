@@ -14,6 +14,7 @@ from terascope.core.config import AccountingConfig
 from terascope.core.errors import NotAuthenticated
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
+from terascope.store.audit import AuditStore
 from terascope.store.database import Database
 from terascope.store.keys import KeyStore
 
@@ -27,6 +28,7 @@ class Access:
     def __init__(self, database: Database, clock: Clock, config: AccountingConfig | None = None) -> None:
         self.projects = Projects(database, clock)
         self.accounts = Accounts(database, self.projects, config or AccountingConfig(), clock)
+        self.audit = AuditStore(database)
         self.allocations = Allocations(database, self.projects, clock)
         self.keys = Keys(KeyStore(database), clock, self.projects)
         self.local_token = secrets.token_urlsafe(32)

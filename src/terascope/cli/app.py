@@ -29,6 +29,7 @@ NOUNS: dict[str, tuple[str, str]] = {
         "terascope.cli.usage",
         "Show what was used: everybody's for an operator, of one's project for a PI and an auditor, else one's own.",
     ),
+    "audit": ("terascope.cli.audit", "Show who changed access or money: what, when, from where; newest first."),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
     "doctor": ("terascope.cli.doctor", "Check the machine, the configuration and each model, and say what to do."),
     "version": ("terascope.cli.version", "Show the versions of Terascope and of what it runs on."),

@@ -1,4 +1,4 @@
-"""What can be asked about service units: allocations, usage, prices."""
+"""What can be asked about service units (allocations, usage, prices), and about who changed what."""
 
 from urllib.parse import quote
 
@@ -7,6 +7,7 @@ from terascope.client.projects import project_path
 from terascope.protocol.allocations import (
     AllocationView,
     AllocationViews,
+    AuditViews,
     ChangeAllocation,
     GrantAllocation,
     PriceView,
@@ -77,6 +78,16 @@ class UsageReports(Noun[Sender]):
         """Return usage by project, user, model and day, from day `first` to `last` (YYYY-MM-DD): the last 30 days."""
         asked: dict[str, str | int] = {"project": project, "user": user, "model": model, "first": first, "last": last}
         return Ask("GET", "/admin/v1/usage", UsageViews, query={name: value for name, value in asked.items() if value})
+
+
+class Audit(Noun[Sender]):
+    """The audit log: every change of access or money; needs an operator's key."""
+
+    @call
+    def list(self, *, limit: int = 50, target: str = "", user: str = "", before: str = "") -> Ask[AuditViews]:
+        """Return up to `limit` changes, newest first: of one target, by one user, older than one change."""
+        asked: dict[str, str | int] = {"limit": limit, "target": target, "user": user, "before": before}
+        return Ask("GET", "/admin/v1/audit", AuditViews, query={name: value for name, value in asked.items() if value})
 
 
 _ALLOCATIONS = "/admin/v1/allocations"

@@ -10,7 +10,7 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from terascope._version import __version__
-from terascope.client.allocations import Allocations, UsageReports
+from terascope.client.allocations import Allocations, Audit, UsageReports
 from terascope.client.ask import Ask, Sender, Sends, SendsLater
 from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, chat_body
 from terascope.client.errors import error_from, stranger, told
@@ -40,6 +40,7 @@ class _Root(Gateway[Sender]):
         self.members = Members(client)
         self.allocations = Allocations(client)
         self.usage = UsageReports(client)
+        self.audit = Audit(client)
         self._options = _options(self.url, key or environment.api_key())
 
 

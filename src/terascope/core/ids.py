@@ -12,3 +12,8 @@ def new_id(prefix: str) -> str:
 def lowest_id(prefix: str, when: float) -> str:
     """Return the id that sorts before every id made at `when` (seconds since the epoch) or later."""
     return f"{prefix}_{max(0, int(when * 1000)):012x}{'0' * 20}"
+
+
+def time_of(id: str) -> float:
+    """Return when `id` was made, in seconds since the epoch, to the millisecond."""
+    return int(id.rpartition("_")[2][:12], 16) / 1000

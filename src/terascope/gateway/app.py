@@ -13,6 +13,8 @@ from starlette.exceptions import HTTPException
 from starlette.routing import Match
 
 from terascope._version import __version__
+from terascope.access.principal import Principal
+from terascope.core.audit import Actor, acting_as
 from terascope.core.errors import BadRequest, InternalError, MethodNotAllowed, NotFound, Overloaded, ServiceError
 from terascope.core.ids import new_id
 from terascope.gateway.asgi import (
@@ -30,6 +32,7 @@ from terascope.gateway.asgi import (
 from terascope.gateway.openapi import describe
 from terascope.gateway.routes import (
     admin_allocations,
+    admin_audit,
     admin_keys,
     admin_models,
     admin_projects,
@@ -44,7 +47,7 @@ from terascope.protocol.errors import error_body
 from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
-_PARTS = (health, models, admin_models, admin_keys, admin_projects, admin_allocations, admin_runs, console)
+_PARTS = (health, models, admin_models, admin_keys, admin_projects, admin_allocations, admin_audit, admin_runs, console)
 _KEYED = ("/v1/", "/admin/")
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model
 
@@ -92,15 +95,21 @@ class Gateway:
         try:
             if "\0" in path:
                 raise NotFound("the path has a NUL character in it, which nothing here is named by")
-            if path.startswith(_KEYED):
-                await self._access.identify(header(scope, b"authorization"))
+            who = await self._access.identify(header(scope, b"authorization")) if path.startswith(_KEYED) else None
             body = await read_body(scope, receive, most=_MOST_BODY)
         except ServiceError as error:
             await HttpReply(send, scope["terascope.request_id"]).fail(error)
         except ClientLeft:
             log.info("the client left", extra={"request_id": scope["terascope.request_id"]})
         else:
-            await self._other(scope, replayed(body, receive), named(send, scope["terascope.request_id"]))
+            with acting_as(_actor(who, scope)):
+                await self._other(scope, replayed(body, receive), named(send, scope["terascope.request_id"]))
+
+
+def _actor(who: Principal | None, scope: Scope) -> Actor:
+    """The address is that of whoever is connected: of a proxy, where one stands before us."""
+    address = str((scope.get("client") or ("",))[0])
+    return Actor(who.user_id, who.key_id, address) if who else Actor("nobody", address=address)
 
 
 def _wrong_method(path: str, method: str, allow: str) -> MethodNotAllowed:

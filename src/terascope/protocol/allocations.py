@@ -1,4 +1,6 @@
-"""The wire of allocations, usage and prices. Amounts are service units."""
+"""The wire of allocations, usage, prices and the audit log. Amounts are service units."""
+
+from typing import Any
 
 from pydantic import BaseModel, Field, StrictBool
 
@@ -83,6 +85,26 @@ class UsageViews(BaseModel):
     """`GET /admin/v1/usage`."""
 
     data: list[UsageView]
+
+
+class AuditView(BaseModel):
+    """One change of access or money."""
+
+    id: str
+    time: float
+    action: str = Field(description="What was done, such as `member.put`.")
+    target: str = Field(description="To what: a project, a key's or an allocation's id, a model version, a request.")
+    details: dict[str, Any]
+    user: str = Field(description="By whom; `the gateway itself` for what it does by itself.")
+    key_id: str
+    address: str = Field(description="From where: who was connected; a proxy's address where one stands before.")
+
+
+class AuditViews(BaseModel):
+    """`GET /admin/v1/audit`, newest first; pass the last `id` as `before` for the next page."""
+
+    data: list[AuditView]
+    has_more: bool
 
 
 class PriceView(BaseModel):

@@ -6,6 +6,7 @@ from sqlalchemy import Connection, insert, select, update
 
 from terascope.core.errors import Conflict, NotFound
 from terascope.core.ledger import EntryKind
+from terascope.store.audit import audited
 from terascope.store.book import Account, Book
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
@@ -56,15 +57,21 @@ class AllocationStore:
 
     async def add(self, row: AllocationRow, entry_id: str, by: str) -> None:
         """Store `row`; its balance is entered as a grant by the user `by`. Raises `NotFound` without the project."""
-        await self._database.writer.submit(_add, (row, entry_id, by))
+        await audited(
+            self._database, _add, (row, entry_id, by), "allocation.grant", row.id, project=row.project,
+            amount=row.balance, unlimited=row.unlimited, starts=row.starts, ends=row.ends, note=row.note,
+        )  # fmt: skip
 
     async def set_end(self, allocation: str, ends: float | None) -> None:
         """Let an allocation end at another time. Raises `NotFound`."""
-        await self._database.writer.submit(_set_end, (allocation, ends))
+        await audited(self._database, _set_end, (allocation, ends), "allocation.end", allocation, ends=ends)
 
     async def transfer(self, transfer: Transfer) -> None:
         """Move an amount. Raises `NotFound`, and `Conflict` when the source has not as much to spare."""
-        await self._database.writer.submit(_transfer, transfer)
+        await audited(
+            self._database, _transfer, transfer, "allocation.transfer", transfer.source, to=transfer.target,
+            amount=transfer.amount, note=transfer.note,
+        )  # fmt: skip
 
     async def get(self, allocation: str) -> AllocationRow | None:
         """Return the allocation of that id."""

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, case, distinct, func, select
 
 from terascope.core.errors import Conflict, NotFound
 from terascope.core.ledger import EntryKind, Usage
+from terascope.store.audit import audited
 from terascope.store.book import Book
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
@@ -38,7 +39,7 @@ class EntryStore:
 
         Raises `NotFound` when it was charged nothing, `Conflict` when it was given back before.
         """
-        return int(await self._database.writer.submit(_refund, refund))
+        return int(await audited(self._database, _refund, refund, "run.refund", refund.run_id[:60], note=refund.note))
 
     async def total(self, allocation: str) -> int:
         """Return the sum of an allocation's entries, which is its balance. Reads them all."""

@@ -7,6 +7,7 @@ from typing import Any
 from sqlalchemy import Connection, RowMapping, insert, select, update
 
 from terascope.core.projects import LOCAL_PROJECT, Role
+from terascope.store.audit import audited
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.members import MemberRow, insert_member
@@ -41,11 +42,14 @@ class KeyStore:
 
         Raises `NotFound` when there is no such project.
         """
-        await self._database.writer.submit(_insert, (row, role))
+        await audited(
+            self._database, _insert, (row, role), "key.create", row.id, name=row.name, user=row.user_id,
+            project=row.project, scopes=list(row.scopes), expires=row.expires,
+        )  # fmt: skip
 
     async def revoke(self, key_id: str, when: float) -> bool:
         """Mark the key revoked; return whether there was such a key, not yet revoked."""
-        return bool(await self._database.writer.submit(_revoke, (key_id, when)))
+        return bool(await audited(self._database, _revoke, (key_id, when), "key.revoke", key_id))
 
     async def by_sha256(self, sha256: str) -> KeyRow | None:
         """Return the key of that hash."""

@@ -7,6 +7,7 @@ from sqlalchemy import ColumnElement, Connection, RowMapping, delete, insert, se
 
 from terascope.core.errors import NotFound
 from terascope.core.projects import Role
+from terascope.store.audit import audited
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.projects import check_project
@@ -31,12 +32,14 @@ class MemberStore:
 
     async def put(self, row: MemberRow) -> MemberRow:
         """Make a user a member, or change their role; return the row as it is now. Raises `NotFound`."""
-        stored: MemberRow = await self._database.writer.submit(_put, row)
+        stored: MemberRow = await audited(
+            self._database, _put, row, "member.put", row.project, user=row.user_id, role=row.role.value
+        )
         return stored
 
     async def remove(self, project: str, user_id: str) -> None:
         """Make a user no member any more. Raises `NotFound`."""
-        await self._database.writer.submit(_remove, (project, user_id))
+        await audited(self._database, _remove, (project, user_id), "member.remove", project, user=user_id)
 
     async def of(self, project: str) -> list[MemberRow]:
         """Return the members of a project, by user."""

@@ -14,6 +14,7 @@ from sqlalchemy.exc import IntegrityError
 from terascope.core.errors import Conflict, ModelNotFound, NotFound
 from terascope.core.models import Alias, LifeCycle, ModelFile, ModelVersion, Task
 from terascope.core.prices import Price
+from terascope.store.audit import audited
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.tables import aliases, models
@@ -64,7 +65,10 @@ class ModelStore:
 
     async def set_price(self, name: str, version: str, price: Price | None) -> None:
         """Set what a version costs, or let the formula say it (None). Raises `ModelNotFound`."""
-        await self._database.writer.submit(_set_price, (name, version, price))
+        await audited(
+            self._database, _set_price, (name, version, price), "price.set", f"{name}@{version}",
+            prompt=price and price.prompt, output=price and price.output,
+        )  # fmt: skip
 
     async def put_alias(self, alias: Alias) -> None:
         """Make the alias, or move it. Raises `ModelNotFound` without its target, `Conflict` when it names a model."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, delete, insert, select
 
 from terascope.core.errors import NotFound
+from terascope.store.audit import audited
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.projects import check_project
@@ -29,11 +30,20 @@ class PolicyStore:
 
     async def put(self, row: PolicyRow) -> None:
         """Store `row` in place of what was there for the same model. Raises `NotFound`."""
-        await self._database.writer.submit(_put, row)
+        await audited(
+            self._database,
+            _put,
+            row,
+            "policy.put",
+            row.project,
+            model=row.model,
+            modes=list(row.modes),
+            qos=list(row.qos),
+        )
 
     async def remove(self, project: str, model: str) -> None:
         """Forget what is allowed for `model`. Raises `NotFound`."""
-        await self._database.writer.submit(_remove, (project, model))
+        await audited(self._database, _remove, (project, model), "policy.remove", project, model=model)
 
     async def of(self, project: str) -> list[PolicyRow]:
         """Return the policies of a project, by model."""

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, insert, select, update
 
 from terascope.core.errors import Conflict, NotFound
+from terascope.store.audit import audited
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.tables import members, projects
@@ -28,11 +29,11 @@ class ProjectStore:
 
     async def add(self, row: ProjectRow) -> None:
         """Store `row`. Raises `Conflict` when there is a project of that name."""
-        await self._database.writer.submit(_add, row)
+        await audited(self._database, _add, row, "project.create", row.name, title=row.title)
 
     async def put(self, row: ProjectRow) -> None:
         """Replace the project's row. Raises `NotFound` when there is none."""
-        await self._database.writer.submit(_put, row)
+        await audited(self._database, _put, row, "project.change", row.name, title=row.title, closed=row.closed)
 
     async def get(self, name: str) -> ProjectRow | None:
         """Return the project of that name."""

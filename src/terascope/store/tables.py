@@ -199,9 +199,23 @@ entries = Table(
 )
 Index("ix_entries_project_day", entries.c.project, entries.c.day)
 
+audit = Table(
+    "audit",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("time", Float, nullable=False),
+    Column("action", String(40), nullable=False),
+    Column("target", String(400), nullable=False),
+    Column("details", JSON, nullable=False),
+    Column("user_id", String(200), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("address", String(100), nullable=False),
+)
+
 __all__ = [
     "aliases",
     "allocations",
+    "audit",
     "entries",
     "holds",
     "keys",

@@ -95,3 +95,22 @@ def test_what_a_model_costs(cli: Cli) -> None:
     assert re.fullmatch(r"echo@\w+ costs 30 service units for a million tokens of prompts, 120 of answers\n", told.out)
     assert cli("allocations", "price", "echo", "--prompt", "30").status == 2
     assert cli("allocations", "price", "echo", "--json").json["output"] == 1000
+
+
+def test_who_changed_what(cli: Cli, gateway: Served) -> None:
+    cli("projects", "create", "audited")
+    cli("members", "add", "audited", "grace", "--role", "pi")
+    rows = cli("audit", "--target", "audited", "--json").json
+    assert [row["action"] for row in rows] == ["member.put", "project.create"]
+    assert (rows[0]["user"], rows[0]["key_id"], rows[0]["address"]) == ("local operator", "key_local", "127.0.0.1")
+    told = cli("audit", "--target", "audited").out
+    assert re.search(
+        r"^20\S+ \S+ +local operator +127.0.0.1 +member.put +audited +user=grace role=pi$", told, re.MULTILINE
+    )
+    lines = cli("audit", "--csv", "--limit", "0").out.splitlines()
+    assert lines[0] == "id,time,action,target,details,user,key_id,address"
+    assert len(lines) > len(cli("audit", "--limit", "3", "--json").json) == 3
+    with Client(gateway.url, gateway.key) as client:
+        made = client.keys.create("ada", ["query"])
+    assert made.key not in "".join(cli("audit", "--csv", "--limit", "0").out)
+    assert cli("audit", "--user", "nobody").err == "nothing was changed\n"
