@@ -166,8 +166,15 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
                 self._post(self._job_of[row], Event(row.index, prompt=infos))
 
     def _choose(self, turns: Sequence[Turn], logits: Tensor) -> None:
-        if not turns:
-            return
+        """Choose tokens for all rows at once, for reproducible ones one by one.
+
+        PyTorch splits a sum over a large vocabulary otherwise for one row than for several: its last bits differ.
+        """
+        apart = bool(turns) and turns[0].fixed
+        for group in [[turn] for turn in turns] if apart else [turns] if turns else []:
+            self._sample(group, logits)
+
+    def _sample(self, turns: Sequence[Turn], logits: Tensor) -> None:
         draws = [turn.row.draw() for turn in turns]
         places = [turn.keep[-1] for turn in turns]
         sample(logits if len(places) == logits.shape[0] else logits[places], draws)
