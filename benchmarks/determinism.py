@@ -24,9 +24,11 @@ import argparse
 import asyncio
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+import time
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -189,6 +191,7 @@ class Client:
 
 
 Situations = dict[str, list[Answer]]
+Way = Callable[[Sequence[Asked]], Awaitable[list[Answer]]]
 
 
 async def situations(server: Server, kind: str, all_: Sequence[Asked], *, first: bool) -> Situations:
@@ -198,11 +201,19 @@ async def situations(server: Server, kind: str, all_: Sequence[Asked], *, first:
         client = Client(server, session, kind)
         await client.among(all_[:2], 1)  # warms up
         if not first:
-            return {"steps": await client.alone(all_)}
-        found = {"alone": await client.alone(all_), "repeat": await client.alone(all_)}
+            return {"steps": await _told(kind, "steps", client.alone(all_))}
+        ways: dict[str, Way] = {"alone": client.alone, "repeat": client.alone}
         if kind == "ordinary":
-            found["hit"] = await client.hit(all_)
-        return found | {f"among_{n}": await client.among(all_, n) for n in NEIGHBOURS}
+            ways["hit"] = client.hit
+        ways |= {f"among_{n}": partial(client.among, neighbours=n) for n in NEIGHBOURS}
+        return {name: await _told(kind, name, way(all_)) for name, way in ways.items()}
+
+
+async def _told(kind: str, name: str, answers: Awaitable[list[Answer]]) -> list[Answer]:
+    start = time.perf_counter()
+    found = await answers
+    install.say(f"  {kind}, {name}: {time.perf_counter() - start:.0f} s")
+    return found
 
 
 @contextmanager
@@ -242,7 +253,6 @@ def take(dtype: str, parts: Sequence[str], count: int) -> dict[str, Any]:
                 taken["tokens_8"] = speeds(server)
             for kind in kinds:
                 found[kind] |= asyncio.run(situations(server, kind, all_, first=first))
-                install.say(f"{dtype}, {kind}: done")
     for kind, answers in found.items():
         alone = answers.pop("alone")
         taken[kind] = {name: compare(alone, again) for name, again in answers.items()}

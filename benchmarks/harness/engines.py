@@ -14,6 +14,7 @@ from . import install, processes, report, systems, tokens
 from .processes import Process
 from .report import ratio
 from .systems import Place, Server
+from .tokens import Prompt
 
 HERE = Path(__file__).parent
 MODEL = "bench"
@@ -35,12 +36,12 @@ class Work:
     device: str = ""
     context_length: int = 0
 
-    def prompts(self, seed: int, size: int) -> list[tokens.Prompt]:
+    def prompts(self, seed: int, size: int) -> list[Prompt]:
         """`size` prompts, the same for the same `seed`."""
         return tokens.prompts(seed, size, self.prompt, self.words)
 
 
-Burst = Callable[[Sequence[tokens.Prompt]], dict[str, float]]
+Burst = Callable[[Sequence[Prompt]], dict[str, float]]
 System = Callable[[Place, Path, Work], AbstractContextManager[tuple[Server, Burst]]]
 Rounds = dict[str, list[dict[str, float]]]
 
@@ -63,11 +64,18 @@ def generate(place: Place, checkpoint: Path, work: Work) -> Iterator[tuple[Serve
     port = processes.free_port()
     url = f"http://127.0.0.1:{port}"
     options = ["--port", str(port), "--threads", str(work.threads), "--dtype", work.dtype]
-    command = [sys.executable, HERE / "generate.py", checkpoint, *options, "--device", work.device or "cpu"]
+    command: list[str | Path] = [
+        sys.executable,
+        HERE / "generate.py",
+        checkpoint,
+        *options,
+        "--device",
+        work.device or "cpu",
+    ]
     with Process(command, log=place.directory / "generate.log") as process:
         ready_s = process.wait_until(processes.answers(url), timeout=300)
 
-        def burst(asked: Sequence[tokens.Prompt]) -> dict[str, float]:
+        def burst(asked: Sequence[Prompt]) -> dict[str, float]:
             body = json.dumps({"prompts": asked, "tokens": work.tokens}).encode()
             with urllib.request.urlopen(url, body, timeout=300) as reply:
                 found: dict[str, float] = json.load(reply)

@@ -61,11 +61,16 @@ class Blocks:
         for index in range(layers):
             self._attention._layers[index] = filled(LayerStore(sum(counts)), sum(counts), dtype)  # noqa: SLF001
 
-    def run(self, new: Decode) -> None:
-        """One step of all layers."""
+    def run(self, new: Decode) -> Tensor:
+        """One step of all layers; return what the last one gives, [rows, heads, size]."""
         with self._attention.at(self.layout):
             for module in self._modules:
-                self._attention(module, new.query, new.key, new.value, None)  # type: ignore[arg-type]
+                found, _ = self._attention(module, new.query, new.key, new.value, None)  # type: ignore[arg-type]
+        return found[0]
+
+    def read(self, single: Single) -> tuple[Tensor, Tensor]:
+        """What the rows of `single` see in the first layer: keys and values."""
+        return self._attention._layers[0].read(single.table)  # noqa: SLF001
 
 
 def filled(store: LayerStore, blocks: int, dtype: torch.dtype) -> LayerStore:
@@ -89,8 +94,16 @@ class Slots:
             for _ in range(layers)
         ]
 
-    def run(self, new: Decode) -> None:
-        """One step of all layers."""
+    def fill(self, blocks: Blocks) -> None:
+        """Put what `blocks` has in its first layer into the first layer here."""
+        for number, single in enumerate(blocks.layout.singles):
+            whole = len(self._singles) < len(blocks.layout.singles)
+            rows = single.index if whole else torch.arange(len(single.index))
+            for own, seen in zip(self._layers[0][0 if whole else number], blocks.read(single), strict=True):
+                own[:, rows, : seen.shape[2]] = seen
+
+    def run(self, new: Decode) -> Tensor:
+        """One step of all layers; return what the last one gives, [rows, heads, size]."""
         for layer in self._layers:
             result = new.query.new_empty(new.query.shape[2], HEADS, SIZE)
             for single, (keys, values) in zip(self._singles, layer, strict=True):
@@ -99,6 +112,7 @@ class Slots:
                 values[:, rows, single.positions] = new.value[0, :, single.index]
                 query = new.query[0, :, single.index]
                 result[single.index] = self._attend.together(query, keys[:, :, :end], values[:, :, :end], single, 0)
+        return result
 
 
 def _whole(layout: Layout) -> Single:
@@ -173,7 +187,7 @@ class Bench:
         return {f"{name}_ms": one * 1e3 for name, one in seconds.items()}
 
 
-def _bound(run: Callable[[Decode], None], new: Decode) -> Callable[[], None]:
+def _bound(run: Callable[[Decode], object], new: Decode) -> Callable[[], object]:
     return lambda: run(new)
 
 
