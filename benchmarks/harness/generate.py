@@ -1,6 +1,6 @@
 """A server around transformers' `generate`: static batches, nothing else. `POST /` {"prompts": tokens, "tokens": n}.
 
-    python benchmarks/harness/generate.py CHECKPOINT --port 8123 --threads 2 --dtype bfloat16
+    python benchmarks/harness/generate.py CHECKPOINT --port 8123 --threads 2 --dtype bfloat16 --device cpu
 
 The answer, {"seconds": s, "first": s, "made": n}, is timed around `generate` alone, so that neither HTTP nor text
 counts; `first` is when the first token of every row was chosen. One request at a time.
@@ -24,13 +24,22 @@ class Clock(LogitsProcessor):  # type: ignore[misc]
     first = 0.0
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        self.first = self.first or time.perf_counter()
+        if not self.first:
+            _wait(scores.device)
+            self.first = time.perf_counter()
         return scores
+
+
+def _wait(device: torch.device) -> None:
+    """Until everything that was asked of a GPU is done; a CPU has done it."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def generate(model: Any, prompts: list[list[int]], tokens: int) -> dict[str, float]:
     """Answer `prompts`, all of one length, with `tokens` tokens each."""
-    rows, clock, start = torch.tensor(prompts), Clock(), time.perf_counter()
+    clock, start = Clock(), time.perf_counter()
+    rows = torch.tensor(prompts, device=model.device)
     found = model.generate(
         rows,
         attention_mask=torch.ones_like(rows),
@@ -39,6 +48,7 @@ def generate(model: Any, prompts: list[list[int]], tokens: int) -> dict[str, flo
         min_new_tokens=tokens,
         logits_processor=LogitsProcessorList([clock]),
     )
+    _wait(model.device)
     seconds = time.perf_counter() - start
     return {"seconds": seconds, "first": clock.first - start, "made": found.numel() - rows.numel()}
 
@@ -67,14 +77,16 @@ def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("checkpoint", type=Path)
     ask.add_argument("--port", type=int, required=True)
-    ask.add_argument("--threads", type=int, default=2)
+    ask.add_argument("--threads", type=int, default=0, help="default: all cores")
     ask.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
+    ask.add_argument("--device", default="cpu")
     a = ask.parse_args()
-    torch.set_num_threads(a.threads)
+    if a.threads:
+        torch.set_num_threads(a.threads)
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     model = AutoModelForCausalLM.from_pretrained(a.checkpoint, dtype=getattr(torch, a.dtype), local_files_only=True)
-    HTTPServer(("127.0.0.1", a.port), handler(model.eval())).serve_forever()
+    HTTPServer(("127.0.0.1", a.port), handler(model.eval().to(a.device))).serve_forever()
 
 
 if __name__ == "__main__":

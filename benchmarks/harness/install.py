@@ -71,6 +71,15 @@ def tool(name: str, package: str) -> str:
     return path
 
 
+def script(path: Path, *arguments: object) -> Path:
+    """Run the harness's program at `path`, and return the path that it prints last. Its memory goes when it ends.
+
+    Raises Failed when it fails.
+    """
+    done = _run([sys.executable, str(path), *map(str, arguments)])
+    return Path(done.strip().splitlines()[-1])
+
+
 def say(text: str) -> None:
     """Progress, on stderr: stdout holds the figures."""
     print(text, file=sys.stderr, flush=True)

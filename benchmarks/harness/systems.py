@@ -143,7 +143,7 @@ def _gateway(
     url = f"http://127.0.0.1:{port}"
     log = place.directory / "gateway.log"
     with Process(command, log=log, cores=place.cores, env=env) as process:
-        ready_s = process.wait_until(answers(f"{url}{ready}"), timeout=120)
+        ready_s = process.wait_until(answers(f"{url}{ready}"), timeout=300)
         yield url, process, ready_s
 
 

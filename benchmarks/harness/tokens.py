@@ -5,7 +5,7 @@ import gc
 import json
 import random
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from urllib.parse import urlsplit
 
 import uvloop
@@ -24,23 +24,26 @@ def prompts(seed: int, count: int, length: int, vocabulary: range) -> list[Promp
     return [[chance.choice(vocabulary) for _ in range(length)] for _ in range(count)]
 
 
-def burst(server: Server, model: str, asked: Sequence[Prompt], tokens: int) -> dict[str, float]:
+def burst(
+    server: Server, model: str, asked: Sequence[Prompt], tokens: int, fields: Mapping[str, object] | None = None
+) -> dict[str, float]:
     """Ask `asked` at once, `tokens` tokens each; return `seconds` until the last token, `made`, and `first`, the mean
-    seconds to the first event. Raises Failed when an answer is not whole."""
+    seconds to the first event. `fields` are added to every request. Raises Failed when an answer is not whole."""
     gc.disable()
     try:
-        found: dict[str, float] = uvloop.run(_burst(server, model, asked, tokens))
+        found: dict[str, float] = uvloop.run(
+            _burst(server, [_request(server, model, one, tokens, fields or {}) for one in asked], tokens)
+        )
         return found
     finally:
         gc.enable()
 
 
-async def _burst(server: Server, model: str, asked: Sequence[Prompt], tokens: int) -> dict[str, float]:
+async def _burst(server: Server, requests: Sequence[bytes], tokens: int) -> dict[str, float]:
     host, port = urlsplit(server.url).hostname or "", urlsplit(server.url).port or 80
-    clients = [Connection() for _ in asked]
+    clients = [Connection() for _ in requests]
     for client in clients:
         await client.open(host, port)
-    requests = [_request(server, model, prompt, tokens) for prompt in asked]
     asking = [client.ask(request) for client, request in zip(clients, requests, strict=True)]
     answers = await asyncio.wait_for(asyncio.gather(*asking), PATIENCE_S)
     for client in clients:
@@ -52,7 +55,7 @@ async def _burst(server: Server, model: str, asked: Sequence[Prompt], tokens: in
     return {"seconds": (end - start) / 1e9, "first": first / 1e9, "made": tokens * len(answers)}
 
 
-def _request(server: Server, model: str, prompt: Prompt, tokens: int) -> bytes:
+def _request(server: Server, model: str, prompt: Prompt, tokens: int, fields: Mapping[str, object]) -> bytes:
     wanted = {
         "model": model,
         "prompt": prompt,
@@ -61,6 +64,7 @@ def _request(server: Server, model: str, prompt: Prompt, tokens: int) -> bytes:
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
+        **fields,
     }
     body = json.dumps(wanted).encode()
     host = urlsplit(server.url).netloc

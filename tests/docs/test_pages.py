@@ -173,3 +173,10 @@ def test_nginx_takes_what_the_gateway_takes() -> None:
     text = (DOCS / "how-to" / "files" / "nginx.conf").read_text()
     assert f"client_max_body_size {ServerConfig().max_body_bytes >> 20}m;" in text
     assert f"127.0.0.1:{ServerConfig().port};" in text
+
+
+def test_nginx_keeps_metrics_to_the_machine_itself() -> None:
+    """All of them: a location without `=` also takes what is below it."""
+    text = (DOCS / "how-to" / "files" / "nginx.conf").read_text()
+    block = text.partition("location /metrics {")[2].partition("}")[0]
+    assert re.findall(r"(?:allow|deny) [^;]+", block) == ["allow 127.0.0.1", "allow ::1", "deny all"]

@@ -117,6 +117,20 @@ async def test_two_replicas_have_two_programs(fleet: Fleet) -> None:
     assert one.row.handle["program"] != other.row.handle["program"]
 
 
+async def test_ready_are_those_of_all_models_and_those_in_doubt(fleet: Fleet) -> None:
+    await fleet.start([small_deployment(replicas=2), small_deployment("other"), small_deployment("idle", replicas=0)])
+    assert fleet.ready() == ()
+    await fleet.settled()
+    small = await _ready(fleet, 2)
+    [other] = fleet.replicas_for("other@1")
+    assert fleet.ready() == (*small, other)
+    other.suspect = True
+    assert fleet.ready() == (*small, other)
+    _kill(small[0])
+    await until(fleet, lambda: small[0].row.status is ReplicaStatus.FAILED)
+    assert fleet.ready() == (small[1], other)
+
+
 async def test_a_killed_worker_is_seen_at_once_and_started_anew(fleet: Fleet, clock: ManualClock) -> None:
     """No time passes on the clock until the death is known: it is an event, nothing polls for it."""
     await fleet.start([small_deployment()])
