@@ -16,7 +16,7 @@ from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.packed import PackedModel
 from terascope.engines.torch.rows import Event, Row, RowPlan, Turn
-from terascope.engines.torch.sampling import Sampling, uniform
+from terascope.engines.torch.sampling import Sampling, exponentials
 
 
 class Asked:
@@ -150,8 +150,7 @@ def computed(
         if seed is None:
             token = int(logits.argmax())
         else:
-            shares = (logits / temperature).softmax(-1, dtype=torch.float64).cumsum(-1)
-            token = int(torch.searchsorted(shares, uniform(seed, 0, position), right=True))
+            token = int((logits / temperature - exponentials(seed, 0, position, len(logits)).log()).argmax())
         logprobs.append(float(logits.log_softmax(-1)[token]))
         tokens.append(token)
     return tokens[len(prompt) :], logprobs

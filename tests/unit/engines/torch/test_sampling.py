@@ -17,7 +17,7 @@ from transformers import (
 
 from terascope.core.errors import EngineNan
 from terascope.engines.torch import sampling
-from terascope.engines.torch.sampling import Chooser, Draw, Sampling, sample, score, uniform
+from terascope.engines.torch.sampling import Chooser, Draw, Sampling, exponentials, sample, score
 
 SIZE = 50
 
@@ -42,17 +42,28 @@ def _many(logits: torch.Tensor, count: int, **rules: Any) -> list[int]:
     return _tokens(logits.expand(count, -1), [_chooser(seed=seed, **rules) for seed in range(count)])
 
 
-def test_uniform_is_uniform_and_depends_on_every_argument() -> None:
-    numbers = [uniform(seed, choice, at) for seed in range(20) for choice in range(10) for at in range(20)]
-    assert len(set(numbers)) == len(numbers)
-    assert all(0 <= number < 1 for number in numbers)
-    assert sum(numbers) / len(numbers) == pytest.approx(0.5, abs=0.02)
-    assert [sum(low <= n * 4 < low + 1 for n in numbers) for low in range(4)] == pytest.approx([1000] * 4, rel=0.1)
+def test_random_numbers_are_exponential_and_depend_on_every_argument() -> None:
+    several = [exponentials(seed, choice, at, 50) for seed in range(10) for choice in range(5) for at in range(10)]
+    numbers = torch.cat(several).sort().values
+    assert len(set(numbers.tolist())) > 0.999 * len(numbers)
+    assert numbers[0] > 0
+    assert float(numbers.mean()) == pytest.approx(1, abs=0.02)
+    for share in (0.1, 0.5, 0.9):
+        assert float(numbers[int(share * len(numbers))]) == pytest.approx(-math.log(1 - share), rel=0.05)
 
 
-def test_uniform_is_the_same_everywhere() -> None:
-    assert uniform(7, 0, 0) == 0.7584968808564502
-    assert uniform(-1, 0, 0) == uniform(2**64 - 1, 0, 0)
+def test_random_numbers_are_the_same_everywhere() -> None:
+    assert exponentials(7, 0, 0, 3).tolist() == [0.20711854100227356, 2.5487375259399414, 1.4490543603897095]
+    assert torch.equal(exponentials(-1, 0, 0, 9), exponentials(2**64 - 1, 0, 0, 9))
+    assert torch.equal(exponentials(5, 1, 2, 100), exponentials(5, 1, 2, 1000)[:100])
+
+
+def test_noise_of_rounding_turns_no_draw() -> None:
+    """As much as the shape of a batch changes logits in float32; a place in a cumulative distribution would turn."""
+    logits = _logits(1, 50_000).expand(64, -1)
+    noise = torch.randn(64, 50_000, generator=torch.Generator().manual_seed(5)) * 2e-5
+    choosers = [_chooser(seed=seed) for seed in range(64)]
+    assert _tokens(logits, choosers) == _tokens(logits + noise, choosers)
 
 
 def test_draws_follow_the_model() -> None:
