@@ -6,7 +6,7 @@ number and the token's position alone, so that neighbours, preemption and replay
 
 A token is drawn by the Gumbel-max trick (Maddison, Tarlow, Minka, "A* Sampling", 2014): each token has a random number
 of its own. A place in the cumulative distribution would need one number only, but there every boundary between two of
-50,000 tokens is a place where the last bits of all tokens matter: in float32 about 1 of 400 drawn tokens turned with the
+50,000 tokens is a place where the last bits of all tokens matter: in float32 1 of 400 drawn tokens turned with the
 shape of the batch. Here only a near-tie of the best two can turn.
 """
 
