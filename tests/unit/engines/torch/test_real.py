@@ -23,6 +23,7 @@ from terascope.testing.engine_subject import Subject
 from terascope.testing.engines import ENGINE_CHECKS, check_engine
 
 from .conftest import CACHE, Client
+from .driver import Driver, computed, generated, plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 CHAT, TEXT = "v1/chat/completions", "v1/completions"
@@ -83,6 +84,27 @@ async def test_prompts_are_scored_as_by_transformers(client: Client, smol: Causa
 
 def _offsets(choice: Any) -> tuple[list[int], list[str]]:
     return choice["logprobs"]["text_offset"], choice["logprobs"]["tokens"]
+
+
+@pytest.mark.parametrize("seed", [None, 77])
+def test_nothing_around_a_row_changes_it(smol: CausalModel, plain: PreTrainedModel, seed: int | None) -> None:
+    """Not neighbours, prefix hits, nor into what parts its prompt is cut."""
+    prompt = smol.vocabulary.encode(TALE + " a fisherman who spoke to the waves, and they answered.", special=True)
+    expected, logprobs = computed(plain, prompt, 8, seed=seed)
+    if seed is None:
+        assert generated(plain, prompt, 8) == expected
+    around = ((0, 512, False), (0, 512, True), (1, 16, True), (7, 48, False), (31, 64, True))
+    for neighbours, step_tokens, warm in around:
+        driver = Driver(smol, step_tokens=step_tokens)
+        if warm:
+            driver.alone(plan(prompt[:20], 1, scope="us"))
+        for number in range(neighbours):
+            driver.ask(plan([100 + number, *prompt[: number % 20]], 3 + number % 5, seed=number, scope="us"))
+        found = driver.ask(plan(prompt, 8, seed=seed, scope="us"))
+        driver.finish()
+        assert found.cached == [16 if warm else 0]
+        assert found.tokens() == expected
+        assert found.logprobs() == pytest.approx(logprobs, abs=1e-4)
 
 
 @pytest.mark.parametrize("neighbours", [1, 7, 31])
