@@ -45,7 +45,9 @@ class Attachment(Protocol):
     def attach(self, module: PreTrainedModel, part: Part) -> AbstractContextManager[None]:
         """Return what is entered before the forward pass of a step that holds `part`, and left after it.
 
-        A hook returns new tensors: an input changed in place is not seen by layers that are computed with another one
-        of the same input (linear.py). It must leave `module` as it was, also when the pass raises; what it raises itself fails the step's rows.
+        A hook returns new tensors: layers with one input are computed as one (linear.py) and do not see it changed in
+        place.
+
+        It must leave `module` as it was, also when the pass raises; what it raises itself fails the step's rows.
         """
         ...
