@@ -78,8 +78,8 @@ class _Group:
         return found
 
 
-def packable(module: nn.Module, dtype: torch.dtype, device: torch.device) -> bool:
-    """True when `pack` makes `module` faster on this machine."""
+def packable(dtype: torch.dtype, device: torch.device) -> bool:
+    """True when `pack` makes a module of this type faster on this machine."""
     if device.type != "cpu" or not torch._C._has_mkldnn:  # noqa: SLF001 - the public name of it has no type
         return False
     half = bool(_ops._is_mkldnn_bf16_supported())  # noqa: SLF001 - as above

@@ -113,11 +113,11 @@ class PackedModel:
         Models whose experts work on as many tokens as chose them, for example, need a step of their own per row.
         """
         size = self.module.get_input_embeddings().weight.shape[0]
-        self.fixed_rows = _FIXED
-        row, *others = [[(11 * row + 17 * i + 3) % size for i in range(3)] for row in range(_FIXED)]
+        most = self.fixed_rows = min(_FIXED, self.pool.blocks)  # each needs a block
+        row, *others = [[(11 * row + 17 * i + 3) % size for i in range(3)] for row in range(most)]
         alone = self._slot(row, [], 0)
-        same = all(alone.equal(self._slot(row, others[:count], slot)) for count, slot in ((1, 1), (7, 0), (7, 7)))
-        if not same:
+        among = ((others[:1], min(1, most - 1)), (others, 0), (others, most - 1))
+        if not all(alone.equal(self._slot(row, beside, slot)) for beside, slot in among):
             self.fixed_rows = 1
         return self.fixed_rows
 
@@ -142,7 +142,7 @@ def prepare(module: PreTrainedModel) -> int:
     rows = [[(7 * row + 13 * i + 1) % size for i in range(length)] for row, length in enumerate(_CHECK_LENGTHS)]
     module.set_attn_implementation("eager" if not module._supports_sdpa else "sdpa")  # noqa: SLF001 - no public name
     expected = [_plain(module, row) for row in rows]
-    if linear.packable(module, module.dtype, module.device):
+    if linear.packable(module.dtype, module.device):
         linear.pack(module, lambda: _plain(module, rows[0]))
     packed = PackedModel(module, len(rows) * BLOCK)
     module.set_attn_implementation(NAME)

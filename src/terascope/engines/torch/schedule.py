@@ -57,8 +57,8 @@ class Queue:
         if row in self._again:
             self._again.remove(row)
             return True
-        rows = self._groups.get(row.group, ())
-        if not isinstance(rows, deque) or row not in rows:
+        rows = self._groups.get(row.group)
+        if rows is None or row not in rows:
             return False
         rows.remove(row)
         if not rows:

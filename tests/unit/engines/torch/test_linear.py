@@ -72,7 +72,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 3e-2}
 
 
 def _module(dtype: torch.dtype, bias: bool, kind: Callable[[bool], nn.Module] = Everything) -> nn.Module:
-    if not linear.packable(nn.Module(), dtype, torch.device("cpu")):
+    if not linear.packable(dtype, torch.device("cpu")):
         pytest.skip("this processor has nothing faster for it")
     torch.manual_seed(5)
     return kind(bias).to(dtype).eval().requires_grad_(False)
@@ -208,5 +208,5 @@ def test_hooks_are_taken_off_also_when_the_pass_fails() -> None:
 
 
 def test_what_is_not_packed() -> None:
-    assert not linear.packable(nn.Module(), torch.float32, torch.device("meta"))
-    assert not linear.packable(nn.Module(), torch.float64, torch.device("cpu"))
+    assert not linear.packable(torch.float32, torch.device("meta"))
+    assert not linear.packable(torch.float64, torch.device("cpu"))

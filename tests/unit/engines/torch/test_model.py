@@ -48,6 +48,14 @@ def test_the_cache_holds_what_may_run(tiny_dir: Path) -> None:
     assert _load(tiny_dir, cache_tokens=4096).packed.cache_tokens == 4096
 
 
+@pytest.mark.parametrize("context_length", [1, 10, 100])
+def test_a_small_cache_has_small_steps_of_fixed_shape(tiny_dir: Path, context_length: int) -> None:
+    packed = _load(tiny_dir, context_length=context_length, max_batch=1).packed
+    assert 1 <= packed.fixed_rows <= min(8, packed.pool.blocks)
+    assert packed.pool.free == packed.pool.blocks
+    packed.pool.check()
+
+
 def test_a_cache_too_small_for_one_request_is_refused_with_the_arithmetic(tiny_dir: Path) -> None:
     with pytest.raises(ConfigError, match=r"512 tokens needs 528 tokens .* at 512 bytes each; there is room for 500"):
         _load(tiny_dir, cache_tokens=500)
