@@ -33,10 +33,14 @@ def _answering(answer: bytes) -> Iterator[str]:
 
 
 def _answer_once(server: socket.socket, answer: bytes) -> None:
-    """Read one request to the end of what came, write `answer`, close."""
+    """Read one whole request, write `answer`, close: closing with something unread would reset the connection."""
     connection, _ = server.accept()
-    with connection:
-        connection.recv(1 << 16)
+    with connection, connection.makefile("rb") as request:
+        length = 0
+        while (line := request.readline()).strip():
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.partition(b":")[2])
+        request.read(length)
         connection.sendall(answer)
 
 
