@@ -6,11 +6,12 @@ import secrets
 from terascope.access.accounts import Accounts
 from terascope.access.allocations import Allocations
 from terascope.access.keys import Keys
+from terascope.access.limits import Limits
 from terascope.access.principal import Grant, Principal
 from terascope.access.projects import Projects
 from terascope.access.scopes import OPERATOR
 from terascope.core.clock import Clock
-from terascope.core.config import AccountingConfig
+from terascope.core.config import AccountingConfig, LimitsConfig
 from terascope.core.errors import NotAuthenticated
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
@@ -25,7 +26,14 @@ LOCAL_USER = "local operator"
 class Access:
     """Identifies callers and admits their requests."""
 
-    def __init__(self, database: Database, clock: Clock, config: AccountingConfig | None = None) -> None:
+    def __init__(
+        self,
+        database: Database,
+        clock: Clock,
+        config: AccountingConfig | None = None,
+        limits: LimitsConfig | None = None,
+    ) -> None:
+        self.limits = Limits(limits or LimitsConfig(), clock)
         self.projects = Projects(database, clock)
         self.accounts = Accounts(database, self.projects, config or AccountingConfig(), clock)
         self.audit = AuditStore(database)

@@ -11,6 +11,7 @@ from terascope.core.clock import Clock, SystemClock
 from terascope.core.config import Config, DeploymentConfig
 from terascope.core.errors import ConfigError, ModelNotFound, ServiceError
 from terascope.core.models import Mode, ModelVersion
+from terascope.core.projects import Qos
 from terascope.engines import registry
 from terascope.fleet.deployed import EngineKinds
 from terascope.fleet.fleet import Fleet
@@ -56,7 +57,7 @@ async def opened(
         stack.callback(lock.release)
         database = await _database(config, data_dir)
         stack.push_async_callback(database.aclose)
-        access = Access(database, clock, config.accounting)
+        access = Access(database, clock, config.accounting, config.limits)
         catalog = await Catalog.open(database, cache_dir, clock)
         fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
         stack.push_async_callback(fleet.aclose)
@@ -126,6 +127,8 @@ def _check(config: Config, launchers: Mapping[str, Launcher], engine_kind: Engin
         choose(launchers, deployment.launcher)
         if unknown := set(deployment.modes) - set(Mode):
             raise ConfigError(f"there is no mode {min(unknown)!r}; choose from {', '.join(Mode)}")
+    if unknown := set(config.limits.qos) - set(Qos):
+        raise ConfigError(f"limits.qos has {min(unknown)!r}; choose from {', '.join(Qos)}")
     names = [_name(deployment) for deployment in config.deployments]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two deployments are called {', '.join(twice)}; give each a `name` of its own")

@@ -80,6 +80,29 @@ class AccountingConfig:
 
 
 @dataclass(frozen=True)
+class LimitConfig:
+    """How fast one may ask; 0 means as fast as one likes."""
+
+    requests_per_minute: int = _key(0, "Requests in a minute; 0: no limit.")
+    tokens_per_minute: int = _key(0, "Tokens in a minute, of prompts and answers together; 0: no limit.")
+    concurrent: int = _key(0, "Requests that run at once; 0: no limit.")
+
+    @property
+    def any(self) -> bool:
+        """Whether it limits anything."""
+        return bool(self.requests_per_minute or self.tokens_per_minute or self.concurrent)
+
+
+@dataclass(frozen=True)
+class LimitsConfig:
+    """How fast keys, projects and classes of service may ask."""
+
+    key: LimitConfig = _part(LimitConfig, "What each key may do.")
+    project: LimitConfig = _part(LimitConfig, "What each project may do.")
+    qos: dict[str, LimitConfig] = _key({}, "What a QOS may do in all: `urgent`, `interactive`, `batch`.")
+
+
+@dataclass(frozen=True)
 class RecordsConfig:
     """How long run records are kept."""
 
@@ -139,6 +162,7 @@ class Config:
     auth: AuthConfig = _part(AuthConfig, "Who may ask.")
     records: RecordsConfig = _part(RecordsConfig, "How long run records are kept.")
     accounting: AccountingConfig = _part(AccountingConfig, "How service units are held for requests that run.")
+    limits: LimitsConfig = _part(LimitsConfig, "How fast keys, projects and classes of service may ask.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")
     deployments: list[DeploymentConfig] = _key([], "What is served.")

@@ -32,6 +32,8 @@
 `str(error)` is safe to show to the user; `detail` goes to the log only.
 """
 
+from collections.abc import Mapping
+
 
 class ServiceError(Exception):
     """Root of all errors that Terascope raises on purpose.
@@ -53,6 +55,7 @@ class ServiceError(Exception):
         self.param = param
         self.detail = detail
         self.retry_after = retry_after
+        self.headers: Mapping[str, str] = {}  # that go with it, by name
         self.request_id = ""  # of an error that a client received: what the gateway's log has it under
 
 

@@ -117,6 +117,8 @@ def error_headers(error: ServiceError) -> Iterable[Header]:
     yield b"content-type", b"application/json"
     if error.retry_after is not None:
         yield b"retry-after", str(max(1, round(error.retry_after))).encode()
+    for name, value in error.headers.items():
+        yield name.encode(), value.encode()
     if error.status == 401:
         yield b"www-authenticate", b"Bearer"
     if isinstance(error, MethodNotAllowed):

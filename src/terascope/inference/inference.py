@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from terascope.access.access import Access
-from terascope.access.estimate import Estimate
+from terascope.access.estimate import Estimate, probable_prompt_tokens
 from terascope.access.principal import Grant, Principal
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
@@ -101,6 +101,7 @@ class Inference:
 
     async def _record(self, run: Run) -> None:
         record = run.record()
+        self._access.limits.leave(run.admitted, record.prompt_tokens + record.completion_tokens)
         settlement = self._access.accounts.settlement(run.grant, record, prompt_tokens=run.billed()[0])
         asyncio.get_running_loop().call_soon(self._count, record)  # counting can wait until the answer is out
         await self._recorder.save(record, settlement)
@@ -116,8 +117,9 @@ class Inference:
             principal, version, asked.mode, project=asked.project, qos=asked.qos()
         )
         run.granted(grant)
+        run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
         meter = await self._access.accounts.hold(run.id, grant, Estimate.of(request, version))
-        passing = Passing(run, request, version, reply, scope=scope, meter=meter)
+        passing = Passing(run, request, version, reply, scope=scope, meter=meter, headers=run.admitted.headers)
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(grant, version, request, passing, patience)
 

@@ -1,6 +1,6 @@
 """The fifth hop: what the engine says reaches the client byte for byte, or an explicit error does."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 
 import orjson
@@ -41,8 +41,12 @@ class Passing:
         *,
         scope: str,
         meter: Meter | None = None,
+        headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`scope` says with whom computed prefixes are shared, as in `EngineCall`; `meter` what is paid for."""
+        """`scope` says with whom computed prefixes are shared, as in `EngineCall`; `meter` what is paid for.
+
+        `headers` are further ones of the answer.
+        """
         self.run = run
         self.answer_began = False
         """True once a part of the engine's answer has gone to the client; heartbeats do not count."""
@@ -52,6 +56,7 @@ class Passing:
         self._reply = reply
         self._scope = scope
         self._meter = meter or NoMeter()
+        self._headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
 
     async def generate(self, replica: Replica, patience: Patience) -> Ending:
         """Have `replica` answer; return what is left to send.
@@ -120,7 +125,8 @@ class Passing:
 
     def _head(self, headers: Headers, *, length: int | None = None) -> list[Header]:
         kind = headers.get("content-type", "application/json").encode("latin-1")
-        sent: list[Header] = [(b"content-type", kind), (b"x-terascope-model", self._version.public_name.encode())]
+        name = self._version.public_name.encode()
+        sent: list[Header] = [(b"content-type", kind), (b"x-terascope-model", name), *self._headers]
         if length is not None:
             sent.append((b"content-length", str(length).encode()))
         else:

@@ -5,6 +5,7 @@ from typing import Any
 import orjson
 
 from terascope.access.estimate import probable_prompt_tokens
+from terascope.access.limits import Pass
 from terascope.access.principal import Grant, Principal
 from terascope.core.clock import Clock
 from terascope.core.errors import AllocationExhausted, DeadlineExceeded, IdleTimeout, InternalError, ServiceError
@@ -37,6 +38,7 @@ class Run:
         self._request: ModelRequest | None = None
         self._version: ModelVersion | None = None
         self.grant: Grant | None = None
+        self.admitted = Pass()
         self._replica: Replica | None = None
         self._applied: object = None
 
