@@ -9,6 +9,7 @@ from terascope.access.keys import Keys
 from terascope.access.limits import Limits
 from terascope.access.principal import Grant, Principal
 from terascope.access.projects import Projects
+from terascope.access.reservations import Reservations
 from terascope.access.scopes import OPERATOR
 from terascope.core.clock import Clock
 from terascope.core.config import AccountingConfig, LimitsConfig
@@ -38,6 +39,7 @@ class Access:
         self.accounts = Accounts(database, self.projects, config or AccountingConfig(), clock)
         self.audit = AuditStore(database)
         self.allocations = Allocations(database, self.projects, clock)
+        self.reservations = Reservations(database, self.projects, clock)
         self.keys = Keys(KeyStore(database), clock, self.projects)
         self.local_token = secrets.token_urlsafe(32)
         """The CLI's key on the gateway's own machine: made at every start, never stored in the database."""
@@ -65,4 +67,5 @@ class Access:
         principal.require(mode)
         payer = await self.projects.for_use(principal, project or principal.project)
         payer.check(version, mode, qos)
-        return Grant(principal, mode, version.public_name, payer.name, qos, version.price, payer.unlimited)
+        paid = (payer.name, qos, version.price, payer.shares, payer.unlimited)
+        return Grant(principal, mode, version.public_name, *paid)

@@ -10,7 +10,15 @@ from terascope.access.principal import Principal
 from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest, Conflict, NotAllowed
 from terascope.core.models import Mode, ModelName, ModelVersion
-from terascope.core.projects import LOCAL_PROJECT, PROJECT_PATTERN, Qos, Role, checked_project, checked_text
+from terascope.core.projects import (
+    LOCAL_PROJECT,
+    PROJECT_PATTERN,
+    Qos,
+    Role,
+    checked_project,
+    checked_shares,
+    checked_text,
+)
 from terascope.store.allocations import AllocationStore
 from terascope.store.database import Database
 from terascope.store.members import MemberRow, MemberStore
@@ -47,6 +55,7 @@ class Project:
     closed: bool
     roles: Mapping[str, Role]
     policies: tuple[PolicyRow, ...]
+    shares: int = 1
     unlimited: str = ""
     """Its allocation without a limit, if one may be used now."""
 
@@ -126,6 +135,10 @@ class Projects:
         """Return the projects that `who` may see, by name."""
         return await self._projects.all(of_user=None if who.operator else who.user_id)
 
+    async def all(self) -> list[ProjectRow]:
+        """Return every project, by name."""
+        return await self._projects.all()
+
     async def get(self, name: str) -> ProjectRow:
         """Return a project's row. Raises `NotFound`."""
         row = await self._projects.get(name)
@@ -143,13 +156,20 @@ class Projects:
             await self.put_member(name, leader, Role.PI)
         return row
 
-    async def change(self, name: str, *, title: str | None = None, closed: bool | None = None) -> ProjectRow:
-        """Give a project another title, close it or open it again; return it. Raises as `create` does."""
+    async def change(
+        self, name: str, *, title: str | None = None, closed: bool | None = None, shares: int | None = None
+    ) -> ProjectRow:
+        """Give a project another title or other shares, close it or open it again; return it.
+
+        Raises as `create` does.
+        """
         if closed and name == LOCAL_PROJECT:
             raise Conflict("the project `local` cannot be closed; take its policies away instead", param="closed")
         row = await self.get(name)
         if title is not None:
             row = replace(row, title=checked_text(title, "title", empty=True))
+        if shares is not None:
+            row = replace(row, shares=checked_shares(shares))
         if closed is not None:
             row = replace(row, closed=(row.closed or self._clock.now()) if closed else None)
         await self._projects.put(row)
@@ -201,7 +221,8 @@ class Projects:
         roles = {one.user_id: one.role for one in await self._members.of(name)}
         allocations = [one for one in await self._allocations.of(name) if one.unlimited and one.open(self._clock.now())]
         unlimited = allocations[0].id if allocations else ""
-        return Project(name, row.closed is not None, roles, tuple(await self._policies.of(name)), unlimited)
+        policies = tuple(await self._policies.of(name))
+        return Project(name, row.closed is not None, roles, policies, row.shares, unlimited)
 
 
 def _chosen(given: Iterable[str], kind: type[Mode] | type[Qos], what: str) -> tuple[str, ...]:

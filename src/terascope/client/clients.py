@@ -16,6 +16,7 @@ from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, ch
 from terascope.client.errors import error_from, stranger, told
 from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
 from terascope.client.projects import Members, Projects
+from terascope.client.reservations import Reservations
 from terascope.core import environment
 from terascope.core.errors import ConfigError
 
@@ -39,6 +40,7 @@ class _Root(Gateway[Sender]):
         self.projects = Projects(client)
         self.members = Members(client)
         self.allocations = Allocations(client)
+        self.reservations = Reservations(client)
         self.usage = UsageReports(client)
         self.audit = Audit(client)
         self._options = _options(self.url, key or environment.api_key())

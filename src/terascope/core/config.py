@@ -103,6 +103,19 @@ class LimitsConfig:
 
 
 @dataclass(frozen=True)
+class SchedulerConfig:
+    """Who goes next when a model has more to do than it can."""
+
+    half_life_h: float = _key(
+        168.0, "Hours after which what a project has used counts half, as Slurm's PriorityDecayHalfLife."
+    )
+    floors: dict[str, float] = _key(
+        {"interactive": 0.2, "batch": 0.1},
+        "Part of a model's service that a QOS gets at least while it has something waiting, by QOS; together below 1.",
+    )
+
+
+@dataclass(frozen=True)
 class RecordsConfig:
     """How long run records are kept."""
 
@@ -162,6 +175,7 @@ class Config:
     auth: AuthConfig = _part(AuthConfig, "Who may ask.")
     records: RecordsConfig = _part(RecordsConfig, "How long run records are kept.")
     accounting: AccountingConfig = _part(AccountingConfig, "How service units are held for requests that run.")
+    scheduler: SchedulerConfig = _part(SchedulerConfig, "Who goes next when a model has more to do than it can.")
     limits: LimitsConfig = _part(LimitsConfig, "How fast keys, projects and classes of service may ask.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")
