@@ -144,6 +144,9 @@ class DeploymentConfig:
     launcher: str = _key("local", "What starts its replicas: `local`, or `inprocess` for engines that need no process.")
     site: str = _key("", "Which entry of `sites` it runs on; empty means this machine.")
     replicas: int = _key(1, "How many replicas to keep.")
+    max_in_flight: int = _key(
+        0, "Most requests that a replica gets at once; 0: as many as its engine says it runs, or is found to run."
+    )
     start_timeout_s: float = _key(
         1800.0, "Seconds a replica may take from its start to its first answer; then it is started anew."
     )

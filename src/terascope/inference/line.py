@@ -17,10 +17,9 @@ from terascope.scheduler.pace import AnswerLength, Pace
 from terascope.scheduler.queue import ModelQueue
 from terascope.scheduler.ticket import Ticket
 
-Kept = Callable[[], Mapping[str, int]]
+Reserved = Callable[[], Mapping[str, int]]
 """How many slots of the model are reserved now, by project."""
 _KINDS = 1000  # kinds of requests whose replicas are remembered
-_LOOK_S = 1.0  # reservations begin and end without anything else happening
 
 
 class Waiter:
@@ -35,13 +34,17 @@ class Waiter:
 class ModelLine:
     """Gives the requests for one model their turns on its replicas."""
 
-    def __init__(self, version: ModelVersion, fleet: Fleet, queue: ModelQueue, kept: Kept, clock: Clock) -> None:
+    def __init__(
+        self, version: ModelVersion, fleet: Fleet, queue: ModelQueue, reserved: Reserved, clock: Clock, look_s: float
+    ) -> None:
+        """While anybody waits, what is reserved is looked at every `look_s` seconds, since nothing tells of its end."""
         self.version = version
         self.queue = queue
         self.pace = Pace()
         self.lengths = AnswerLength()
         self._fleet = fleet
-        self._kept = kept
+        self._reserved = reserved
+        self._look_s = look_s
         self._clock = clock
         self._waiters: dict[Ticket, Waiter] = {}
         self._able_of: tuple[Replica, ...] = ()
@@ -116,7 +119,7 @@ class ModelLine:
         """While anybody waits: see what changes in the fleet, and with time."""
         while self._waiters:
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._fleet.wait_for_change(self.version.public_name), _LOOK_S)
+                await asyncio.wait_for(self._fleet.wait_for_change(self.version.public_name), self._look_s)
             for waiter in list(self._waiters.values()):
                 try:
                     self._check(waiter.request)
@@ -141,7 +144,7 @@ class ModelLine:
         """Give turns for as long as there are places."""
         while self.queue:
             free = {qos: sum(self._room(one, qos) for one in self._ready()) for qos in Qos}
-            ticket = self.queue.next(self._fits, free, self._kept())
+            ticket = self.queue.next(self._fits, free, self._reserved())
             if ticket is None:
                 return
             waiter = self._waiters.pop(ticket)
@@ -166,8 +169,7 @@ class ModelLine:
             gone = self._limits.keys() - {one.id for one in self._ready()}
             for old in gone:
                 del self._limits[old]
-            info = replica.info
-            found = self._limits[replica.id] = InFlightLimit(info.slots, info.extra) if info else InFlightLimit()
+            found = self._limits[replica.id] = _limit(replica)
         return found
 
     def _ready(self) -> tuple[Replica, ...]:
@@ -183,6 +185,11 @@ class ModelLine:
             if len(self._able_for) < _KINDS:
                 self._able_for[request.kind] = found
         return found
+
+
+def _limit(replica: Replica) -> InFlightLimit:
+    slots, extra = (replica.info.slots, replica.info.extra) if replica.info else (0, 0)
+    return InFlightLimit(slots, extra, most=replica.launch.deployment.max_in_flight)
 
 
 def _for(request: ModelRequest, replica: Replica) -> bool:

@@ -82,12 +82,16 @@ class Turns:
         usage: Usage,
         scheduler: SchedulerConfig | None = None,
         reserved: Reserved = lambda version, now: {},
+        *,
+        look_s: float = 1.0,
     ) -> None:
+        """`look_s`: how often the end of reservations is looked for while requests wait, in seconds."""
         self.wait_timeout_s = config.wait_timeout_s
         self._fleet = fleet
         self._clock = clock
         self._usage = usage
         self._reserved = reserved
+        self._look_s = look_s
         self._floors = {Qos(name): part for name, part in (scheduler or SchedulerConfig()).floors.items()}
         self._lines: OrderedDict[str, ModelLine] = OrderedDict()
 
@@ -112,6 +116,11 @@ class Turns:
         if found is None:
             queue = ModelQueue(self._floors, lambda project: self._usage.weight(project, self._clock.monotonic()))
             found = self._lines[version.public_name] = ModelLine(
-                version, self._fleet, queue, lambda: self._reserved(version, self._clock.now()), self._clock
+                version,
+                self._fleet,
+                queue,
+                lambda: self._reserved(version, self._clock.now()),
+                self._clock,
+                self._look_s,
             )
         return found

@@ -27,8 +27,8 @@ class ProjectView(BaseModel):
     name: str
     title: str
     created: float
-    shares: int = Field(description="Its part of what models can do, beside the shares of others who wait.")
     closed: float | None = Field(description="Since when nobody may use it; null: it is open.")
+    shares: int = Field(description="Its part of what models can do, beside the shares of others who wait.")
     role: str | None = Field(description="What the caller is in it; null for an operator who is no member.")
     policies: list[PolicyView] = Field(description="What it may do; all else is denied.")
 

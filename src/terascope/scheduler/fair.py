@@ -13,7 +13,6 @@ from itertools import islice, takewhile, zip_longest
 
 from terascope.scheduler.ticket import Ticket
 
-_KEPT = 10_000  # projects whose virtual time is kept while they have nothing waiting
 _LOOKED_AT = 1000  # tickets that an estimate looks at
 
 Weight = Callable[[str], float]
@@ -33,12 +32,14 @@ class _Line:
 class FairLines:
     """The waiting requests of one class of service."""
 
-    def __init__(self, weight: Weight) -> None:
+    def __init__(self, weight: Weight, *, most: int = 10_000) -> None:
+        """`most` projects are remembered while they have nothing waiting."""
         self._weight = weight
+        self._kept = most
         self._virtual = self._furthest = 0.0
         self._lines: dict[str, _Line] = {}
         self._waiting: dict[str, _Line] = {}
-        self._most = _KEPT
+        self._most = most
 
     def __len__(self) -> int:
         return sum(line.count for line in self._waiting.values())
@@ -143,7 +144,7 @@ class FairLines:
         if len(self._lines) >= self._most:
             ahead = {name: one for name, one in self._lines.items() if one.count or one.virtual > self._virtual}
             self._lines = ahead
-            self._most = max(_KEPT, 2 * len(ahead))
+            self._most = max(self._kept, 2 * len(ahead))
 
     def _key(self, project: str) -> tuple[float, str]:
         return self._waiting[project].virtual, project

@@ -20,11 +20,14 @@ _FORGETS = 1.01  # the best time is forgotten slowly, by this factor a window: a
 class InFlightLimit:
     """The limit of one replica."""
 
-    def __init__(self, slots: int = 0, extra: int = 0) -> None:
-        """`slots` is how many the engine says it runs, 0 when it does not; `extra` how many urgent ones beyond."""
-        self.value = slots + _backlog(slots) if slots else _START
-        self.extra = extra
-        self._fixed = bool(slots)
+    def __init__(self, slots: int = 0, extra: int = 0, *, most: int = 0) -> None:
+        """`slots` is how many the engine says it runs, 0 when it does not; `extra` how many urgent ones beyond.
+
+        `most` is what an operator says, 0 when nobody does.
+        """
+        self.value = most or (slots + _backlog(slots) if slots else _START)
+        self.extra = 0 if most else extra
+        self._fixed = bool(most or slots)
         self._best = float("inf")
         self._quickest = float("inf")
         self._seen = 0

@@ -184,10 +184,8 @@ def test_the_estimate_of_what_comes_before_is_close(asked: list[tuple[str, int]]
     assert abs(told - served) <= 100 * len(PROJECTS)  # a request of each project
 
 
-def test_many_projects_that_come_and_go_are_not_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("terascope.scheduler.fair._KEPT", 10)
-    lines = FairLines(even)
-    lines._most = 10
+def test_many_projects_that_come_and_go_are_not_kept() -> None:
+    lines = FairLines(even, most=10)
     for number in range(1000):
         lines.add(ticket(f"p{number}", cost=1))
         taken(lines, 1)
