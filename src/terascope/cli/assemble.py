@@ -126,9 +126,9 @@ async def _version(services: Services, deployment: DeploymentConfig) -> ModelVer
 async def _usage(config: Config, access: Access, clock: Clock) -> Usage:
     """What projects have used, from the ledger: fair shares outlive the gateway."""
     half_life_s = config.scheduler.half_life_h * 3600
-    usage = Usage(half_life_s, clock.monotonic())
+    usage = Usage(half_life_s, clock.monotonic)
     for project, used in (await access.allocations.recently_used(half_life_s)).items():
-        usage.add(project, used, clock.monotonic())
+        usage.add(project, used)
     for row in await access.projects.all():
         usage.set_shares(row.name, row.shares)
     return usage

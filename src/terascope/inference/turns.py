@@ -68,7 +68,6 @@ class Place:
         self._line.pace.served(cost)
         if tokens:
             self._line.lengths.seen(self._ticket.project, tokens)
-        self._turns.used(self._ticket.project, cost)
 
 
 class Turns:
@@ -103,10 +102,6 @@ class Turns:
         user = grant.principal.user_id
         return Place(line, Ticket(grant.project, user, grant.qos, expected, request.kind), request, self)
 
-    def used(self, project: str, cost: int) -> None:
-        """A project has used so much."""
-        self._usage.add(project, cost, self._clock.monotonic())
-
     def lost(self, replica: Replica) -> None:
         """The replica's engine did not answer: have it looked at."""
         self._fleet.report_lost(replica)
@@ -114,7 +109,7 @@ class Turns:
     def _line(self, version: ModelVersion) -> ModelLine:
         found = self._lines.get(version.public_name)
         if found is None:
-            queue = ModelQueue(self._floors, lambda project: self._usage.weight(project, self._clock.monotonic()))
+            queue = ModelQueue(self._floors, self._usage)
             found = self._lines[version.public_name] = ModelLine(
                 version,
                 self._fleet,

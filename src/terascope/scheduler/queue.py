@@ -5,8 +5,9 @@ from collections.abc import Callable, Hashable, Iterator, Mapping
 
 from terascope.core.projects import Qos
 from terascope.scheduler.classes import Classes
-from terascope.scheduler.fair import FairLines, Weight
+from terascope.scheduler.fair import FairLines
 from terascope.scheduler.ticket import Ticket
+from terascope.scheduler.usage import Usage
 
 Fits = Callable[[Ticket], bool]
 """Whether there is a place for a ticket now; the same for tickets of equal needs and class."""
@@ -19,9 +20,9 @@ class ModelQueue:
     last places that are kept. Otherwise the class of service decides first, then fair shares within it.
     """
 
-    def __init__(self, floors: Mapping[Qos, float], weight: Weight) -> None:
+    def __init__(self, floors: Mapping[Qos, float], usage: Usage) -> None:
         self._classes = Classes(floors)
-        self._lines = {qos: FairLines(weight) for qos in Qos}
+        self._lines = {qos: FairLines(usage) for qos in Qos}
         self._running: Counter[str] = Counter()
 
     def __len__(self) -> int:

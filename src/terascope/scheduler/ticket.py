@@ -21,3 +21,5 @@ class Ticket:
     needs: Hashable = None
     charged: int = 0
     """What its project has been charged for it so far."""
+    catches_up: bool = False
+    """Whether its turn came because its project had used little lately."""

@@ -39,7 +39,7 @@ def echo(name: str = "echo", **more: Any) -> tuple[DeploymentConfig, ModelVersio
 
 def turns(fleet: Fleet, wait_timeout_s: float = 30.0) -> Turns:
     clock = SystemClock()
-    return Turns(fleet, ServerConfig(wait_timeout_s=wait_timeout_s), clock, Usage(math.inf, clock.monotonic()))
+    return Turns(fleet, ServerConfig(wait_timeout_s=wait_timeout_s), clock, Usage(math.inf, clock.monotonic))
 
 
 def request(endpoint: str = "completions", mode: Mode = Mode.QUERY, **fields: Any) -> ModelRequest:

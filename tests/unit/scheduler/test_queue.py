@@ -1,5 +1,6 @@
 """The queue of one model: classes, fair shares, reservations, places."""
 
+import math
 from collections import Counter
 from dataclasses import dataclass, field
 
@@ -11,12 +12,13 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 from terascope.core.projects import Qos
 from terascope.scheduler.queue import ModelQueue
 from terascope.scheduler.ticket import Ticket
+from terascope.scheduler.usage import Usage
 
 FLOORS = {Qos.INTERACTIVE: 0.2, Qos.BATCH: 0.1}
 
 
 def queue() -> ModelQueue:
-    return ModelQueue(FLOORS, lambda project: 1.0)
+    return ModelQueue(FLOORS, Usage(math.inf, lambda: 0.0))
 
 
 def ticket(project: str = "a", qos: Qos = Qos.INTERACTIVE, needs: str = "", cost: int = 10) -> Ticket:
