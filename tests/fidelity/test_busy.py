@@ -32,6 +32,7 @@ async def test_who_waits_is_told_for_how_long(tmp_path: Path) -> None:
 
 
 async def test_who_leaves_the_queue_never_reaches_the_engine(tmp_path: Path) -> None:
+    """Nothing is computed for a client that is gone, and nothing is charged."""
     async with between(tmp_path, server=ServerConfig(heartbeat_s=0.05), max_in_flight=1) as one:
         async with one.opened("hold") as first:
             await one.engine.until(lambda engine: engine.running == 1)
@@ -48,6 +49,7 @@ async def test_who_leaves_the_queue_never_reaches_the_engine(tmp_path: Path) -> 
 
 
 async def test_a_deadline_counts_the_wait(tmp_path: Path) -> None:
+    """A client's own limit holds in the queue, too."""
     async with between(tmp_path, max_in_flight=1) as one, one.opened("hold") as first:
         await one.engine.until(lambda engine: engine.running == 1)
         late = await one.ask(stream=False, headers={"X-Terascope-Deadline": "0.05"})
