@@ -16,7 +16,7 @@ _WHEN = "A local date, or a time from now such as 2h or 7d."
 
 @app.callback()
 def reservations() -> None:
-    """Reservations: slots of a model that a project holds, such as for an experiment in progress."""
+    """Reservations: slots of a model that a project holds for a time."""
 
 
 @app.command("list")

@@ -99,6 +99,8 @@ class LimitsConfig:
 
     key: LimitConfig = _part(LimitConfig, "What each key may do.")
     project: LimitConfig = _part(LimitConfig, "What each project may do.")
+    keys: dict[str, LimitConfig] = _key({}, "What some keys may do, by their ids, in place of `key`.")
+    projects: dict[str, LimitConfig] = _key({}, "What some projects may do, by name, in place of `project`.")
     qos: dict[str, LimitConfig] = _key({}, "What a QOS may do in all: `urgent`, `interactive`, `batch`.")
 
 
