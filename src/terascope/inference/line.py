@@ -28,6 +28,8 @@ class Waiter:
     def __init__(self, ticket: Ticket, request: ModelRequest) -> None:
         self.ticket = ticket
         self.request = request
+        self.kind = request.kind
+        self.places = request.choices
         self.replica: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
 
 
@@ -59,7 +61,7 @@ class ModelLine:
         none is or will be ready, or when the turn does not come within `timeout_s`. On raise and on cancellation the
         request is in line no more.
         """
-        self._check(waiter.request)
+        self._check(waiter)
         self._waiters[waiter.ticket] = waiter
         self.queue.add(waiter.ticket)
         self._serve()
@@ -73,7 +75,7 @@ class ModelLine:
 
     def give_back(self, waiter: Waiter, replica: Replica) -> None:
         """The request needs its replica no more."""
-        replica.in_flight -= waiter.request.choices
+        replica.in_flight -= waiter.places
         self.queue.end(waiter.ticket)
         self.pace.ended(self._clock.monotonic())
         self._serve()
@@ -88,9 +90,9 @@ class ModelLine:
             return None
         return self.pace.seconds(self.queue.before(ticket) + ticket.expected)
 
-    def any_able(self, request: ModelRequest) -> Replica | None:
+    def any_able(self, waiter: Waiter) -> Replica | None:
         """A replica for what needs no turn, as it costs next to nothing."""
-        able = self._able(request)
+        able = self._able(waiter)
         return able[least_loaded([one.in_flight for one in able])] if able else None
 
     async def _wait(self, waiter: Waiter, timeout_s: float) -> None:
@@ -122,7 +124,7 @@ class ModelLine:
                 await asyncio.wait_for(self._fleet.wait_for_change(self.version.public_name), self._look_s)
             for waiter in list(self._waiters.values()):
                 try:
-                    self._check(waiter.request)
+                    self._check(waiter)
                 except ServiceError as error:
                     self._refuse(waiter, error)
             self._serve()
@@ -133,12 +135,12 @@ class ModelLine:
         self.queue.remove(waiter.ticket)
         waiter.replica.set_exception(error)
 
-    def _check(self, request: ModelRequest) -> None:
+    def _check(self, waiter: Waiter) -> None:
         ready = self._fleet.replicas_for(self.version.public_name)
         if not ready:
             self._fleet.check_hope(self.version.public_name)
-        elif not self._able(request):
-            raise UnsupportedFeature(_lacking(self.version, request, ready))
+        elif not self._able(waiter):
+            raise UnsupportedFeature(_lacking(self.version, waiter.request, ready))
 
     def _serve(self) -> None:
         """Give turns for as long as there are places."""
@@ -149,15 +151,15 @@ class ModelLine:
                 return
             waiter = self._waiters.pop(ticket)
             replica = self._choose(waiter)
-            replica.in_flight += waiter.request.choices
+            replica.in_flight += waiter.places
             self.pace.began(self._clock.monotonic())
             waiter.replica.set_result(replica)
 
     def _fits(self, ticket: Ticket) -> bool:
-        return any(self._room(one, ticket.qos) for one in self._able(self._waiters[ticket].request))
+        return any(self._room(one, ticket.qos) for one in self._able(self._waiters[ticket]))
 
     def _choose(self, waiter: Waiter) -> Replica:
-        roomy = [one for one in self._able(waiter.request) if self._room(one, waiter.ticket.qos)]
+        roomy = [one for one in self._able(waiter) if self._room(one, waiter.ticket.qos)]
         return roomy[least_loaded([one.in_flight for one in roomy])]
 
     def _room(self, replica: Replica, qos: Qos) -> int:
@@ -175,21 +177,27 @@ class ModelLine:
     def _ready(self) -> tuple[Replica, ...]:
         return self._fleet.replicas_for(self.version.public_name)
 
-    def _able(self, request: ModelRequest) -> list[Replica]:
+    def _able(self, waiter: Waiter) -> list[Replica]:
+        """The ready replicas that can do what is asked; remembered for as long as they are the same."""
         ready = self._ready()
         if self._able_of is not ready:
             self._able_of, self._able_for = ready, {}
-        found = self._able_for.get(request.kind)
+        found = self._able_for.get(waiter.kind)
         if found is None:
-            found = [one for one in ready if _for(request, one) and one.can(request.endpoint, request.needs())]
+            found = [one for one in ready if _can(one, waiter.kind)]
             if len(self._able_for) < _KINDS:
-                self._able_for[request.kind] = found
+                self._able_for[waiter.kind] = found
         return found
 
 
 def _limit(replica: Replica) -> InFlightLimit:
     slots, extra = (replica.info.slots, replica.info.extra) if replica.info else (0, 0)
     return InFlightLimit(slots, extra, most=replica.launch.deployment.max_in_flight)
+
+
+def _can(replica: Replica, kind: Kind) -> bool:
+    endpoint, mode, needs = kind
+    return mode in replica.launch.deployment.modes and replica.can(endpoint, needs)
 
 
 def _for(request: ModelRequest, replica: Replica) -> bool:

@@ -39,10 +39,10 @@ class Place:
         `wait_timeout_s`, and `UnsupportedFeature` when replicas are ready but none can do what is asked. May be
         asked for again when a replica was lost.
         """
-        if is_free(self._request) and (able := self._line.any_able(self._request)):
+        waiter = Waiter(self._ticket, self._request)
+        if is_free(self._request) and (able := self._line.any_able(waiter)):
             yield able
             return
-        waiter = Waiter(self._ticket, self._request)
         replica = await self._line.take(waiter, self._turns.wait_timeout_s)
         try:
             yield replica
