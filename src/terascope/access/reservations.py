@@ -9,11 +9,10 @@ from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest
 from terascope.core.ids import new_id
 from terascope.core.models import ModelName, ModelVersion
-from terascope.core.projects import checked_text
+from terascope.core.projects import MOST_SLOTS, checked_text
 from terascope.store.database import Database
 from terascope.store.reservations import ReservationRow, ReservationStore
 
-MOST_SLOTS = 100_000
 _LOOK_S = 5.0  # another gateway's change is seen within this time; one's own at once
 
 

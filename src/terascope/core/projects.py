@@ -27,6 +27,7 @@ class Qos(StrEnum):
 
 
 MOST_SHARES = 1_000_000
+MOST_SLOTS = 100_000  # of a model, in one reservation
 
 
 def checked_shares(shares: int) -> int:

@@ -2,7 +2,8 @@
 
 from pydantic import BaseModel, Field
 
-from terascope.protocol.admin import Strict
+from terascope.core.projects import MOST_SLOTS
+from terascope.protocol.admin import Name, Strict
 from terascope.protocol.projects import ProjectName
 
 
@@ -29,8 +30,10 @@ class CreateReservation(Strict):
     """`POST /admin/v1/reservations`."""
 
     project: ProjectName
-    model: str
-    slots: int = Field(description="Requests of the project that may run at once before anybody else's.")
+    model: Name
+    slots: int = Field(
+        ge=1, le=MOST_SLOTS, description="Requests of the project that may run at once before anybody else's."
+    )
     starts: float | None = Field(default=None, description="Null: now.")
     ends: float
     note: str = ""
