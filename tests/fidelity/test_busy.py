@@ -23,6 +23,10 @@ async def test_who_waits_is_told_for_how_long(tmp_path: Path) -> None:
                 parts = second.aiter_raw()
                 assert re.fullmatch(rb": waiting, about \d+ s\n\n", await anext(parts))
                 assert one.engine.running == 1
+                told = (await one.http.get("/metrics")).text
+                waiting = [line for line in told.splitlines() if line.startswith("terascope_waiting{")]
+                assert [line.rpartition(" ")[2] for line in waiting if 'qos="interactive"' in line] == ["1.0"]
+                assert [line.rpartition(" ")[2] for line in waiting if 'qos="batch"' in line] == ["0.0"]
                 one.engine.release()
                 rest = b"".join([part async for part in parts])
                 assert rest.endswith(b"data: [DONE]\n\n")

@@ -1,10 +1,17 @@
 """What the gateway counts, for Prometheus. No label names a person, a key or a text."""
 
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.registry import Collector
 
+from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
+
+Waiting = Callable[[], Mapping[tuple[str, Qos], int]]
+"""How many requests wait for their turn, by model and QOS."""
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800, 3600)
 
@@ -17,6 +24,21 @@ class _Series:
     cached: Counter
     first: Histogram
     total: Histogram
+
+
+class _Waiting(Collector):
+    """Asked when the metrics are: the queues themselves keep count."""
+
+    def __init__(self, waiting: Waiting) -> None:
+        self._waiting = waiting
+
+    def collect(self) -> Iterator[GaugeMetricFamily]:
+        family = GaugeMetricFamily(
+            "terascope_waiting", "Requests that wait for their turn on a model.", labels=["model", "qos"]
+        )
+        for (model, qos), count in self._waiting().items():
+            family.add_metric([model, qos.value], count)
+        yield family
 
 
 class Metrics:
@@ -46,6 +68,10 @@ class Metrics:
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
         self.in_flight = Gauge("terascope_in_flight", "Requests to models being answered now.", registry=self.registry)
+
+    def watch(self, waiting: Waiting) -> None:
+        """Tell how many requests wait, too."""
+        self.registry.register(_Waiting(waiting))
 
     def count(self, record: RunRecord) -> None:
         """Count one ended request."""

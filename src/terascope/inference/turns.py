@@ -102,6 +102,10 @@ class Turns:
         user = grant.principal.user_id
         return Place(line, Ticket(grant.project, user, grant.qos, expected, request.kind), request, self)
 
+    def waiting(self) -> dict[tuple[str, Qos], int]:
+        """How many requests wait for their turn, by model and QOS; of every model that was asked."""
+        return {(name, qos): count for name, line in self._lines.items() for qos, count in line.queue.waiting().items()}
+
     def lost(self, replica: Replica) -> None:
         """The replica's engine did not answer: have it looked at."""
         self._fleet.report_lost(replica)

@@ -28,6 +28,10 @@ class ModelQueue:
     def __len__(self) -> int:
         return sum(map(len, self._lines.values()))
 
+    def waiting(self) -> dict[Qos, int]:
+        """How many tickets wait, by class."""
+        return {qos: len(lines) for qos, lines in self._lines.items()}
+
     def __bool__(self) -> bool:
         return any(self._lines.values())
 
