@@ -31,7 +31,11 @@ class EngineCall:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says about itself once it answers; goes into run records."""
+    """What an engine says about itself once it answers; goes into run records.
+
+    `slots` is how many requests it works on at once, 0 when it does not say; what is over waits inside it. `extra`
+    is how many requests of priority 0 and 1 it works on beside those.
+    """
 
     engine: str
     version: str
@@ -40,6 +44,8 @@ class EngineInfo:
     dtype: str = ""
     device: str = ""
     details: tuple[tuple[str, str], ...] = ()
+    slots: int = 0
+    extra: int = 0
 
 
 class Headers(dict[str, str]):

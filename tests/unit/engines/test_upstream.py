@@ -431,7 +431,7 @@ def test_what_is_no_address(url: str) -> None:
 
 def test_info_round_trip() -> None:
     info = EngineInfo(
-        "torch", "1", Capabilities(frozenset({"a"}), frozenset({"b"})), 9, "float32", "cpu", (("c", "d"),)
+        "torch", "1", Capabilities(frozenset({"a"}), frozenset({"b"})), 9, "float32", "cpu", (("c", "d"),), 32, 4
     )
     assert read_info(info_json(info)) == info
     for body in (b"", b"[]", b"{}", b'{"engine":"a","version":"b","capabilities":[]}', b'{"engine":1}', b"null"):

@@ -119,4 +119,14 @@ def _info(
         **details,
     }
     pairs = tuple((name, str(value)) for name, value in told.items())
-    return EngineInfo("torch", __version__, capabilities, context_length, dtype, str(device), pairs)
+    return EngineInfo(
+        "torch",
+        __version__,
+        capabilities,
+        context_length,
+        dtype,
+        str(device),
+        pairs,
+        slots=settings.max_batch,
+        extra=settings.extra_rows,
+    )
