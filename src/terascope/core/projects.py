@@ -26,6 +26,10 @@ class Qos(StrEnum):
     BATCH = "batch"
 
 
+PRIORITIES = {Qos.URGENT: 0, Qos.INTERACTIVE: 1, Qos.BATCH: 2}
+"""What an engine is told of a request's QOS; smaller goes first."""
+
+
 def checked_project(name: str) -> str:
     """Return `name` if a project may be called so. Raises `BadRequest`."""
     if not re.fullmatch(PROJECT_PATTERN, name):

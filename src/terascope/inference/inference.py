@@ -119,7 +119,9 @@ class Inference:
         run.granted(grant)
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
         meter = await self._access.accounts.hold(run.id, grant, Estimate.of(request, version))
-        passing = Passing(run, request, version, reply, scope=scope, meter=meter, headers=run.admitted.headers)
+        passing = Passing(
+            run, request, version, reply, scope=scope, qos=grant.qos, meter=meter, headers=run.admitted.headers
+        )
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(grant, version, request, passing, patience)
 

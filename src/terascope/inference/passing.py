@@ -8,6 +8,7 @@ import orjson
 from terascope.access.accounts import Meter, NoMeter
 from terascope.core.errors import EngineError, EngineLost, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
+from terascope.core.projects import PRIORITIES, Qos
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
 from terascope.fleet.replica import Replica
 from terascope.inference.patience import Beat, Patience
@@ -40,10 +41,12 @@ class Passing:
         reply: Reply,
         *,
         scope: str,
+        qos: Qos = Qos.INTERACTIVE,
         meter: Meter | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        """`scope` says with whom computed prefixes are shared, as in `EngineCall`; `meter` what is paid for.
+        """`scope` says with whom computed prefixes are shared, as in `EngineCall`; `qos` how urgent it is there, too;
+        `meter` what is paid for.
 
         `headers` are further ones of the answer.
         """
@@ -55,6 +58,7 @@ class Passing:
         self._version = version
         self._reply = reply
         self._scope = scope
+        self._priority = PRIORITIES[qos]
         self._meter = meter or NoMeter()
         self._headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
 
@@ -65,7 +69,7 @@ class Passing:
         """
         self.run.sent_to(replica)
         body = self._request.body_for(replica.served_name)
-        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope)
+        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope, self._priority)
         patience.engine_works()
         answer = await replica.engine.generate(call)
         try:

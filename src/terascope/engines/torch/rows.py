@@ -29,7 +29,8 @@ class RowPlan:
     with so many rivals each. `scope` says with whom computed prefixes are shared: with rows of the same scope, so it
     must name all that shapes them besides the tokens; none shares nothing. `inserts` replace embeddings of the
     prompt, `attachments` see or change what is inside the model. A `reproducible` row has the same bits at every
-    repeat; it is computed in steps of fixed shape.
+    repeat; it is computed in steps of fixed shape. Rows of smaller `priority` (0 urgent, 1 interactive, 2 batch) go
+    first.
     """
 
     prompt: Sequence[int]
@@ -44,6 +45,7 @@ class RowPlan:
     inserts: tuple[Insert, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     reproducible: bool = False
+    priority: int = 1
 
 
 @dataclass(frozen=True, slots=True)
