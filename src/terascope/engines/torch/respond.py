@@ -11,7 +11,7 @@ from terascope.engines.contract import EngineInfo
 from terascope.engines.torch import vectors
 from terascope.engines.torch.answers import Answer, ChatAnswer, CompletionAnswer
 from terascope.engines.torch.chat import prompt_of
-from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, Vector
+from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, TextPlan, Vector
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.httpd import REQUEST_ID
 from terascope.engines.torch.intake import Intake, Order, Terms
@@ -169,7 +169,8 @@ class Embedder(_Model):
 
     async def _embed(self, request: web.Request) -> web.StreamResponse:
         asked, order = await asyncio.to_thread(self._read, await request.read())
-        job: TextJob = Job(request[REQUEST_ID], order.inputs)
+        priority = Terms.read(request.headers).priority
+        job: TextJob = Job(request[REQUEST_ID], [TextPlan(one, priority) for one in order.inputs])
         self._loop.submit(job)
         found: list[Vector | None] = [None] * len(order.inputs)
         try:

@@ -56,6 +56,7 @@ def _generator(
         metrics,
         max_batch=settings.max_batch,
         step_tokens=settings.step_tokens,
+        extra_rows=settings.extra_rows,
     )
     features = set(Feature)
     if not model.vocabulary.grammars:
