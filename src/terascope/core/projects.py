@@ -26,6 +26,9 @@ class Qos(StrEnum):
     BATCH = "batch"
 
 
+PRIORITIES = {Qos.URGENT: 0, Qos.INTERACTIVE: 1, Qos.BATCH: 2}
+"""What an engine is told of a request's QOS; smaller goes first."""
+
 MOST_SHARES = 1_000_000
 MOST_SLOTS = 100_000  # of a model, in one reservation
 

@@ -142,6 +142,12 @@ def broken_tiny(tiny_dir: Path) -> CausalModel:
 
 
 @pytest.fixture(scope="session")
+def half_tiny(tiny_dir: Path) -> CausalModel:
+    """The tiny model in bfloat16, where a row's last bits depend on the step's shape."""
+    return load_causal(WorkerSettings(tiny_dir, "tiny", cache_tokens=1600, dtype="bfloat16"), lambda _: None)
+
+
+@pytest.fixture(scope="session")
 def plain_tiny(tmp_path_factory: pytest.TempPathFactory) -> CausalModel:
     """The same with a chat template that knows no tools."""
     directory = make_checkpoint(tmp_path_factory.mktemp("plain"), PLAIN_TEMPLATE)
