@@ -37,8 +37,10 @@ from terascope.gateway.routes import (
     admin_models,
     admin_projects,
     admin_runs,
+    admin_service_accounts,
     console,
     health,
+    identity,
     models,
 )
 from terascope.gateway.routes.inference import ModelRoute
@@ -47,7 +49,10 @@ from terascope.protocol.errors import error_body
 from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
-_PARTS = (health, models, admin_models, admin_keys, admin_projects, admin_allocations, admin_audit, admin_runs, console)
+_PARTS = (
+    health, identity, models, admin_models, admin_keys, admin_service_accounts, admin_projects, admin_allocations,
+    admin_audit, admin_runs, console,
+)  # fmt: skip
 _KEYED = ("/v1/", "/admin/")
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model
 
