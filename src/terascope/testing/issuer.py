@@ -75,10 +75,12 @@ class SmallIssuer:
         """A token with these claims, signed with the key `kid`."""
         return self.sign(json.dumps(self.claims(now, **changes)).encode(), kid, typ=typ)
 
-    def sign(self, payload: bytes, kid: str = "first", **header: Any) -> str:
-        """Whatever it may be, signed."""
-        algorithm, key = self.keys[kid]
-        said = {"alg": algorithm, "kid": kid} | header
+    def sign(self, payload: bytes, key_id: str = "first", **header: Any) -> str:
+        """Whatever it may be, signed; a change of the header to None leaves that out."""
+        algorithm, key = self.keys[key_id]
+        said = {
+            name: value for name, value in ({"alg": algorithm, "kid": key_id} | header).items() if value is not None
+        }
         return jws.serialize_compact(said, payload, key, registry=_Signs(strict_check_header=False))
 
     def jwks(self) -> dict[str, Any]:
