@@ -22,6 +22,7 @@ def _elsewhere(tmp_path: Path, set_environment: SetEnvironment) -> Iterator[None
     before = Path.cwd()
     set_environment("HOME", str(tmp_path / "home"))
     set_environment("XDG_DATA_HOME", str(tmp_path / "home" / "share"))
+    set_environment("XDG_CONFIG_HOME", str(tmp_path / "home" / "config"))
     (tmp_path / "here").mkdir()
     os.chdir(tmp_path / "here")
     yield

@@ -17,6 +17,7 @@ from terascope.core.errors import (
     NotAuthenticated,
     NotFound,
 )
+from terascope.core.urls import is_loopback
 from terascope.testing.gateway import Served
 
 QUESTION = [{"role": "user", "content": "one two three four"}]
