@@ -132,7 +132,7 @@ async def _get(url: str) -> dict[str, Any]:
                 raise _unavailable(f"HTTP {answer.status_code} at {url}")
             found = orjson.loads(await _body(answer))
     except (httpx.HTTPError, httpx.InvalidURL, TimeoutError, ValueError) as error:
-        raise _unavailable(f"{url}: {error or type(error).__name__}") from error
+        raise _unavailable(f"{url}: {str(error) or type(error).__name__}") from error
     if not isinstance(found, dict):
         raise _unavailable(f"{url} is no JSON object")
     return found

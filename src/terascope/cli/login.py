@@ -19,9 +19,9 @@ def login(
     url: Url = "",
     data_dir: DataDir = None,
 ) -> None:
-    """Sign in at the gateway's issuer: open the address that is shown, in any browser, and enter the code.
+    """Sign in at the gateway's issuer; the commands and the SDK then act as you.
 
-    The token is kept in a file that only you can read, and renewed by itself. A key that is named by --key or
+    Open the address that is shown, in any browser, and enter the code. The token is kept in a file that only you can read, and renewed by itself. A key that is named by --key or
     TERASCOPE_API_KEY goes before it.
     """
     sign_in(_url(url, data_dir), issuer)

@@ -13,7 +13,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 @app.command()
 def logout(url: Url = "", data_dir: DataDir = None) -> None:
-    """Forget the login at the gateway, and tell the issuer that its tokens are not needed any more."""
+    """Forget the login at the gateway, and tell the issuer so."""
     where = find(url, "", data_dir).url
     login = logins.load(where)
     logins.remove(where)

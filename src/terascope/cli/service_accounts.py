@@ -16,7 +16,7 @@ Project = Annotated[str, typer.Option(help="The project that it is of; it works 
 
 @app.callback()
 def service_accounts() -> None:
-    """Service accounts: users that are no person, each of one project; for its PIs and for operators."""
+    """Service accounts: users that are no person, each of one project."""
 
 
 @app.command()

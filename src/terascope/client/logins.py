@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from platformdirs import user_config_path
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field
 
 from terascope.core.errors import ConfigError
 
@@ -41,7 +41,7 @@ def load(url: str) -> Login | None:
             if os.fstat(file.fileno()).st_uid != os.getuid():
                 return None
             login = Login.model_validate_json(file.read())
-    except (FileNotFoundError, NotADirectoryError, ValidationError):
+    except (FileNotFoundError, NotADirectoryError, ValueError):
         return None
     except OSError as error:
         raise ConfigError(f"cannot read {_path(url)}: {error.strerror}") from None

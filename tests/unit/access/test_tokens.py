@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from joserfc.jwk import ECKey, Key
+from joserfc.jwk import ECKey, Key, RSAKey
 from joserfc.jws import JWSRegistry
 
 from terascope.access.access import Access
@@ -32,7 +32,7 @@ async def access(trusting: MakeAccess) -> Access:
 async def test_a_token_names_its_user(access: Access, issuer: SmallIssuer, clock: ManualClock, algorithm: str) -> None:
     issuer.add_key("k", algorithm)
     who = await holder(access, issuer.token(clock.now(), "k"))
-    assert (who.user_id, who.scopes, who.project, who.operator) == (ADA, {"query", "embed"}, "local", False)
+    assert (who.user_id, who.scopes, who.project, who.operator) == (ADA, frozenset({"query", "embed"}), "local", False)
     assert who.expires == int(clock.now()) + 300
     assert len(who.key_id) <= 40
     assert who.key_id == (await holder(access, issuer.token(clock.now(), jti="another"))).key_id
@@ -122,7 +122,7 @@ async def test_id_tokens_where_they_are_configured(
     trusting: MakeAccess, issuer: SmallIssuer, clock: ManualClock
 ) -> None:
     access = await trusting(token="id", audience="terascope-cli")
-    its = {"aud": "terascope-cli", "at_hash": "x"}
+    its: dict[str, Any] = {"aud": "terascope-cli", "at_hash": "x"}
     assert (await holder(access, issuer.token(clock.now(), typ="JWT", **its))).user_id == ADA
     await refused(access, issuer.token(clock.now(), typ="JWT", azp="other", **its), "not an id token")
     await refused(access, issuer.token(clock.now(), typ="at+jwt", **its), "not an id token")
@@ -144,7 +144,7 @@ async def test_a_token_ends_when_it_says_give_or_take_the_leeway(
 
 
 async def test_a_token_begins_when_it_says(access: Access, issuer: SmallIssuer, clock: ManualClock) -> None:
-    early = {"nbf": int(clock.now()) + 100, "exp": int(clock.now()) + 900}
+    early: dict[str, Any] = {"nbf": int(clock.now()) + 100, "exp": int(clock.now()) + 900}
     token = issuer.token(clock.now(), **early)
     await refused(access, token, "is not valid yet")
     await refused(access, issuer.token(clock.now() + 100), "was issued in the future")
@@ -196,6 +196,7 @@ async def test_the_public_key_is_no_secret(
 ) -> None:
     """The classic: an HMAC with the public key, which everybody has, where the issuer signs with its private one."""
     key = issuer.add_key("k", kind)
+    assert isinstance(key, ECKey | RSAKey)
     signed = with_header(issuer, clock, alg=algorithm, kid="k")
     for secret in (key.as_pem(private=False), key.as_der(private=False), json.dumps(key.as_dict(False)).encode()):
         digest = hmac.new(secret, signed.encode(), f"sha{algorithm[2:]}").digest()
@@ -242,7 +243,8 @@ async def test_every_part_counts(access: Access, issuer: SmallIssuer, clock: Man
 
 async def test_extensions_that_change_what_is_signed(access: Access, issuer: SmallIssuer, clock: ManualClock) -> None:
     claims = json.dumps(issuer.claims(clock.now())).encode()
-    for header in ({"crit": ["exp"], "exp": 1}, {"b64": True}, {"crit": ["b64"], "b64": True}, {"crit": []}):
+    headers: list[dict[str, Any]] = [{"crit": ["exp"], "exp": 1}, {"b64": True}, {"crit": ["b64"], "b64": True}]
+    for header in [*headers, {"crit": []}]:
         algorithm, key = issuer.keys["first"]
         assert isinstance(key, ECKey)
         head = encoded({"alg": algorithm, "kid": "first"} | header)
