@@ -18,6 +18,7 @@ from terascope.core.projects import (
     checked_project,
     checked_shares,
     checked_text,
+    is_service,
 )
 from terascope.store.allocations import AllocationStore
 from terascope.store.database import Database
@@ -61,8 +62,14 @@ class Project:
 
     def allows(self, who: Principal, right: Right) -> bool:
         """Whether `who` may do that here."""
-        role = self.roles.get(who.user_id)
-        return who.operator or (role is not None and right in RIGHTS[role])
+        return who.operator or any(right in RIGHTS[role] for role in self.roles_of(who))
+
+    def roles_of(self, who: Principal) -> list[Role]:
+        """What `who` is here, as a member and by its groups: none, one or two roles, that of a PI first."""
+        if who.confined and who.project != self.name:
+            return []
+        found = {self.roles.get(who.user_id), who.roles.get(self.name)}
+        return [role for role in Role if role in found]
 
     def check(self, version: ModelVersion, mode: Mode, qos: Qos) -> None:
         """Raise `NotAllowed` unless the project may use `version` so."""
@@ -133,7 +140,10 @@ class Projects:
 
     async def visible_to(self, who: Principal) -> list[ProjectRow]:
         """Return the projects that `who` may see, by name."""
-        return await self._projects.all(of_user=None if who.operator else who.user_id)
+        if who.operator:
+            return await self._projects.all()
+        found = await self._projects.all(of_user=who.user_id, besides=tuple(who.roles))
+        return [row for row in found if not who.confined or row.name == who.project]
 
     async def all(self) -> list[ProjectRow]:
         """Return every project, by name."""
@@ -182,13 +192,19 @@ class Projects:
 
     async def put_member(self, name: str, user_id: str, role: Role) -> MemberRow:
         """Make a user a member or change their role. Raises `BadRequest`, `NotFound`."""
+        if is_service(user_id):
+            raise BadRequest(
+                "a service account gets its role when it is made; remove it and make it anew", param="user"
+            )
         row = MemberRow(name, checked_text(user_id, "user"), role, self._clock.now())
         stored = await self._members.put(row)
         self._cache.pop(name, None)
         return stored
 
     async def remove_member(self, name: str, user_id: str) -> None:
-        """Make a user no member any more: their next request is refused. Raises `NotFound`."""
+        """Make a user no member any more: their next request is refused. Raises `BadRequest`, `NotFound`."""
+        if is_service(user_id):
+            raise BadRequest("a service account goes with `terascope service-accounts remove`", param="user")
         await self._members.remove(name, user_id)
         self._cache.pop(name, None)
 

@@ -20,8 +20,15 @@ INTERRUPTED = 130
 NOUNS: dict[str, tuple[str, str]] = {
     "serve": ("terascope.cli.serve_command", "Run the gateway and its engines until Ctrl-C."),
     "chat": ("terascope.cli.chat", "Talk with a model in the terminal."),
+    "login": ("terascope.cli.login", "Sign in at the gateway's issuer; the commands and the SDK then act as you."),
+    "logout": ("terascope.cli.logout", "Forget the login at the gateway, and tell the issuer so."),
+    "whoami": ("terascope.cli.whoami", "Show who one is at the gateway, and what one may do."),
     "models": ("terascope.cli.models", "Models: what is served, and what the catalogue holds."),
     "keys": ("terascope.cli.keys", "API keys: who may ask."),
+    "service-accounts": (
+        "terascope.cli.service_accounts",
+        "Service accounts: users that are no person, each of one project.",
+    ),
     "projects": ("terascope.cli.projects", "Projects: who may use which models, and how."),
     "members": ("terascope.cli.members", "Members of projects and their roles: pi, member or auditor."),
     "allocations": ("terascope.cli.allocations", "Allocations: the service units of projects."),
@@ -85,7 +92,7 @@ def root(
     """Very large models as a shared scientific instrument.
 
     The gateway is found by --url and --key, TERASCOPE_URL and TERASCOPE_API_KEY, or, on its own machine, by its
-    data directory.
+    data directory. Without a key it is the login of `terascope login` that counts.
     """
     context.obj.debug = debug
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from terascope.access.access import Access
+from terascope.access.issuers import checked_issuers
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock, SystemClock
 from terascope.core.config import Config, DeploymentConfig, SchedulerConfig
@@ -58,7 +59,7 @@ async def opened(
         stack.callback(lock.release)
         database = await _database(config, data_dir)
         stack.push_async_callback(database.aclose)
-        access = Access(database, clock, config.accounting, config.limits)
+        access = Access(database, clock, config.accounting, config.limits, config.auth.issuers)
         catalog = await Catalog.open(database, cache_dir, clock)
         fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
         stack.push_async_callback(fleet.aclose)
@@ -145,6 +146,7 @@ def _check(config: Config, launchers: Mapping[str, Launcher], engine_kind: Engin
     _check_scheduler(config.scheduler)
     if unknown := set(config.limits.qos) - set(Qos):
         raise ConfigError(f"limits.qos has {min(unknown)!r}; choose from {', '.join(Qos)}")
+    checked_issuers(config.auth.issuers)
     names = [_name(deployment) for deployment in config.deployments]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two deployments are called {', '.join(twice)}; give each a `name` of its own")
