@@ -6,6 +6,7 @@ A zip's directory stands at its end, so a file that was cut short is no zip; any
 import hashlib
 import io
 import os
+import struct
 import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -15,7 +16,7 @@ from typing import IO, Literal
 from zipfile import ZIP_DEFLATED, BadZipFile, ZipFile
 
 import orjson
-from pydantic import TypeAdapter, ValidationError
+from pydantic import TypeAdapter
 
 from terascope.core.errors import BackupUnusable, Conflict
 
@@ -23,7 +24,17 @@ FORMAT = 1
 MANIFEST = "manifest.json"
 _QUICK = 1  # zlib's level: rows of a ledger become a fifth of their size, at ten times the speed of a ninth
 _CHUNK = 1 << 20
-_DAMAGE = (BadZipFile, zlib.error, EOFError, KeyError, NotImplementedError, RuntimeError, UnicodeDecodeError)
+_DAMAGE = (
+    BadZipFile,
+    EOFError,
+    KeyError,
+    NotImplementedError,
+    OSError,
+    RuntimeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
 """What `zipfile` raises for files that are not what they should be."""
 
 
@@ -193,7 +204,7 @@ def _manifest(path: Path, zipped: ZipFile) -> Manifest:
         return TypeAdapter(Manifest).validate_json(text)
     except KeyError:
         raise BackupUnusable(f"{path} is no backup of Terascope") from None
-    except (*_DAMAGE, ValidationError, ValueError, AttributeError) as error:
+    except (*_DAMAGE, AttributeError) as error:
         raise _damaged(path, f"its manifest cannot be read ({type(error).__name__})") from None
 
 
