@@ -206,6 +206,8 @@ def _fill(connection: Connection, table: Table, lines: Iterator[bytes]) -> int:
         return count
     except (StopIteration, KeyError, TypeError, ValueError) as error:
         raise BackupUnusable(f"the backup's table {table.name} is not what Terascope writes: {error}") from error
+    except connection.dialect.loaded_dbapi.Error as error:
+        raise BackupUnusable(f"the table {table.name} cannot be restored: {error}") from error
 
 
 def _row(line: bytes, kept: Sequence[Callable[[Any], Any]]) -> Row:

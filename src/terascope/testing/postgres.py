@@ -44,7 +44,8 @@ class PostgresCluster:
         self._server: subprocess.Popen[bytes] | None = None
         if self._user:
             os.chown(self._root, self._user.pw_uid, self._user.pw_gid)
-        self._run("initdb", "--pgdata", self._root / "data", "--username", "terascope", "--auth", "trust", "--no-sync")
+        options = ("--username", "terascope", "--auth", "trust", "--encoding", "UTF8", "--no-sync")
+        self._run("initdb", "--pgdata", self._root / "data", *options)
 
     def url(self, name: str) -> str:
         """The URL of the database `name`, as `database.url` takes it."""
