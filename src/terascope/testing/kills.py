@@ -85,45 +85,73 @@ async def grant(process: ServeProcess, units: float = _GRANTED) -> None:
 
 async def load_until_killed(process: ServeProcess, key: str, seconds: float) -> list[str]:
     """Ask with several clients for so long, then kill; return the ids of all answers that were complete."""
-    async with asking(process, key) as (clients, completed):
+    async with asking(process, key) as load:
         await asyncio.sleep(seconds)  # the moment of the kill is what varies; nothing waits for anything here
+        await load.until_killed(process)
+    return load.completed
+
+
+class Load:
+    """Clients that ask until the gateway is gone; `completed` has the ids of the answers that were complete so far."""
+
+    def __init__(self, http: httpx.AsyncClient) -> None:
+        self.completed: list[str] = []
+        self._one_more = asyncio.Event()
+        self._clients = [asyncio.create_task(self._ask(http, number)) for number in range(CLIENTS)]
+
+    async def reached(self, count: int) -> list[str]:
+        """Return `count` ids or more, once there are so many."""
+        while len(self.completed) < count:
+            self._one_more.clear()
+            await self._one_more.wait()
+        return list(self.completed)
+
+    async def until_killed(self, process: ServeProcess) -> None:
+        """Kill the gateway; return when every client has seen it. Raises what was wrong with an answer."""
         await asyncio.to_thread(process.stop, signal.SIGKILL)
-        await asyncio.gather(*clients)
-    return completed
+        await asyncio.gather(*self._clients)
+
+    async def aclose(self) -> None:
+        """Ask no more."""
+        for task in self._clients:
+            task.cancel()
+        await asyncio.gather(*self._clients, return_exceptions=True)
+
+    async def _ask(self, http: httpx.AsyncClient, number: int) -> None:
+        while (run := await _completed(http, number)) is not None:
+            if run:
+                self.completed.append(run)
+                self._one_more.set()
 
 
 @asynccontextmanager
-async def asking(process: ServeProcess, key: str) -> AsyncIterator[tuple[list[asyncio.Task[None]], list[str]]]:
-    """Clients that ask until the gateway is gone, and the ids of the answers that were complete so far."""
-    completed: list[str] = []
+async def asking(process: ServeProcess, key: str) -> AsyncIterator[Load]:
+    """A load that ends with the block."""
     headers = {"Authorization": f"Bearer {key}"}
     async with httpx.AsyncClient(base_url=process.url, headers=headers, timeout=30) as http:
-        clients = [asyncio.create_task(_ask(http, completed, number)) for number in range(CLIENTS)]
+        load = Load(http)
         try:
-            yield clients, completed
+            yield load
         finally:
-            for task in clients:
-                task.cancel()
-            await asyncio.gather(*clients, return_exceptions=True)
+            await load.aclose()
 
 
-async def _ask(http: httpx.AsyncClient, completed: list[str], number: int) -> None:
-    """Ask until the gateway is gone; note the id of every answer that was complete."""
+async def _completed(http: httpx.AsyncClient, number: int) -> str | None:
+    """The id of an answer that is complete; empty when nobody could pay for it; None when the gateway is gone."""
     body = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}], "stream": number % 2 == 0}
     if number % 3:
         body["max_tokens"] = 50
-    while True:
-        try:
-            async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
-                data = await answer.aread()
-        except httpx.TransportError:
-            return
-        if answer.status_code == 402:
-            continue
-        assert answer.status_code == 200, data
-        whole = data.endswith(b"data: [DONE]\n\n") if body["stream"] else "usage" in json.loads(data)
-        assert whole, data
-        completed.append(answer.headers["x-request-id"])
+    try:
+        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+            data = await answer.aread()
+    except httpx.TransportError:
+        return None
+    if answer.status_code == 402:
+        return ""
+    assert answer.status_code == 200, data
+    whole = data.endswith(b"data: [DONE]\n\n") if body["stream"] else "usage" in json.loads(data)
+    assert whole, data
+    return str(answer.headers["x-request-id"])
 
 
 async def judge(url: str, found: Outcome) -> Outcome:
