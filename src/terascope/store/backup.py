@@ -16,7 +16,7 @@ from sqlalchemy import JSON, URL, Connection, Float, MetaData, Table, delete, in
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
-from terascope.core.errors import BackupUnusable, Conflict
+from terascope.core.errors import BackupUnusable, ConfigError, Conflict
 from terascope.store.archive import Archive, ArchiveWriter
 from terascope.store.audit import enter
 from terascope.store.database import APPLICATION, Database, checked, unusable
@@ -144,7 +144,12 @@ def _in_use(how: str) -> Conflict:
 
 
 def _load(connection: Connection, archive: Archive, replace: bool) -> int:
-    if current(connection) and not replace:
+    there = current(connection)
+    if there and not known(there):
+        raise ConfigError(
+            f"the database is of a newer Terascope (schema {there}, this is {HEAD}); restore into an empty one"
+        )
+    if there and not replace:
         raise Conflict("the database is not empty: a gateway has used it; restore with --replace to lose what is in it")
     left = _emptied(connection)
     migrate(connection, archive.manifest.schema)

@@ -25,6 +25,7 @@ from sqlalchemy import (
     delete,
     insert,
     select,
+    text,
 )
 from sqlalchemy.exc import DBAPIError
 
@@ -289,6 +290,19 @@ async def test_schemas_that_cannot_be_restored(tmp_path: Path, other: str, used:
         pass
     with pytest.raises(BackupUnusable, match=told):
         await restored(tmp_path / "x", other, replace=True)
+
+
+async def test_a_newer_database_is_left_alone(tmp_path: Path, other: str) -> None:
+    """Which of its tables are ours, only the newer program knows."""
+    async with opened(other) as database:
+        await backed_up(database, tmp_path / "x")
+        await database.writer.submit(lambda connection, _: _set_revision(connection), None)
+    with pytest.raises(ConfigError, match=r"newer Terascope .* restore into an empty one"):
+        await restored(tmp_path / "x", other, replace=True)
+
+
+def _set_revision(connection: Connection) -> None:
+    connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
 
 
 async def test_the_schema_of_a_database(tmp_path: Path, other: str) -> None:
