@@ -28,8 +28,8 @@ def audit(
     """Show who changed access or money: what, when, from where; newest first."""
     found = _newest(client, limit, target, user)
     if as_csv:
-        rows = ((one.model_dump() | {"details": json.dumps(one.details)}).values() for one in found)
-        print(csv_text(AuditView.model_fields, rows, line_end="\n"), end="")
+        cells = ((one.model_dump() | {"details": json.dumps(one.details)}).values() for one in found)
+        print(csv_text(AuditView.model_fields, cells, line_end="\n"), end="")
     elif as_json:
         print_json(found)
     else:

@@ -181,7 +181,7 @@ async def test_a_backup_is_of_one_moment(database: Database, tmp_path: Path, oth
     async with opened(other) as copy:
         assert [row.name for row in await ProjectStore(copy).all()] == ["before", "local", "meanwhile"]
         with pytest.raises(DBAPIError, match="append-only"):
-            await copy.writer.submit(lambda connection, _: connection.execute(delete(audit)), None)
+            await copy.writer.submit(lambda connection, _: connection.execute(delete(audit)).all(), None)
 
 
 async def test_more_rows_than_go_at_once(tmp_path: Path, other: str) -> None:
