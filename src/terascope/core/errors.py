@@ -7,6 +7,7 @@
     │   ├── RequestTimeout     408  the client was too slow to send its request
     │   ├── UnsupportedFeature 400  no engine of that model can do what is asked
     │   ├── ContextLengthExceeded 400  prompt and answer do not fit into the model's context
+    │   ├── BackupUnusable     400  a file is no whole backup that this program can restore
     │   └── Conflict           409
     ├── NotAuthenticated       401  no key, or not a valid one
     │   └── InvalidToken       401  a token that is not, or no longer, valid here
@@ -107,6 +108,12 @@ class ContextLengthExceeded(BadRequest):
     """Prompt and answer together are longer than what the model can take."""
 
     code = "context_length_exceeded"
+
+
+class BackupUnusable(BadRequest):
+    """A file cannot be restored: it is no backup, not a whole one, or one of a newer Terascope."""
+
+    code = "backup_unusable"
 
 
 class Conflict(BadRequest):

@@ -54,6 +54,16 @@ async def audited(database: Database, change: Change, argument: Any, action: str
     return await database.writer.submit(_both, (change, argument, entry(action, target, **details)))
 
 
+async def note(database: Database, action: str, target: str, **details: Any) -> None:
+    """Enter into the audit log what changes nothing in the database; durable on return."""
+    await audited(database, _nothing, None, action, target, **details)
+
+
+def enter(connection: Connection, action: str, target: str, **details: Any) -> None:
+    """Enter something into the audit log within the transaction that `connection` is in."""
+    insert_entry(connection, entry(action, target), details)
+
+
 def entry(action: str, target: str, **details: Any) -> AuditRow:
     """An entry, now and by whoever is `acting`, for `insert_entry`."""
     actor, audit_id = acting(), new_id("audit")
@@ -65,6 +75,10 @@ def insert_entry(connection: Connection, row: AuditRow, details: Mapping[str, An
     """Enter `row` with its `details` in the transaction that `connection` is in."""
     values = {name: getattr(row, name) for name in AuditRow.__slots__}
     connection.execute(insert(audit).values(values | {"details": dict(details)}))
+
+
+def _nothing(_connection: Connection, _arguments: Sequence[Any]) -> None:
+    return
 
 
 def _both(connection: Connection, asked: Sequence[tuple[Change, Any, AuditRow]]) -> list[Any]:
