@@ -107,10 +107,15 @@ def measure(
     try:
         found: Taken = uvloop.run(_measure(target, arrivals, clients, seconds, settle_s))
         return found
-    except ExceptionGroup as group:
-        raise (group.subgroup(Failed) or group).exceptions[0] from None
+    except* Failed as group:
+        raise _one_of(group) from None
     finally:
         gc.enable()
+
+
+def _one_of(error: BaseException) -> BaseException:
+    """The first error in a group of groups."""
+    return _one_of(error.exceptions[0]) if isinstance(error, BaseExceptionGroup) else error
 
 
 async def _measure(
@@ -135,32 +140,40 @@ async def _measure(
 async def _client(target: Target, kind: Kind, number: int, found: list[Answer], over: asyncio.Event) -> None:
     await asyncio.sleep(number * _STAGGER_S)
     connection = Connection()
-    for request in target.requests(kind, number):
-        if over.is_set():
-            break
-        found.append(await _ask(target, connection, kind, request))
-    connection.end("done")
+    try:
+        for request in target.requests(kind, number):
+            if over.is_set():
+                break
+            found.append(await _ask(target, connection, kind, request))
+    finally:
+        await connection.close()
 
 
 async def _arrive(target: Target, arrivals: Arrivals, found: list[Answer]) -> None:
     """Ask at the moments of the process; return when all answers are whole."""
     chance, loop = random.Random(target.seed), asyncio.get_running_loop()
     idle: list[Connection] = []
+    all_: list[Connection] = []
     moment = loop.time()
     requests = target.requests(arrivals.kind, -1)
 
     async def one(request: bytes) -> None:
-        connection = idle.pop() if idle else Connection()
+        if not idle:
+            idle.append(Connection())
+            all_.append(idle[-1])
+        connection = idle.pop()
         found.append(await _ask(target, connection, arrivals.kind, request))
         idle.append(connection)
 
-    async with asyncio.TaskGroup() as group:
-        for request in itertools.islice(requests, arrivals.count):
-            moment += chance.expovariate(arrivals.rate)
-            await asyncio.sleep(moment - loop.time())
-            group.create_task(one(request))
-    for connection in idle:
-        connection.end("done")
+    try:
+        async with asyncio.TaskGroup() as group:
+            for request in itertools.islice(requests, arrivals.count):
+                moment += chance.expovariate(arrivals.rate)
+                await asyncio.sleep(moment - loop.time())
+                group.create_task(one(request))
+    finally:
+        for connection in all_:
+            await connection.close()
 
 
 async def _ask(target: Target, connection: Connection, kind: Kind, request: bytes) -> Answer:
