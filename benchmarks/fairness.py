@@ -4,10 +4,11 @@
     make bench NAME=fairness ARGS="--samples 60 --fifo-samples 30 --rounds 1 --seconds 20"   # a quick look
 
 Part `sim`: 200 projects with 1 to 4 shares and one model in simulated time (`harness/fair_sim.py`): some always ask
-for more than their part, one for a hundred times, some for less, some only six hours a day, with long and short answers.
-Due is what weighted max-min fairness gives of the whole time. `share_error_sim` is the largest difference of a project's
-service from that, as a part of it, `jain_sim` Jain's index of service over due; the same of first come first served
-(`fifo_...`), of a turn for each project (`round_robin_...`) and of the Virtual Token Counter with weights (`vtc_...`).
+for more than their part, one for a hundred times, some for less, some only six hours a day, with long and short
+answers. Due is what weighted max-min fairness gives of the whole time. `share_error_sim` is the largest difference of
+a project's service from that, as a part of it, `jain_sim` Jain's index of service over due; the same of first come
+first served (`fifo_...`), of a turn for each project (`round_robin_...`) and of the Virtual Token Counter with weights
+(`vtc_...`).
 
 Part `real`: SmolLM2-135M-Instruct on two threads; two projects of equal shares, one with 32 clients and one with 3,200,
 each client with one request at a time (128 in, 64 out). `share_error_real` and `jain`: of the tokens that each got in a
@@ -214,7 +215,7 @@ def main() -> None:
     ask.add_argument("--answer", type=int, default=16, help="tokens of an interactive answer")
     ask.add_argument("--seconds", type=float, default=60.0, help="of batch alone in each round, and for the capacity")
     ask.add_argument("--fair-seconds", type=float, default=150.0, help="that two projects are watched in each order")
-    ask.add_argument("--settle", type=float, default=45.0, help="seconds before that: until answers of both end often")
+    ask.add_argument("--settle", type=float, default=60.0, help="seconds before that: until answers of both end often")
     ask.add_argument("--hours", type=float, default=48.0, help="of simulated time")
     ask.add_argument("--warm", type=int, default=30, help="interactive requests before anything is measured")
     a = ask.parse_args()
