@@ -38,6 +38,8 @@ def _checked(config: IssuerConfig, where: str) -> IssuerConfig:
         raise ConfigError(f"{where}.algorithms: {min(wrong)!r} cannot be taken; choose from {', '.join(SIGNATURES)}")
     if not config.algorithms or not 0 <= config.leeway_s <= _MOST_LEEWAY_S:
         raise ConfigError(f"{where}: name `algorithms`, and a `leeway_s` from 0 to {_MOST_LEEWAY_S}")
+    if min(config.jwks_cache_s, config.jwks_retry_s) < 0 or config.jwks_stale_s < config.jwks_cache_s:
+        raise ConfigError(f"{where}: `jwks_cache_s` is at least 0, and `jwks_stale_s` at least as much as it")
     if OPERATOR in config.scopes:
         raise ConfigError(f"{where}.scopes: not everybody can be an operator; use operator_users or operator_groups")
     _check_names(config, where)

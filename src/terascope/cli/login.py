@@ -21,8 +21,8 @@ def login(
 ) -> None:
     """Sign in at the gateway's issuer; the commands and the SDK then act as you.
 
-    Open the address that is shown, in any browser, and enter the code. The token is kept in a file that only you can read, and renewed by itself. A key that is named by --key or
-    TERASCOPE_API_KEY goes before it.
+    Open the address that is shown, in any browser, and enter the code. The token is kept in a file that only you can
+    read, and renewed by itself. A key that is named by --key or TERASCOPE_API_KEY goes before it.
     """
     sign_in(_url(url, data_dir), issuer)
 

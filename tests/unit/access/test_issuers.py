@@ -39,6 +39,8 @@ WRONG: list[tuple[dict[str, Any], str]] = [
     ({"algorithms": []}, "name `algorithms`"),
     ({"leeway_s": -1.0}, "`leeway_s` from 0 to 300"),
     ({"leeway_s": 86400.0}, "`leeway_s` from 0 to 300"),
+    ({"jwks_retry_s": -1.0}, "`jwks_cache_s` is at least 0"),
+    ({"jwks_stale_s": 60.0}, "`jwks_stale_s` at least as much"),
     ({"scopes": ["query", "operator"]}, "not everybody can be an operator"),
     ({"scopes": ["everything"]}, "there is no scope 'everything'"),
     ({"scopes": []}, "needs a scope"),

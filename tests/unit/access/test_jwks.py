@@ -210,6 +210,19 @@ def _unnamed(issuer: SmallIssuer, clock: ManualClock) -> str:
     return issuer.sign(json.dumps(issuer.claims(clock.now())).encode(), "first", kid=None)
 
 
+async def test_id_tokens_as_those_of_globus_auth(trusting: MakeAccess, issuer: SmallIssuer, clock: ManualClock) -> None:
+    """RS512, and neither the key nor the token has an id."""
+    access = await trusting(token="id", audience="client", algorithms=["RS512"], user_claim="preferred_username")
+    _, key = issuer.keys.pop("first")[0], issuer.add_key("k", "RS512")
+    public = key.as_dict(private=False, alg="RS512", use="sig")
+    public.pop("kid", None)
+    issuer.answers["/jwks"] = (200, {}, json.dumps({"keys": [public]}).encode())
+    claims = issuer.claims(clock.now(), aud="client", at_hash="x", preferred_username="ada@uni.test")
+    token = issuer.sign(json.dumps(claims).encode(), "k", kid=None, typ="JWT")
+    assert [(await holder(access, token)).user_id for _ in range(3)] == ["small:ada@uni.test"] * 3
+    assert issuer.asked["/jwks"] == 1
+
+
 async def test_two_issuers(tmp_path: Path, clock: ManualClock, issuer: SmallIssuer) -> None:
     """Each is asked about its own tokens, and the same name at both is two users."""
     database = await Database.open(sqlite_url(tmp_path / "two.db"))
