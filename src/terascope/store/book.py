@@ -189,6 +189,9 @@ class Book:
         is there.
         """
         paid = self._settle_share(settlement)
+        if settlement.share is not None and not settlement.more and sum(paid.values()) == settlement.cost:
+            self.charge(settlement, settlement.share.allocation, settlement.cost)
+            return 0
         order = sorted((part.account for part in self.release(settlement.id)), key=_first_to_end)
         order += [one for one in self.open_accounts(settlement.project, settlement.now) if one not in order]
         for account in order:
