@@ -18,7 +18,7 @@ from terascope.store.database import Database, sqlite_url
 from terascope.store.holds import HoldStore
 from terascope.store.tables import audit as audit_table
 from terascope.store.tables import metadata, replicas
-from terascope.testing.kills import HOLD_S, asking, grant, paying_key
+from terascope.testing.kills import HOLD_S, asking, grant, paying_keys
 from terascope.testing.ledger import audit
 from terascope.testing.postgres import PostgresCluster
 from terascope.testing.serve import ServeProcess
@@ -88,9 +88,9 @@ async def test_a_gateway_from_a_backup_under_load(tmp_path: Path, new_url: Urls,
     first = gateway(tmp_path / "first", source)
     with first:
         await asyncio.to_thread(first.ready)
-        key = await paying_key(first)
-        await grant(first, 1000)
-        async with asking(first, key) as load:
+        keys = await paying_keys(first)
+        await grant(first, 100)
+        async with asking(first, keys) as load:
             before = await load.reached(50)
             made = await told("backup", backup, data_dir=first.data_dir, url=source)
             await load.reached(len(before) + 1)  # it goes on answering
@@ -102,7 +102,7 @@ async def test_a_gateway_from_a_backup_under_load(tmp_path: Path, new_url: Urls,
     await check_copy(source, target, before)
     with second:
         await asyncio.to_thread(second.ready)
-        await check_gateway(second, key, before)
+        await check_gateway(second, keys[1], before)
         assert await asyncio.to_thread(second.stop) == 0
 
 
@@ -142,9 +142,9 @@ async def test_every_table_of_a_gateway_that_rests_is_equal(tmp_path: Path, new_
     first = gateway(tmp_path / "first", source)
     with first:
         await asyncio.to_thread(first.ready)
-        key = await paying_key(first)
-        await grant(first, 1000)
-        async with asking(first, key) as load:
+        keys = await paying_keys(first)
+        await grant(first, 100)
+        async with asking(first, keys) as load:
             await load.reached(20)
             await load.until_killed(first)
     await told("backup", backup, data_dir=first.data_dir, url=source)

@@ -62,6 +62,7 @@ async def opened(
         database = await Database.open(settings.database_url(config, data_dir), durability=config.database.durability)
         stack.push_async_callback(database.aclose)
         access = Access(database, clock, config.accounting, config.limits, config.auth.issuers)
+        stack.push_async_callback(access.accounts.aclose)
         catalog = await Catalog.open(database, cache_dir, clock)
         fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
         stack.push_async_callback(fleet.aclose)

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,8 +21,9 @@ from terascope.testing.serve import ServeProcess
 
 CLIENTS = 8
 HOLD_S = 1.0
-_PROJECT = "climate"
-_GRANTED = 2.5  # a round: little enough that holds, and those of killed gateways, leave others without
+_GRANTED = {"climate": 2.5, "tides": 250.0}
+"""Service units that each project gets each round: one so few that holds, and those of killed gateways, leave others
+without; one so many that it is held for in bulk."""
 _LOAD_S = (0.05, 0.8)
 _ALL_TIME = 1e12
 
@@ -55,37 +56,41 @@ async def killed(directory: Path, url: str, *, kills: int, chance: random.Random
     found = Outcome(kills)
     with ServeProcess(directory, config={"database": {"url": url}, "accounting": {"hold_s": HOLD_S}}) as process:
         await asyncio.to_thread(process.ready)
-        key = await paying_key(process)
+        keys = await paying_keys(process)
         for _ in range(kills):
             await grant(process)
-            found.completed += await load_until_killed(process, key, chance.uniform(*_LOAD_S))
+            found.completed += await load_until_killed(process, keys, chance.uniform(*_LOAD_S))
             await asyncio.to_thread(lambda: process.start().ready())
         assert await asyncio.to_thread(process.stop) == 0
     return await judge(url, found)
 
 
-async def paying_key(process: ServeProcess) -> str:
-    """A key of a project that pays; the first start's own would pay with an allocation without a limit."""
+async def paying_keys(process: ServeProcess) -> list[str]:
+    """Keys of projects that pay; the first start's own would pay with an allocation without a limit."""
+    keys = []
     async with _operator(process) as http:
-        for method, path, body in (
-            ("POST", "/admin/v1/projects", {"name": _PROJECT}),
-            ("PUT", f"/admin/v1/projects/{_PROJECT}/policies/*", {}),
-        ):
-            (await http.request(method, path, json=body)).raise_for_status()
-        made = await http.post("/admin/v1/keys", json={"name": "ada", "project": _PROJECT})
-        return str(made.raise_for_status().json()["key"])
+        for project in _GRANTED:
+            for method, path, body in (
+                ("POST", "/admin/v1/projects", {"name": project}),
+                ("PUT", f"/admin/v1/projects/{project}/policies/*", {}),
+            ):
+                (await http.request(method, path, json=body)).raise_for_status()
+            made = await http.post("/admin/v1/keys", json={"name": f"ada's {project}", "project": project})
+            keys.append(str(made.raise_for_status().json()["key"]))
+    return keys
 
 
-async def grant(process: ServeProcess, units: float = _GRANTED) -> None:
-    """Give the project an allocation more."""
+async def grant(process: ServeProcess, times: float = 1) -> None:
+    """Give each project an allocation more, so many times what it gets for a round."""
     async with _operator(process) as http:
-        answer = await http.post(f"/admin/v1/projects/{_PROJECT}/allocations", json={"units": units})
-        answer.raise_for_status()
+        for project, units in _GRANTED.items():
+            answer = await http.post(f"/admin/v1/projects/{project}/allocations", json={"units": units * times})
+            answer.raise_for_status()
 
 
-async def load_until_killed(process: ServeProcess, key: str, seconds: float) -> list[str]:
+async def load_until_killed(process: ServeProcess, keys: Sequence[str], seconds: float) -> list[str]:
     """Ask with several clients for so long, then kill; return the ids of all answers that were complete."""
-    async with asking(process, key) as load:
+    async with asking(process, keys) as load:
         await asyncio.sleep(seconds)  # the moment of the kill is what varies; nothing waits for anything here
         await load.until_killed(process)
     return load.completed
@@ -94,7 +99,8 @@ async def load_until_killed(process: ServeProcess, key: str, seconds: float) -> 
 class Load:
     """Clients that ask until the gateway is gone; `completed` has the ids of the answers that were complete so far."""
 
-    def __init__(self, http: httpx.AsyncClient) -> None:
+    def __init__(self, http: httpx.AsyncClient, keys: Sequence[str]) -> None:
+        self._keys = keys
         self.completed: list[str] = []
         self._one_more = asyncio.Event()
         self._clients = [asyncio.create_task(self._ask(http, number)) for number in range(CLIENTS)]
@@ -118,31 +124,32 @@ class Load:
         await asyncio.gather(*self._clients, return_exceptions=True)
 
     async def _ask(self, http: httpx.AsyncClient, number: int) -> None:
-        while (run := await _completed(http, number)) is not None:
+        key = self._keys[number * len(self._keys) // CLIENTS]
+        while (run := await _completed(http, key, number)) is not None:
             if run:
                 self.completed.append(run)
                 self._one_more.set()
 
 
 @asynccontextmanager
-async def asking(process: ServeProcess, key: str) -> AsyncIterator[Load]:
+async def asking(process: ServeProcess, keys: Sequence[str]) -> AsyncIterator[Load]:
     """A load that ends with the block."""
-    headers = {"Authorization": f"Bearer {key}"}
-    async with httpx.AsyncClient(base_url=process.url, headers=headers, timeout=30) as http:
-        load = Load(http)
+    async with httpx.AsyncClient(base_url=process.url, timeout=30) as http:
+        load = Load(http, keys)
         try:
             yield load
         finally:
             await load.aclose()
 
 
-async def _completed(http: httpx.AsyncClient, number: int) -> str | None:
+async def _completed(http: httpx.AsyncClient, key: str, number: int) -> str | None:
     """The id of an answer that is complete; empty when nobody could pay for it; None when the gateway is gone."""
     body = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}], "stream": number % 2 == 0}
     if number % 3:
         body["max_tokens"] = 50
+    headers = {"Authorization": f"Bearer {key}"}
     try:
-        async with http.stream("POST", "/v1/chat/completions", json=body) as answer:
+        async with http.stream("POST", "/v1/chat/completions", json=body, headers=headers) as answer:
             data = await answer.aread()
     except httpx.TransportError:
         return None
@@ -165,9 +172,10 @@ async def judge(url: str, found: Outcome) -> Outcome:
                 found.lost.append(run)
         await HoldStore(database).expire(_ALL_TIME)
         await _audited(database, found)
-        rows = await AllocationStore(database).of(_PROJECT)
-        found.overspent += [row.id for row in rows if row.held or not 0 <= row.balance <= micro(_GRANTED)]
-        assert sum(row.balance for row in rows) < len(rows) * micro(_GRANTED), "nothing was charged"
+        for project, units in _GRANTED.items():
+            rows = await AllocationStore(database).of(project)
+            found.overspent += [row.id for row in rows if row.held or not 0 <= row.balance <= micro(units)]
+            assert sum(row.balance for row in rows) < len(rows) * micro(units), f"{project} was charged nothing"
     finally:
         await database.aclose()
     return found
