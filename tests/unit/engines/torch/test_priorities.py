@@ -96,6 +96,21 @@ def test_better_answers_wait_for_small_parts_of_worse_prompts_only() -> None:
     better = engine.add(Wish(most=60))
     engine.until(better, made=5)
     assert {turn.row: turn.span.count for turn in engine.step()} == {better: 1, long: 128}
+    engine.until(long)
+    engine.until(better, made=60)
+    later = engine.add(Wish(request=2, own=3000, priority=2))
+    assert engine.step()[-1].span.count == 128  # the next better one may come soon
+    engine.schedule.drop(later)
+    engine.finish(limit=1000)
+
+
+def test_worse_prompts_are_read_in_large_parts_when_no_better_row_has_come_for_long() -> None:
+    engine = Engine(max_batch=3)
+    engine.add(Wish(most=1, priority=1))
+    batch = engine.add(Wish(request=1, most=300, priority=2))
+    engine.until(batch, made=260)
+    engine.add(Wish(request=2, own=2000, priority=2))
+    assert [turn.span.count for turn in engine.step()] == [1, 511]
 
 
 def _steps_of(engine: Engine, rows: set[object]) -> Iterator[bool]:
