@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -129,8 +130,14 @@ def rows_of(table: Table) -> st.SearchStrategy[list[dict[str, Any]]]:
     row = {column.name: values(column) for column in table.c}
     if table.name == "allocations":  # what its constraints ask for
         row |= {"unlimited": st.just(True), "held": st.integers(0, 2**63 - 1)}
-    key = [column.name for column in table.primary_key if not column.foreign_keys]
-    return st.lists(st.fixed_dictionaries(row), max_size=4, unique_by=lambda one: tuple(one[name] for name in key))
+    unique = [[column.name for column in table.primary_key if not column.foreign_keys]]
+    unique += [[column.name] for column in table.c if column.unique]
+    differs = tuple(partial(_values_of, names) for names in unique)
+    return st.lists(st.fixed_dictionaries(row), max_size=4, unique_by=differs)
+
+
+def _values_of(names: list[str], row: dict[str, Any]) -> tuple[Any, ...]:
+    return tuple(row[name] for name in names)
 
 
 def _fill(connection: Connection, rows: dict[str, list[dict[str, Any]]]) -> None:
