@@ -63,6 +63,9 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/admin/v1/usage"): ANYONE,  # their own
     ("PUT", "/admin/v1/prices/{model:path}"): OPERATORS,
     ("DELETE", "/admin/v1/prices/{model:path}"): OPERATORS,
+    ("GET", "/admin/v1/reservations"): ANYONE,  # of their projects
+    ("POST", "/admin/v1/reservations"): OPERATORS,
+    ("DELETE", "/admin/v1/reservations/{reservation}"): OPERATORS,
     ("GET", "/admin/v1/audit"): OPERATORS,
     ("GET", "/admin/v1/runs"): ANYONE,  # of their own
     ("GET", "/admin/v1/runs/{run_id}"): ANYONE,

@@ -12,6 +12,7 @@ from terascope.access.keys import Keys
 from terascope.access.limits import Limits
 from terascope.access.principal import Grant, Principal
 from terascope.access.projects import Projects
+from terascope.access.reservations import Reservations
 from terascope.access.scopes import OPERATOR
 from terascope.core.clock import Clock
 from terascope.core.config import AccountingConfig, IssuerConfig, LimitsConfig
@@ -47,6 +48,7 @@ class Access:
         self.accounts = Accounts(database, self.projects, config or AccountingConfig(), clock)
         self.audit = AuditStore(database)
         self.allocations = Allocations(database, self.projects, clock)
+        self.reservations = Reservations(database, self.projects, clock)
         self.keys = Keys(KeyStore(database), clock, self.projects)
         self.issuance = Issuance(self.keys, ServiceAccountStore(database), self.projects, clock)
         self._tokens = _tokens(database, clock, self.projects, issuers)
@@ -78,7 +80,8 @@ class Access:
         principal.require(mode)
         payer = await self.projects.for_use(principal, project or principal.project)
         payer.check(version, mode, qos)
-        return Grant(principal, mode, version.public_name, payer.name, qos, version.price, payer.unlimited)
+        paid = (payer.name, qos, version.price, payer.shares, payer.unlimited)
+        return Grant(principal, mode, version.public_name, *paid)
 
 
 def _tokens(database: Database, clock: Clock, projects: Projects, issuers: Sequence[IssuerConfig]) -> "Tokens | None":

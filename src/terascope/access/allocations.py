@@ -13,10 +13,11 @@ from terascope.core.prices import micro
 from terascope.core.projects import checked_text
 from terascope.store.allocations import AllocationRow, AllocationStore, Transfer, no_allocation
 from terascope.store.database import Database
-from terascope.store.entries import EntryStore, Refund, day_of
+from terascope.store.entries import DAY_S, EntryStore, Refund, day_of
 
 MOST_UNITS = 1e9  # in one grant or transfer
 _LAST_TIME = 1e11
+_HALF_LIVES = 10  # what is older counts less than a thousandth
 
 
 class Allocations:
@@ -27,6 +28,19 @@ class Allocations:
         self._entries = EntryStore(database)
         self._projects = projects
         self._clock = clock
+
+    async def recently_used(self, half_life_s: float) -> dict[str, float]:
+        """What counts today of all that projects used, in micro service units, when it counts half after so long.
+
+        A day's use counts from its end.
+        """
+        now = self._clock.now()
+        first = day_of(max(0.0, now - _HALF_LIVES * half_life_s))
+        used: dict[str, float] = {}
+        for one in await self._entries.by_day(first):
+            age = max(0.0, now - (one.day + 1) * DAY_S)
+            used[one.project] = used.get(one.project, 0.0) + one.used * 0.5 ** (age / half_life_s)
+        return used
 
     async def of(self, project: str) -> list[AllocationRow]:
         """Return a project's allocations, oldest first, with what is left of each."""

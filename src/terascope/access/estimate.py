@@ -1,8 +1,10 @@
 """What a request may cost at most, as far as that can be said without a tokenizer."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from terascope.core.models import ModelVersion
+from terascope.core.prices import Price
 from terascope.protocol.request import ModelRequest
 
 _TEMPLATE_TOKENS = 512  # what a chat template writes around all of a conversation,
@@ -36,6 +38,22 @@ class Estimate:
         choices = max(request.choices, _positive(request.fields.get("best_of")))
         limit = next((_positive(request.fields[name]) for name in _LIMITS if _positive(request.fields.get(name))), 0)
         return cls(prompt, _capped(limit, version, 1) * choices if limit else None, choices)
+
+
+def expected_cost(
+    request: ModelRequest, version: ModelVersion, price: Price, answer: Callable[[int | None], int]
+) -> int:
+    """What the request will probably cost, in micro service units: at least 1, so that every request counts.
+
+    `answer` says how many tokens answers with such a limit have.
+    """
+    output = answer(Estimate.of(request, version).output)
+    return max(1, price.cost(probable_prompt_tokens(request, version), output))
+
+
+def is_free(request: ModelRequest) -> bool:
+    """Whether it asks for next to no work, and so neither costs nor waits for its turn."""
+    return request.endpoint in _FREE
 
 
 def probable_prompt_tokens(request: ModelRequest, version: ModelVersion) -> int:

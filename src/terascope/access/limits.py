@@ -114,10 +114,10 @@ class Limits:
         return error
 
     def _subjects(self, grant: Grant) -> list[_Subject]:
-        config = self._config
+        config, key_id, project = self._config, grant.principal.key_id, grant.project
         wanted = (
-            ("key", grant.principal.key_id, "this key", config.key),
-            ("project", grant.project, f"the project {grant.project}", config.project),
+            ("key", key_id, "this key", config.keys.get(key_id, config.key)),
+            ("project", project, f"the project {project}", config.projects.get(project, config.project)),
             ("qos", grant.qos.value, f"the QOS {grant.qos}", config.qos.get(grant.qos.value)),
         )
         return [self._subject((kind, which), name, limit) for kind, which, name, limit in wanted if limit and limit.any]

@@ -55,5 +55,6 @@ class Grant:
     project: str = LOCAL_PROJECT
     qos: Qos = Qos.INTERACTIVE
     price: Price = FREE
+    shares: int = 1
     unlimited: str = ""
     """The allocation without a limit that pays; empty where service units are held first."""

@@ -16,6 +16,7 @@ from terascope.core.projects import (
     Qos,
     Role,
     checked_project,
+    checked_shares,
     checked_text,
     is_service,
 )
@@ -55,6 +56,7 @@ class Project:
     closed: bool
     roles: Mapping[str, Role]
     policies: tuple[PolicyRow, ...]
+    shares: int = 1
     unlimited: str = ""
     """Its allocation without a limit, if one may be used now."""
 
@@ -143,6 +145,10 @@ class Projects:
         found = await self._projects.all(of_user=who.user_id, besides=tuple(who.roles))
         return [row for row in found if not who.confined or row.name == who.project]
 
+    async def all(self) -> list[ProjectRow]:
+        """Return every project, by name."""
+        return await self._projects.all()
+
     async def get(self, name: str) -> ProjectRow:
         """Return a project's row. Raises `NotFound`."""
         row = await self._projects.get(name)
@@ -160,13 +166,20 @@ class Projects:
             await self.put_member(name, leader, Role.PI)
         return row
 
-    async def change(self, name: str, *, title: str | None = None, closed: bool | None = None) -> ProjectRow:
-        """Give a project another title, close it or open it again; return it. Raises as `create` does."""
+    async def change(
+        self, name: str, *, title: str | None = None, closed: bool | None = None, shares: int | None = None
+    ) -> ProjectRow:
+        """Give a project another title or other shares, close it or open it again; return it.
+
+        Raises as `create` does.
+        """
         if closed and name == LOCAL_PROJECT:
             raise Conflict("the project `local` cannot be closed; take its policies away instead", param="closed")
         row = await self.get(name)
         if title is not None:
             row = replace(row, title=checked_text(title, "title", empty=True))
+        if shares is not None:
+            row = replace(row, shares=checked_shares(shares))
         if closed is not None:
             row = replace(row, closed=(row.closed or self._clock.now()) if closed else None)
         await self._projects.put(row)
@@ -224,7 +237,8 @@ class Projects:
         roles = {one.user_id: one.role for one in await self._members.of(name)}
         allocations = [one for one in await self._allocations.of(name) if one.unlimited and one.open(self._clock.now())]
         unlimited = allocations[0].id if allocations else ""
-        return Project(name, row.closed is not None, roles, tuple(await self._policies.of(name)), unlimited)
+        policies = tuple(await self._policies.of(name))
+        return Project(name, row.closed is not None, roles, policies, row.shares, unlimited)
 
 
 def _chosen(given: Iterable[str], kind: type[Mode] | type[Qos], what: str) -> tuple[str, ...]:

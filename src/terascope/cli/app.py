@@ -32,6 +32,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "projects": ("terascope.cli.projects", "Projects: who may use which models, and how."),
     "members": ("terascope.cli.members", "Members of projects and their roles: pi, member or auditor."),
     "allocations": ("terascope.cli.allocations", "Allocations: the service units of projects."),
+    "reservations": ("terascope.cli.reservations", "Reservations: slots of a model that a project holds for a time."),
     "usage": (
         "terascope.cli.usage",
         "Show what was used: everybody's for an operator, of one's project for a PI and an auditor, else one's own.",

@@ -9,7 +9,7 @@ from terascope.access.access import Access
 from terascope.access.issuers import checked_issuers
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock, SystemClock
-from terascope.core.config import Config, DeploymentConfig
+from terascope.core.config import Config, DeploymentConfig, SchedulerConfig
 from terascope.core.errors import ConfigError, ModelNotFound, ServiceError
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
@@ -24,6 +24,7 @@ from terascope.gateway.services import Services
 from terascope.inference.inference import Inference
 from terascope.inference.turns import Turns
 from terascope.provenance.recorder import Recorder
+from terascope.scheduler.usage import Usage
 from terascope.store.database import Database, sqlite_url
 from terascope.store.runs import RunStore
 
@@ -64,7 +65,9 @@ async def opened(
         stack.push_async_callback(fleet.aclose)
         recorder = Recorder(RunStore(database), config.records, clock)
         metrics = Metrics()
-        turns = Turns(fleet, config.server)
+        await access.reservations.look()
+        usage = await _usage(config, access, clock)
+        turns = Turns(fleet, config.server, clock, usage, config.scheduler, access.reservations.reserved)
         inference = Inference(access, catalog, turns, recorder, config.server, clock, metrics.count)
         preparing = {_name(deployment): "starting" for deployment in config.deployments}
         yield Services(config, clock, access, catalog, fleet, inference, recorder, metrics, preparing)
@@ -121,6 +124,17 @@ async def _version(services: Services, deployment: DeploymentConfig) -> ModelVer
     return await services.catalog.add_remote(name, source, version=version, context_length=deployment.context_length)
 
 
+async def _usage(config: Config, access: Access, clock: Clock) -> Usage:
+    """What projects have used, from the ledger: fair shares outlive the gateway."""
+    half_life_s = config.scheduler.half_life_h * 3600
+    usage = Usage(half_life_s, clock.monotonic)
+    for project, used in (await access.allocations.recently_used(half_life_s)).items():
+        usage.add(project, used)
+    for row in await access.projects.all():
+        usage.set_shares(row.name, row.shares)
+    return usage
+
+
 def _check(config: Config, launchers: Mapping[str, Launcher], engine_kind: EngineKinds) -> None:
     """Refuse what is impossible before anything is fetched or started; the fleet looks closer."""
     for deployment in config.deployments:
@@ -128,12 +142,22 @@ def _check(config: Config, launchers: Mapping[str, Launcher], engine_kind: Engin
         choose(launchers, deployment.launcher)
         if unknown := set(deployment.modes) - set(Mode):
             raise ConfigError(f"there is no mode {min(unknown)!r}; choose from {', '.join(Mode)}")
+    _check_scheduler(config.scheduler)
     if unknown := set(config.limits.qos) - set(Qos):
         raise ConfigError(f"limits.qos has {min(unknown)!r}; choose from {', '.join(Qos)}")
     checked_issuers(config.auth.issuers)
     names = [_name(deployment) for deployment in config.deployments]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two deployments are called {', '.join(twice)}; give each a `name` of its own")
+
+
+def _check_scheduler(config: SchedulerConfig) -> None:
+    if unknown := set(config.floors) - set(Qos):
+        raise ConfigError(f"scheduler.floors has {min(unknown)!r}; choose from {', '.join(Qos)}")
+    if min(config.floors.values(), default=0) < 0 or sum(config.floors.values()) >= 1:
+        raise ConfigError("scheduler.floors must be parts of a whole: none below 0, and together below 1")
+    if not config.half_life_h > 0:
+        raise ConfigError(f"scheduler.half_life_h is {config.half_life_h:g}; write a number of hours above 0")
 
 
 def _name(deployment: DeploymentConfig) -> str:

@@ -8,7 +8,7 @@ from terascope.cli.connection import with_client
 from terascope.cli.show import Json, details, print_json, table, when
 from terascope.client import Client
 from terascope.core.models import Mode
-from terascope.core.projects import Qos
+from terascope.core.projects import MOST_SHARES, Qos
 from terascope.protocol.projects import ProjectView
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -29,8 +29,12 @@ def list_projects(client: Client, as_json: Json = False) -> None:
     if as_json:
         print_json(found)
         return
-    rows = ((one.name, one.title, one.role or "", _state(one), _models(one)) for one in found)
-    table(("project", "title", "your role", "state", "models"), rows, empty="there is no project that you may see")
+    rows = ((one.name, one.title, one.role or "", str(one.shares), _state(one), _models(one)) for one in found)
+    table(
+        ("project", "title", "your role", "shares", "state", "models"),
+        rows,
+        empty="there is no project that you may see",
+    )
 
 
 @app.command()
@@ -86,6 +90,16 @@ def close(client: Client, name: Name) -> None:
     """Close a project: nobody may use it; what it has is kept."""
     client.projects.change(name, closed=True)
     print(f"{name} is closed")
+
+
+@app.command()
+@with_client
+def shares(
+    client: Client, name: Name, count: Annotated[int, typer.Argument(metavar="SHARES", min=1, max=MOST_SHARES)]
+) -> None:
+    """Say how large a project's part is of what models can do, beside the shares of the others that wait."""
+    client.projects.change(name, shares=count)
+    print(f"{name} has {count} shares")
 
 
 @app.command("open")

@@ -75,7 +75,11 @@ async def _run(
 ) -> None:
     upkeep = [
         asyncio.create_task(work)
-        for work in (services.recorder.keep_forgetting(), services.access.accounts.keep_tending())
+        for work in (
+            services.recorder.keep_forgetting(),
+            services.access.accounts.keep_tending(),
+            services.access.reservations.keep_looking(),
+        )
     ]
     for task in upkeep:
         task.add_done_callback(_log_failure)

@@ -18,6 +18,7 @@ from terascope.client.errors import error_from, stranger, told
 from terascope.client.identity import Identity, ServiceAccounts
 from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
 from terascope.client.projects import Members, Projects
+from terascope.client.reservations import Reservations
 from terascope.core import environment
 from terascope.core.errors import ConfigError
 from terascope.core.urls import is_loopback
@@ -42,6 +43,7 @@ class _Root(Gateway[Sender]):
         self.projects = Projects(client)
         self.members = Members(client)
         self.allocations = Allocations(client)
+        self.reservations = Reservations(client)
         self.usage = UsageReports(client)
         self.audit = Audit(client)
         self.identity = Identity(client)

@@ -38,9 +38,11 @@ class Projects(Noun[Sender]):
         return Ask("POST", _PROJECTS, ProjectView, CreateProject(name=name, title=title, pi=pi))
 
     @call
-    def change(self, name: str, *, title: str | None = None, closed: bool | None = None) -> Ask[ProjectView]:
-        """Give a project another title, close it or open it again; needs an operator's key."""
-        return Ask("PATCH", project_path(name), ProjectView, ChangeProject(title=title, closed=closed))
+    def change(
+        self, name: str, *, title: str | None = None, closed: bool | None = None, shares: int | None = None
+    ) -> Ask[ProjectView]:
+        """Give a project another title or other shares, close it or open it again; needs an operator's key."""
+        return Ask("PATCH", project_path(name), ProjectView, ChangeProject(title=title, closed=closed, shares=shares))
 
     @call
     def allow(self, name: str, model: str, modes: Sequence[str] = (), qos: Sequence[str] = ()) -> Ask[PolicyView]:

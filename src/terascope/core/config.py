@@ -148,7 +148,22 @@ class LimitsConfig:
 
     key: LimitConfig = _part(LimitConfig, "What each key may do.")
     project: LimitConfig = _part(LimitConfig, "What each project may do.")
+    keys: dict[str, LimitConfig] = _key({}, "What some keys may do, by their ids, in place of `key`.")
+    projects: dict[str, LimitConfig] = _key({}, "What some projects may do, by name, in place of `project`.")
     qos: dict[str, LimitConfig] = _key({}, "What a QOS may do in all: `urgent`, `interactive`, `batch`.")
+
+
+@dataclass(frozen=True)
+class SchedulerConfig:
+    """Who goes next when a model has more to do than it can."""
+
+    half_life_h: float = _key(
+        168.0, "Hours after which what a project has used counts half, as Slurm's PriorityDecayHalfLife."
+    )
+    floors: dict[str, float] = _key(
+        {"interactive": 0.2, "batch": 0.1},
+        "Part of a model's service that a QOS gets at least while it has something waiting, by QOS; together below 1.",
+    )
 
 
 @dataclass(frozen=True)
@@ -180,6 +195,9 @@ class DeploymentConfig:
     launcher: str = _key("local", "What starts its replicas: `local`, or `inprocess` for engines that need no process.")
     site: str = _key("", "Which entry of `sites` it runs on; empty means this machine.")
     replicas: int = _key(1, "How many replicas to keep.")
+    max_in_flight: int = _key(
+        0, "Most requests that a replica gets at once; 0: as many as its engine says it runs, or is found to run."
+    )
     start_timeout_s: float = _key(
         1800.0, "Seconds a replica may take from its start to its first answer; then it is started anew."
     )
@@ -211,6 +229,7 @@ class Config:
     auth: AuthConfig = _part(AuthConfig, "Who may ask.")
     records: RecordsConfig = _part(RecordsConfig, "How long run records are kept.")
     accounting: AccountingConfig = _part(AccountingConfig, "How service units are held for requests that run.")
+    scheduler: SchedulerConfig = _part(SchedulerConfig, "Who goes next when a model has more to do than it can.")
     limits: LimitsConfig = _part(LimitsConfig, "How fast keys, projects and classes of service may ask.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")

@@ -28,6 +28,17 @@ class Qos(StrEnum):
     BATCH = "batch"
 
 
+MOST_SHARES = 1_000_000
+MOST_SLOTS = 100_000  # of a model, in one reservation
+
+
+def checked_shares(shares: int) -> int:
+    """Return `shares` if a project may have so many. Raises `BadRequest`."""
+    if not 1 <= shares <= MOST_SHARES:
+        raise BadRequest(f"`shares` must be from 1 to {MOST_SHARES:,}", param="shares")
+    return shares
+
+
 def checked_project(name: str) -> str:
     """Return `name` if a project may be called so. Raises `BadRequest`."""
     if not re.fullmatch(PROJECT_PATTERN, name):

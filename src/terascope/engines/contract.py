@@ -31,7 +31,11 @@ class EngineCall:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What an engine says about itself once it answers; goes into run records."""
+    """What an engine says about itself once it answers; goes into run records.
+
+    `slots` is how many requests it runs at once, 0 when it does not say; `extra` how many more of those that are
+    urgent or interactive.
+    """
 
     engine: str
     version: str
@@ -40,6 +44,8 @@ class EngineInfo:
     dtype: str = ""
     device: str = ""
     details: tuple[tuple[str, str], ...] = ()
+    slots: int = 0
+    extra: int = 0
 
 
 class Headers(dict[str, str]):

@@ -36,6 +36,7 @@ from terascope.gateway.routes import (
     admin_keys,
     admin_models,
     admin_projects,
+    admin_reservations,
     admin_runs,
     admin_service_accounts,
     console,
@@ -51,7 +52,7 @@ from terascope.protocol.request import ENDPOINTS
 log = logging.getLogger(__name__)
 _PARTS = (
     health, identity, models, admin_models, admin_keys, admin_service_accounts, admin_projects, admin_allocations,
-    admin_audit, admin_runs, console,
+    admin_reservations, admin_audit, admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model

@@ -9,19 +9,19 @@ from dataclasses import dataclass
 
 from terascope.access.access import Access
 from terascope.access.estimate import Estimate, probable_prompt_tokens
-from terascope.access.principal import Grant, Principal
+from terascope.access.principal import Principal
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
 from terascope.core.config import ServerConfig
 from terascope.core.errors import EngineLost, EngineUnreachable, ServerStopping, ServiceError
-from terascope.core.models import Mode, ModelVersion
+from terascope.core.models import Mode
 from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
 from terascope.inference.passing import Ending, Passing
 from terascope.inference.patience import Patience
 from terascope.inference.reply import Reply
 from terascope.inference.run import Run
-from terascope.inference.turns import Turns
+from terascope.inference.turns import Place, Turns
 from terascope.protocol.request import ModelRequest
 from terascope.provenance.recorder import Recorder
 
@@ -102,6 +102,8 @@ class Inference:
     async def _record(self, run: Run) -> None:
         record = run.record()
         self._access.limits.leave(run.admitted, record.prompt_tokens + record.completion_tokens)
+        if run.place is not None:
+            run.place.settle(record.cost, record.completion_tokens)
         settlement = self._access.accounts.settlement(run.grant, record, prompt_tokens=run.billed()[0])
         asyncio.get_running_loop().call_soon(self._count, record)  # counting can wait until the answer is out
         await self._recorder.save(record, settlement)
@@ -119,16 +121,15 @@ class Inference:
         run.granted(grant)
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
         meter = await self._access.accounts.hold(run.id, grant, Estimate.of(request, version))
-        passing = Passing(run, request, version, reply, scope=scope, meter=meter, headers=run.admitted.headers)
+        place = run.place = self._turns.place(grant, version, request)
+        passing = Passing(run, request, version, reply, place, scope=scope, meter=meter)
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
-            return await self._attempts(grant, version, request, passing, patience)
+            return await self._attempts(place, passing, patience)
 
-    async def _attempts(
-        self, grant: Grant, version: ModelVersion, request: ModelRequest, passing: Passing, patience: Patience
-    ) -> Ending:
+    async def _attempts(self, place: Place, passing: Passing, patience: Patience) -> Ending:
         """Hops four and five, again on another replica while the client has seen nothing."""
         while True:
-            async with self._turns.turn(grant, version, request) as replica:  # 4. whose turn, and where
+            async with place.turn() as replica:  # 4. whose turn, and where
                 try:
                     return await passing.generate(replica, patience)  # 5. the engine's answer, as it comes
                 except (EngineUnreachable, EngineLost):

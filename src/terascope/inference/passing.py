@@ -1,6 +1,7 @@
 """The fifth hop: what the engine says reaches the client byte for byte, or an explicit error does."""
 
-from collections.abc import AsyncIterator, Mapping
+import math
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 import orjson
@@ -14,6 +15,7 @@ from terascope.inference.patience import Beat, Patience
 from terascope.inference.refusals import refusal
 from terascope.inference.reply import Header, Reply
 from terascope.inference.run import Run
+from terascope.inference.turns import Place
 from terascope.protocol.errors import engine_error, error_in, text_of
 from terascope.protocol.request import ModelRequest
 from terascope.protocol.sse import StreamReader, comment, renaming
@@ -38,14 +40,14 @@ class Passing:
         request: ModelRequest,
         version: ModelVersion,
         reply: Reply,
+        place: Place | None = None,
         *,
         scope: str,
         meter: Meter | None = None,
-        headers: Mapping[str, str] | None = None,
     ) -> None:
         """`scope` says with whom computed prefixes are shared, as in `EngineCall`; `meter` what is paid for.
 
-        `headers` are further ones of the answer.
+        `place` is where the request waits.
         """
         self.run = run
         self.answer_began = False
@@ -56,7 +58,8 @@ class Passing:
         self._reply = reply
         self._scope = scope
         self._meter = meter or NoMeter()
-        self._headers = [(name.encode(), value.encode()) for name, value in (headers or {}).items()]
+        self._place = place
+        self._limits = [(name.encode(), value.encode()) for name, value in run.admitted.headers.items()]
 
     async def generate(self, replica: Replica, patience: Patience) -> Ending:
         """Have `replica` answer; return what is left to send.
@@ -90,6 +93,7 @@ class Passing:
                 if ready := reader.feed(chunk):
                     if reader.events > self._meter.covered:
                         await self._meter.cover(reader.events)
+                    self.run.produced(reader.events)
                     await self._send(ready, answer.headers)
                 patience.delivered()
             reader.end()
@@ -126,7 +130,7 @@ class Passing:
     def _head(self, headers: Headers, *, length: int | None = None) -> list[Header]:
         kind = headers.get("content-type", "application/json").encode("latin-1")
         name = self._version.public_name.encode()
-        sent: list[Header] = [(b"content-type", kind), (b"x-terascope-model", name), *self._headers]
+        sent: list[Header] = [(b"content-type", kind), (b"x-terascope-model", name), *self._limits]
         if length is not None:
             sent.append((b"content-length", str(length).encode()))
         else:
@@ -135,9 +139,13 @@ class Passing:
         return sent
 
     async def _heartbeat(self) -> None:
+        wait_s = self._place.wait_s() if self._place else None
         if not self._reply.begun:
-            await self._reply.begin(200, self._head(Headers({"content-type": "text/event-stream; charset=utf-8"})))
-        await self._reply.write(comment("waiting"))
+            headers = Headers({"content-type": "text/event-stream; charset=utf-8"})
+            if wait_s is not None:
+                headers["x-terascope-estimated-wait"] = str(math.ceil(wait_s))
+            await self._reply.begin(200, self._head(headers))
+        await self._reply.write(comment("waiting" if wait_s is None else f"waiting, about {math.ceil(wait_s)} s"))
 
 
 async def _collect(chunks: AsyncIterator[bytes]) -> bytes:

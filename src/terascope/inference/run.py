@@ -13,8 +13,10 @@ from terascope.core.models import ModelVersion
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.fleet.replica import Replica
+from terascope.inference.turns import Place
 from terascope.protocol.request import ModelRequest
 
+_TOLD_EVERY = 16  # tokens
 _PAID_ENDS = frozenset({AllocationExhausted.code, DeadlineExceeded.code, IdleTimeout.code})
 """Errors of answers that were computed for as long as the client's means, or its patience, lasted."""
 
@@ -31,6 +33,7 @@ class Run:
         self.status, self.error = InternalError.status, InternalError.code  # unless something else is known
         self.usage: dict[str, Any] | None = None
         self.events = 0
+        self._told = 0
         self._clock = clock
         self._started = clock.now()
         self._start = clock.monotonic()
@@ -39,6 +42,7 @@ class Run:
         self._version: ModelVersion | None = None
         self.grant: Grant | None = None
         self.admitted = Pass()
+        self.place: Place | None = None
         self._replica: Replica | None = None
         self._applied: object = None
 
@@ -66,7 +70,16 @@ class Run:
 
     def first_byte(self) -> None:
         """The first part of the answer goes to the client."""
-        self._first_s = self._first_s or self._elapsed()
+        if not self._first_s:
+            self._first_s = self._elapsed()
+            if self.place and self._replica and self._request and self._request.stream:
+                self.place.first_byte(self._replica, self._first_s - self._queued_s)
+
+    def produced(self, tokens: int) -> None:
+        """The answer has so many tokens by now: what it costs is charged while it comes, as it counts for its turns."""
+        if self.place and self.grant and tokens > self._told:
+            self._told = tokens + _TOLD_EVERY
+            self.place.cost(self.grant.price.cost(0, tokens))
 
     def completed(self) -> None:
         """The whole answer was there."""

@@ -1,75 +1,121 @@
-"""The fourth hop: wait for a replica that can do what is asked."""
+"""The fourth hop: wait for one's turn on a replica that can do what is asked."""
 
-import asyncio
-from collections.abc import AsyncIterator
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
+from terascope.access.estimate import expected_cost, is_free
 from terascope.access.principal import Grant
-from terascope.core.config import ServerConfig
-from terascope.core.errors import ModelUnavailable, UnsupportedFeature
+from terascope.core.clock import Clock
+from terascope.core.config import SchedulerConfig, ServerConfig
 from terascope.core.models import ModelVersion
+from terascope.core.projects import Qos
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.replica import Replica
+from terascope.inference.line import ModelLine, Waiter
 from terascope.protocol.request import ModelRequest
-from terascope.scheduler.choice import least_loaded
+from terascope.scheduler.queue import ModelQueue
+from terascope.scheduler.ticket import Ticket
+from terascope.scheduler.usage import Usage
+
+Reserved = Callable[[ModelVersion, float], Mapping[str, int]]
+"""How many slots of a model are reserved at a time (seconds since the epoch), by project."""
 
 
-class Turns:
-    """Gives requests their turn on replicas; the waiting is here, the decision in `scheduler`."""
+class Place:
+    """One request's place in line, and on the replica whose turn it got."""
 
-    def __init__(self, fleet: Fleet, config: ServerConfig) -> None:
-        self._fleet = fleet
-        self._config = config
+    def __init__(self, line: ModelLine, ticket: Ticket, request: ModelRequest, turns: "Turns") -> None:
+        self._line = line
+        self._ticket = ticket
+        self._request = request
+        self._turns = turns
 
     @asynccontextmanager
-    async def turn(self, grant: Grant, version: ModelVersion, request: ModelRequest) -> AsyncIterator[Replica]:
-        """A replica of `version` that can serve `request`, counted as in flight until the block ends.
+    async def turn(self) -> AsyncIterator[Replica]:
+        """A replica that can serve the request, counted as busy with it until the block ends.
 
-        Waits while replicas are on their way. Raises `ModelUnavailable` when none is, or after
-        `wait_timeout_s`, and `UnsupportedFeature` when replicas are ready but none can do what is asked.
+        Waits for the turn, and while replicas are on their way. Raises `ModelUnavailable` when none is, or after
+        `wait_timeout_s`, and `UnsupportedFeature` when replicas are ready but none can do what is asked. May be
+        asked for again when a replica was lost.
         """
-        replica = self._now(version, request) or await self._wait(version, request)
-        replica.in_flight += 1
+        waiter = Waiter(self._ticket, self._request)
+        if is_free(self._request) and (able := self._line.any_able(waiter)):
+            yield able
+            return
+        replica = await self._line.take(waiter, self._turns.wait_timeout_s)
         try:
             yield replica
         finally:
-            replica.in_flight -= 1
+            self._line.give_back(waiter, replica)
+
+    def wait_s(self) -> float | None:
+        """About how many seconds the turn is away; None when that is not known or the turn has come."""
+        return self._line.wait_s(self._ticket)
+
+    def first_byte(self, replica: Replica, seconds: float) -> None:
+        """The first byte of the answer came so long after the engine was asked."""
+        self._line.first_byte(replica, seconds)
+
+    def cost(self, cost: int) -> None:
+        """The answer has cost so much by now, in micro service units; more than was expected."""
+        if cost > self._ticket.charged:
+            self._line.queue.charge(self._ticket, cost)
+
+    def settle(self, cost: int, tokens: int) -> None:
+        """The request is over: so much it has cost, and so many tokens its answer had."""
+        self._line.queue.charge(self._ticket, cost)
+        self._line.pace.served(cost)
+        if tokens:
+            self._line.lengths.seen(self._ticket.project, tokens)
+
+
+class Turns:
+    """Gives requests their turn on replicas; the waiting is in `line`, the decision in `scheduler`."""
+
+    def __init__(
+        self,
+        fleet: Fleet,
+        config: ServerConfig,
+        clock: Clock,
+        usage: Usage,
+        scheduler: SchedulerConfig | None = None,
+        reserved: Reserved = lambda version, now: {},
+        *,
+        look_s: float = 1.0,
+    ) -> None:
+        """`look_s`: how often the end of reservations is looked for while requests wait, in seconds."""
+        self.wait_timeout_s = config.wait_timeout_s
+        self._fleet = fleet
+        self._clock = clock
+        self._usage = usage
+        self._reserved = reserved
+        self._look_s = look_s
+        self._floors = {Qos(name): part for name, part in (scheduler or SchedulerConfig()).floors.items()}
+        self._lines: OrderedDict[str, ModelLine] = OrderedDict()
+
+    def place(self, grant: Grant, version: ModelVersion, request: ModelRequest) -> Place:
+        """A place for `request`, which is not in line yet."""
+        line = self._line(version)
+        self._usage.set_shares(grant.project, grant.shares)
+        expected = expected_cost(request, version, grant.price, lambda most: line.lengths.expected(grant.project, most))
+        user = grant.principal.user_id
+        return Place(line, Ticket(grant.project, user, grant.qos, expected, request.kind), request, self)
 
     def lost(self, replica: Replica) -> None:
         """The replica's engine did not answer: have it looked at."""
         self._fleet.report_lost(replica)
 
-    async def _wait(self, version: ModelVersion, request: ModelRequest) -> Replica:
-        try:
-            async with asyncio.timeout(self._config.wait_timeout_s):
-                while True:
-                    if replica := self._now(version, request):
-                        return replica
-                    await self._fleet.wait_for_change(version.public_name)
-        except TimeoutError:
-            waited = f"no replica of {version.public_name} became ready in {self._config.wait_timeout_s:g} s"
-            raise ModelUnavailable(waited, retry_after=60) from None
-
-    def _now(self, version: ModelVersion, request: ModelRequest) -> Replica | None:
-        ready = self._fleet.replicas_for(version.public_name)
-        if not ready:
-            self._fleet.check_hope(version.public_name)
-            return None
-        needs = request.needs()
-        able = [one for one in ready if _for(request, one) and one.can(request.endpoint, needs)]
-        if not able:
-            raise UnsupportedFeature(_lacking(version, request, ready))
-        return able[least_loaded([one.in_flight for one in able])]
-
-
-def _for(request: ModelRequest, replica: Replica) -> bool:
-    """Whether the deployment may be used in the request's mode."""
-    return request.mode in replica.launch.deployment.modes
-
-
-def _lacking(version: ModelVersion, request: ModelRequest, ready: tuple[Replica, ...]) -> str:
-    meant = [one.lacks(request.endpoint, request.needs()) for one in ready if _for(request, one)]
-    if not meant:
-        return f"{version.public_name} is not there for {request.mode}; GET /v1/models lists what each model is for"
-    lacking = min(meant, key=len)
-    return f"{version.public_name} cannot do {', '.join(sorted(lacking))} on the engines that serve it"
+    def _line(self, version: ModelVersion) -> ModelLine:
+        found = self._lines.get(version.public_name)
+        if found is None:
+            queue = ModelQueue(self._floors, self._usage)
+            found = self._lines[version.public_name] = ModelLine(
+                version,
+                self._fleet,
+                queue,
+                lambda: self._reserved(version, self._clock.now()),
+                self._clock,
+                self._look_s,
+            )
+        return found

@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import BaseModel, Field, StrictBool, WithJsonSchema
 
 from terascope.core.models import MODEL_PATTERN, Mode
-from terascope.core.projects import PROJECT_PATTERN, Qos, Role
+from terascope.core.projects import MOST_SHARES, PROJECT_PATTERN, Qos, Role
 from terascope.protocol.admin import Strict
 
 ProjectName = Annotated[str, WithJsonSchema({"type": "string", "pattern": PROJECT_PATTERN})]
@@ -28,6 +28,7 @@ class ProjectView(BaseModel):
     title: str
     created: float
     closed: float | None = Field(description="Since when nobody may use it; null: it is open.")
+    shares: int = Field(description="Its part of what models can do, beside the shares of others who wait.")
     role: str | None = Field(description="What the caller is in it; null for an operator who is no member.")
     policies: list[PolicyView] = Field(description="What it may do; all else is denied.")
 
@@ -51,6 +52,7 @@ class ChangeProject(Strict):
 
     title: str | None = None
     closed: StrictBool | None = None
+    shares: int | None = Field(default=None, ge=1, le=MOST_SHARES)
 
 
 class SetPolicy(Strict):

@@ -35,6 +35,10 @@ _WORDS = {
 _MOST_DIGITS = 40  # Python's integers have no end, but a setting has
 
 
+Kind = tuple[str, Mode, frozenset[str]]
+"""Endpoint, mode and needed features: requests of one kind can be served by the same replicas."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelRequest:
     """A request's body, read once.
@@ -76,6 +80,11 @@ class ModelRequest:
         n, prompt = self.fields.get("n"), self.fields.get("prompt")
         prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
         return (n if type(n) is int and n > 0 else 1) * prompts
+
+    @property
+    def kind(self) -> Kind:
+        """What a replica must be able to do."""
+        return self.endpoint, self.mode, self.needs()
 
     def body_for(self, served_name: str) -> bytes:
         """The JSON for the engine: `model` by its served name, usage always asked, all else as it came."""

@@ -14,8 +14,17 @@ from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.tables import entries
 
-_DAY_S = 86_400
+DAY_S = 86_400
 _USED = (EntryKind.CHARGE.value, EntryKind.REFUND.value)
+
+
+@dataclass(frozen=True, slots=True)
+class DayUse:
+    """What a project used on a day (since the epoch), in micro service units."""
+
+    project: str
+    day: int
+    used: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,14 @@ class EntryStore:
         query = select(func.coalesce(func.sum(entries.c.amount), 0)).where(entries.c.allocation == allocation)
         async with self._database.read() as connection:
             return int((await connection.execute(query)).scalar_one())
+
+    async def by_day(self, first: int) -> list[DayUse]:
+        """Return what each project used on each day from `first` on."""
+        query = select(entries.c.project, entries.c.day, func.sum(-entries.c.amount))
+        query = query.where(entries.c.kind.in_(_USED), entries.c.day >= first)
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.group_by(entries.c.project, entries.c.day))
+        return [DayUse(project, day, int(used)) for project, day, used in rows]
 
     async def usage(
         self, first: int, last: int, *, projects: Sequence[str] | None = None, user_id: str = "", model: str = ""
@@ -90,9 +107,9 @@ def _refund(connection: Connection, refund: Refund) -> int:
 
 def day_of(when: float) -> int:
     """The day since the epoch (UTC) that a time is on."""
-    return int(when // _DAY_S)
+    return int(when // DAY_S)
 
 
 def _usage(project: str, user: str, model: str, day: int, requests: int, prompt: int, output: int, used: int) -> Usage:
-    date = datetime.fromtimestamp(day * _DAY_S, UTC).date().isoformat()
+    date = datetime.fromtimestamp(day * DAY_S, UTC).date().isoformat()
     return Usage(project, user, model, date, int(requests), int(prompt), int(output), int(used))

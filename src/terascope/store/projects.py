@@ -20,6 +20,7 @@ class ProjectRow:
     title: str
     created: float
     closed: float | None = None
+    shares: int = 1
 
 
 class ProjectStore:
@@ -34,7 +35,10 @@ class ProjectStore:
 
     async def put(self, row: ProjectRow) -> None:
         """Replace the project's row. Raises `NotFound` when there is none."""
-        await audited(self._database, _put, row, "project.change", row.name, title=row.title, closed=row.closed)
+        await audited(
+            self._database, _put, row, "project.change", row.name,
+            title=row.title, closed=row.closed, shares=row.shares,
+        )  # fmt: skip
 
     async def get(self, name: str) -> ProjectRow | None:
         """Return the project of that name."""
@@ -62,7 +66,8 @@ def _add(connection: Connection, row: ProjectRow) -> None:
 @one_by_one
 def _put(connection: Connection, row: ProjectRow) -> None:
     check_project(connection, row.name)
-    connection.execute(update(projects).where(projects.c.name == row.name).values(title=row.title, closed=row.closed))
+    changed = {"title": row.title, "closed": row.closed, "shares": row.shares}
+    connection.execute(update(projects).where(projects.c.name == row.name).values(changed))
 
 
 def check_project(connection: Connection, name: str) -> None:

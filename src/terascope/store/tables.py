@@ -75,6 +75,7 @@ projects = Table(
     Column("title", String(200), nullable=False),
     Column("created", Float, nullable=False),
     Column("closed", Float),
+    Column("shares", Integer, nullable=False, server_default="1"),  # of every model, beside those of other projects
 )
 
 members = Table(
@@ -223,6 +224,19 @@ entries = Table(
 )
 Index("ix_entries_project_day", entries.c.project, entries.c.day)
 
+reservations = Table(
+    "reservations",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("project", ForeignKey("projects.name"), nullable=False),
+    Column("model", String(200), nullable=False),  # a name for all its versions, or name@version
+    Column("slots", Integer, nullable=False),
+    Column("starts", Float, nullable=False),
+    Column("ends", Float, nullable=False, index=True),
+    Column("note", String(200), nullable=False),
+    Column("created", Float, nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,
@@ -250,6 +264,7 @@ __all__ = [
     "policies",
     "projects",
     "replicas",
+    "reservations",
     "runs",
     "service_accounts",
 ]

@@ -146,6 +146,7 @@ async def between(
     more: Sequence[DeploymentConfig] = (),
     ill: str = "",
     wait: bool = True,
+    max_in_flight: int = 0,
 ) -> AsyncIterator[Between]:
     """Fault engines in the running event loop, a gateway before them, and a client.
 
@@ -156,7 +157,8 @@ async def between(
         served = [await stack.enter_async_context(faulty()) for _ in range(engines)]
         for one in served:
             one.engine.ill = ill
-        deployments = [remote(MODEL, one.url, name=f"m{n}", served_name="m") for n, one in enumerate(served)]
+        common = {"served_name": "m", "max_in_flight": max_in_flight}
+        deployments = [remote(MODEL, one.url, name=f"m{n}", **common) for n, one in enumerate(served)]
         deployments += [remote(SAME, served[0].url, served_name=SAME), _ours(served[0].url), *more]
         config = Config(server=server or ServerConfig(), deployments=deployments)
         gateway = await stack.enter_async_context(

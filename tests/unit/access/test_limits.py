@@ -91,6 +91,22 @@ def test_who_is_refused_by_one_limit_counts_in_none(clock: ManualClock) -> None:
     assert limits.enter(grant(project="ocean"), 0).headers["x-ratelimit-remaining-requests"] == "3"
 
 
+def test_some_keys_and_projects_have_limits_of_their_own(clock: ManualClock) -> None:
+    config = LimitsConfig(
+        key=LimitConfig(requests_per_minute=1),
+        keys={"key_vip": LimitConfig(requests_per_minute=2)},
+        projects={"ocean": LimitConfig(concurrent=1)},
+    )
+    limits = Limits(config, clock)
+    for _ in range(2):
+        limits.enter(grant("key_vip"), 0)
+    with pytest.raises(RateLimited, match="this key may have 2 requests a minute"):
+        limits.enter(grant("key_vip"), 0)
+    limits.enter(grant("key_2", "ocean"), 0)
+    with pytest.raises(RateLimited, match="the project ocean has 1 requests running"):
+        limits.enter(grant("key_3", "ocean"), 0)
+
+
 @given(
     limit=st.integers(1, 1000),
     steps=st.lists(st.tuples(st.floats(0, 30), st.integers(0, 50)), max_size=60),

@@ -29,8 +29,10 @@ def test_a_project_from_its_making_to_its_end(cli: Cli) -> None:
     assert re.search(r"^title +Tides$[\s\S]*^may use \* +query, embed; interactive, batch$", shown, re.MULTILINE)
     assert cli("projects", "deny", "ocean", "*").out == "ocean has no policy for * any more\n"
     assert [one["model"] for one in cli("projects", "show", "ocean", "--json").json["policies"]] == ["echo"]
+    assert cli("projects", "shares", "ocean", "3").out == "ocean has 3 shares\n"
+    assert cli("projects", "shares", "ocean", "0").status == 2
     assert cli("projects", "close", "ocean").out == "ocean is closed\n"
-    assert re.search(r"^ocean +Tides +closed 20.* echo$", cli("projects", "list").out, re.MULTILINE)
+    assert re.search(r"^ocean +Tides +3 +closed 20.* echo$", cli("projects", "list").out, re.MULTILINE)
     assert cli("projects", "open", "ocean").out == "ocean is open\n"
     again = cli("projects", "create", "ocean")
     assert (again.status, again.err) == (1, "terascope: there is a project 'ocean' already; choose another name\n")
@@ -55,3 +57,19 @@ def test_a_key_belongs_to_a_user_and_a_project(cli: Cli) -> None:
     assert (made["user"], made["project"]) == ("bob", "local")
     assert "bob" in cli("members", "list", "local").out
     assert cli("keys", "create", "desk", "--project", "nowhere").err.startswith("terascope: there is no project")
+
+
+def test_a_reservation_from_its_making_to_its_end(cli: Cli) -> None:
+    cli("projects", "create", "beam")
+    assert "nothing is reserved" in cli("reservations", "list", "--project", "beam").err
+    made = cli("reservations", "create", "beam", "echo", "4", "--starts", "1h", "--ends", "3h", "--note", "run 7")
+    [one] = cli("reservations", "list", "--project", "beam", "--json").json
+    assert (one["project"], one["model"], one["slots"], one["note"]) == ("beam", "echo", 4, "run 7")
+    assert one["ends"] - one["starts"] == pytest.approx(7200)
+    assert f"{one['id']} keeps 4 slots of echo for beam until 20" in made.out
+    assert re.search(rf"^{one['id']} +beam +echo +4 ", cli("reservations", "list").out, re.MULTILINE)
+    late = cli("reservations", "create", "beam", "echo", "4", "--ends", "2001-01-01")
+    assert (late.status, "a time to come" in late.err) == (1, True)
+    assert cli("reservations", "cancel", one["id"]).out == f"{one['id']} is cancelled\n"
+    assert "there is no reservation" in cli("reservations", "cancel", one["id"]).err
+    assert "nothing is reserved" in cli("reservations", "list").err

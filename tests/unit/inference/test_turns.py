@@ -1,6 +1,7 @@
 """A request gets a replica that can do what it asks, or waits, or is told why not."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from terascope.fleet.fleet import Fleet
 from terascope.fleet.replica import Replica
 from terascope.inference.turns import Turns
 from terascope.protocol.request import ModelRequest
+from terascope.scheduler.usage import Usage
 from terascope.testing.faults import faulty
 from terascope.testing.fleet import running_fleet, until
 
@@ -36,7 +38,8 @@ def echo(name: str = "echo", **more: Any) -> tuple[DeploymentConfig, ModelVersio
 
 
 def turns(fleet: Fleet, wait_timeout_s: float = 30.0) -> Turns:
-    return Turns(fleet, ServerConfig(wait_timeout_s=wait_timeout_s))
+    clock = SystemClock()
+    return Turns(fleet, ServerConfig(wait_timeout_s=wait_timeout_s), clock, Usage(math.inf, clock.monotonic))
 
 
 def request(endpoint: str = "completions", mode: Mode = Mode.QUERY, **fields: Any) -> ModelRequest:
@@ -55,7 +58,7 @@ async def ready(fleet: Fleet, *deployments: tuple[DeploymentConfig, ModelVersion
 
 async def test_a_turn_is_counted_as_long_as_it_lasts(fleet: Fleet) -> None:
     [only] = await ready(fleet, echo())
-    async with turns(fleet).turn(grant(), ECHO, request()) as replica:
+    async with turns(fleet).place(grant(), ECHO, request()).turn() as replica:
         assert replica is only
         assert only.in_flight == 1
     assert only.in_flight == 0
@@ -65,7 +68,7 @@ async def test_a_turn_is_counted_as_long_as_it_lasts(fleet: Fleet) -> None:
 async def test_a_turn_ends_however_it_ends(fleet: Fleet, error: type[BaseException]) -> None:
     [only] = await ready(fleet, echo())
     with pytest.raises(error):
-        async with turns(fleet).turn(grant(), ECHO, request()):
+        async with turns(fleet).place(grant(), ECHO, request()).turn():
             raise error
     assert only.in_flight == 0
 
@@ -73,9 +76,12 @@ async def test_a_turn_ends_however_it_ends(fleet: Fleet, error: type[BaseExcepti
 async def test_requests_spread_over_replicas(fleet: Fleet) -> None:
     await ready(fleet, echo("a"), echo("b"))
     one = turns(fleet)
-    async with one.turn(grant(), ECHO, request()) as first, one.turn(grant(), ECHO, request()) as second:
+    async with (
+        one.place(grant(), ECHO, request()).turn() as first,
+        one.place(grant(), ECHO, request()).turn() as second,
+    ):
         assert first is not second
-        async with one.turn(grant(), ECHO, request()) as third:
+        async with one.place(grant(), ECHO, request()).turn() as third:
             assert third in (first, second)
 
 
@@ -83,22 +89,22 @@ async def test_what_no_replica_can_do_is_named(fleet: Fleet) -> None:
     await ready(fleet, echo())
     for asked, lacking in ((request(logit_bias={"1": 2}), "logit_bias"), (request("responses"), "responses")):
         with pytest.raises(UnsupportedFeature, match=lacking):
-            async with turns(fleet).turn(grant(), ECHO, asked):
+            async with turns(fleet).place(grant(), ECHO, asked).turn():
                 pass
 
 
 async def test_a_deployment_is_used_for_its_modes_only(fleet: Fleet) -> None:
     embeds, queries = await ready(fleet, echo("a", modes=["embed"]), echo("b", modes=["query"]))
-    async with turns(fleet).turn(grant(), ECHO, request("completions", Mode.QUERY)) as replica:
+    async with turns(fleet).place(grant(), ECHO, request("completions", Mode.QUERY)).turn() as replica:
         assert replica is queries
-    async with turns(fleet).turn(grant(), ECHO, request("embeddings", Mode.EMBED)) as replica:
+    async with turns(fleet).place(grant(), ECHO, request("embeddings", Mode.EMBED)).turn() as replica:
         assert replica is embeds
 
 
 async def test_a_model_that_nobody_serves_is_not_waited_for(fleet: Fleet) -> None:
     await ready(fleet, echo())
     with pytest.raises(ModelNotFound):
-        async with turns(fleet).turn(grant(OTHER), OTHER, request()):
+        async with turns(fleet).place(grant(OTHER), OTHER, request()).turn():
             pass
 
 
@@ -109,7 +115,7 @@ async def test_a_request_waits_for_the_first_replica(fleet: Fleet) -> None:
         await fleet.start([(config, ECHO)])
 
         async def take() -> str:
-            async with turns(fleet).turn(grant(), ECHO, request()) as replica:
+            async with turns(fleet).place(grant(), ECHO, request()).turn() as replica:
                 return replica.row.deployment
 
         waiting = [asyncio.create_task(take()) for _ in range(3)]
@@ -128,7 +134,7 @@ async def test_waiting_has_the_operators_limit(fleet: Fleet) -> None:
         served.engine.ill = "loading"
         await fleet.start([(DeploymentConfig(model="echo", engine="remote", url=served.url), ECHO)])
         with pytest.raises(ModelUnavailable, match=r"no replica of echo@1 became ready in 0.05 s") as caught:
-            async with turns(fleet, wait_timeout_s=0.05).turn(grant(), ECHO, request()):
+            async with turns(fleet, wait_timeout_s=0.05).place(grant(), ECHO, request()).turn():
                 pass
         assert caught.value.retry_after == 60
 
@@ -141,5 +147,5 @@ async def test_a_replica_that_was_lost_gets_nothing_until_it_answers(fleet: Flee
         one.lost(only)
         assert fleet.replicas_for(ECHO.public_name) == ()
         served.engine.ill = ""
-        async with one.turn(grant(), ECHO, request()) as replica:
+        async with one.place(grant(), ECHO, request()).turn() as replica:
             assert replica is only

@@ -47,8 +47,9 @@ async def show_project(project: ProjectName, use: UseServices, who: Caller) -> P
 
 @router.patch("/{project}")
 async def change_project(project: ProjectName, asked: ChangeProject, use: UseServices, who: Operator) -> ProjectView:
-    """Give a project another title, close it, or open it again."""
-    return await _view(use, who, await use.access.projects.change(project, title=asked.title, closed=asked.closed))
+    """Give a project another title or other shares, close it, or open it again."""
+    changed = await use.access.projects.change(project, title=asked.title, closed=asked.closed, shares=asked.shares)
+    return await _view(use, who, changed)
 
 
 @router.put("/{project}/policies/{model:path}")
@@ -93,6 +94,7 @@ async def _view(use: Services, who: Principal, row: ProjectRow) -> ProjectView:
     return ProjectView(
         name=row.name,
         title=row.title,
+        shares=row.shares,
         created=row.created,
         closed=row.closed,
         role=next(iter(known.roles_of(who)), None) if known else None,

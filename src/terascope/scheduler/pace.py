@@ -1,0 +1,64 @@
+"""How fast a model serves, and what its requests cost: for estimates of what is to come."""
+
+import math
+
+_HALF_LIFE_S = 60.0
+_REMEMBERED = 0.1  # the weight of the newest request in a project's average
+_UNKNOWN_TOKENS = 128  # of an answer, where nothing was seen yet
+
+
+class Pace:
+    """Service per second of the time in which there was something to serve; older service counts less.
+
+    Service is in any unit of cost, times are monotonic seconds.
+    """
+
+    def __init__(self) -> None:
+        self._served = self._busy_s = 0.0
+        self._since: float | None = None
+        self._running = 0
+
+    def began(self, now: float) -> None:
+        """A request runs."""
+        self._count(now)
+        self._running += 1
+
+    def ended(self, now: float) -> None:
+        """One that ran is over."""
+        self._count(now)
+        self._running -= 1
+
+    def served(self, cost: float) -> None:
+        """So much service was given to one that ran."""
+        self._served += cost
+
+    def seconds(self, cost: float) -> float | None:
+        """How long it takes to serve so much; None while nothing is known."""
+        return cost * self._busy_s / self._served if self._served and self._busy_s else None
+
+    def _count(self, now: float) -> None:
+        if self._running and self._since is not None:
+            passed = max(0.0, now - self._since)
+            left = math.exp2(-passed / _HALF_LIFE_S)
+            self._served, self._busy_s = self._served * left, self._busy_s * left + passed
+        self._since = now
+
+
+class AnswerLength:
+    """How many tokens the answers of each project had lately."""
+
+    def __init__(self, most: int = 10_000) -> None:
+        self._most = most
+        self._tokens: dict[str, float] = {}
+
+    def expected(self, project: str, limit: int | None) -> int:
+        """Tokens that the next answer will probably have, at most `limit`."""
+        tokens = round(self._tokens.get(project, _UNKNOWN_TOKENS))
+        return tokens if limit is None else min(tokens, limit)
+
+    def seen(self, project: str, tokens: int) -> None:
+        """An answer had so many."""
+        if len(self._tokens) >= self._most and project not in self._tokens:
+            self._tokens.clear()
+        before = self._tokens.get(project, float(tokens))
+        self._tokens[project] = before + _REMEMBERED * (tokens - before)
