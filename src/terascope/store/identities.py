@@ -33,7 +33,7 @@ class IdentityStore:
     async def seen(self, row: IdentityRow) -> None:
         """Enter into the audit log what the user may do now and could not before, or the other way round; durable.
 
-        A token that was issued before the newest one that was seen changes nothing.
+        A token that was issued before the one that changed it last changes nothing.
         """
         known = await self.get(row.user_id)
         if known is None or (known.issued <= row.issued and _access(known) != _access(row)):

@@ -209,7 +209,7 @@ def test_a_proxy_is_not_asked_for_this_machine(set_environment: Callable[[str, s
 
 def test_every_call_says_what_it_does() -> None:
     with Client("http://127.0.0.1:9") as client:
-        for noun in (client, client.models, client.catalog, client.keys, client.runs):
+        for noun in (client, client.models, client.catalog, client.keys, client.runs, client.service_accounts):
             names = [name for name in dir(noun) if not name.startswith("_") and callable(getattr(noun, name))]
             assert names
             assert [name for name in names if not getattr(noun, name).__doc__] == []
