@@ -65,6 +65,7 @@ async def test_the_grant_that_ends_first_is_used_first_and_none_is_stranded(
     now = clock.now()
     for amount, ends in ((10, None), (3, now + 50), (4, now + 1000)):
         await access.allocations.grant(ROOT, "climate", amount, ends=ends)
+        clock.advance(0.001)  # so that they have an order
     await access.accounts.hold("req_1", GRANT, tokens(12))
     assert await left(access) == [(10, 5), (3, 3), (4, 4)]
     await settle(access, database, "req_1", 5, 5)
