@@ -13,7 +13,8 @@ its own:
 
 Reported of each database, for `held` against `before` (`free` where git has no such commit): `added_p50_ms` at 1
 connection, `rps_lost` (the part of its requests/s at 32 connections), and `many_p50_ms`, `many_rps` (over those of
-`held`). Figures are medians over the rounds.
+`held`). Figures are medians over the rounds. `cpu_N_us` is the processor time of the gateway for a request at N
+connections: it is less disturbed by what else the machine does.
 """
 
 import argparse
@@ -94,8 +95,11 @@ def measure(kind: Kind, seconds: float) -> dict[str, float]:
         keys = kind.directory / "keys"
         keys.write_text(server.key) if kind.name == "before" else ledger.write_keys(keys, KEYS)
         ask(server, keys, 32, 2.0, other_cores)
+        assert server.process
         for connections in CONNECTIONS:
+            before = server.process.cpu_s()
             found = ask(server, keys, connections, seconds, other_cores)
+            taken[f"cpu_{connections}_us"] = (server.process.cpu_s() - before) / max(1, found["requests"]) * 1e6
             taken[f"rps_{connections}"] = found["requests"] / found["seconds"]
             taken[f"p50_{connections}_ms"] = found["p50_ms"]
             taken["bad"] += found["bad"]
@@ -187,7 +191,7 @@ def main() -> None:
     many = ledger.Size(ledger.MANY.keys, ledger.MANY.projects, a.entries)
     databases = a.databases.split(",")
     taken = {one: take(one, a.kinds.split(","), a.rounds, a.seconds, many) for one in databases}
-    columns = ["rps_1", "rps_32", "p50_1_ms", "p50_32_ms", "bad"]
+    columns = ["rps_1", "rps_32", "p50_1_ms", "p50_32_ms", "cpu_1_us", "cpu_32_us", "bad"]
     rows = [[one, name, *(own[key] for key in columns)] for one in databases for name, own in taken[one].items()]
     print(f"\n{report.table(['database', 'kind', *columns], rows)}")
     keys = {key: value for one in databases for key, value in result(one, taken[one]).items()}

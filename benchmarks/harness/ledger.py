@@ -2,7 +2,9 @@
 
 import hashlib
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from sqlalchemy import Connection, insert, text
@@ -42,11 +44,15 @@ async def fill(url: str, size: Size) -> None:
     """Make a database with so many keys and projects, each with one allocation, and charges on them."""
     database = await Database.open(url)
     try:
-        for work in (_projects, _keys, _entries):
-            await database.writer.submit(lambda connection, _, work=work: work(connection, size), None)
-        await database.writer.submit(lambda connection, _: _looked_at(connection), None)
+        for work in (_projects, _keys, _entries, _looked_at):
+            await database.writer.submit(partial(_filled, work), size)
     finally:
         await database.aclose()
+
+
+def _filled(work: Callable[[Connection, Size], None], connection: Connection, sizes: Sequence[Size]) -> None:
+    for size in sizes:
+        work(connection, size)
 
 
 def write_keys(path: Path, count: int) -> None:
@@ -95,5 +101,5 @@ def _entries(connection: Connection, size: Size) -> None:
         connection.execute(text(f"INSERT INTO entries ({columns}) " + _NUMBERS[kind].format(values)), {"count": count})
 
 
-def _looked_at(connection: Connection) -> None:
+def _looked_at(connection: Connection, _size: Size) -> None:
     connection.execute(text("ANALYZE"))

@@ -1,6 +1,8 @@
 """Who pays: holds before an answer, more while it runs, and settlements when it is over."""
 
+import logging
 import math
+from collections.abc import Awaitable
 from typing import Protocol
 
 from terascope.access.blocks import FRESH_S, Blocks
@@ -15,6 +17,8 @@ from terascope.core.prices import units
 from terascope.core.runs import RunRecord
 from terascope.store.database import Database
 from terascope.store.holds import Held, HoldStore
+
+log = logging.getLogger(__name__)
 
 
 class Meter(Protocol):
@@ -130,18 +134,18 @@ class Accounts:
     async def keep_tending(self) -> None:
         """Tend holds now and several times within their lives, until cancelled."""
         while True:
-            await self.tend()
+            await _tried(self.tend())
             await self._clock.sleep(self._config.hold_s / 4)
 
     async def keep_giving_back(self) -> None:
         """Return what is held in bulk for projects that ask no more, until cancelled."""
         while True:
             await self._clock.sleep(FRESH_S)
-            await self._blocks.give_back()
+            await _tried(self._blocks.give_back())
 
     async def aclose(self) -> None:
-        """Return all that is held in bulk and not in use."""
-        await self._blocks.give_back(all=True)
+        """Return all that is held in bulk and not in use; without a database that takes it, it expires."""
+        await _tried(self._blocks.give_back(all=True))
 
     def _asked(self, run_id: str, grant: Grant, amount: int) -> Hold:
         now = self._clock.now()
@@ -155,6 +159,14 @@ class Accounts:
             f"the project {grant.project} has {_shown(held.available)} service units left, and this request may need "
             f"{_shown(amount)}; set a smaller max_tokens, or ask {whom} for more"
         )
+
+
+async def _tried(work: Awaitable[None]) -> None:
+    """Do it; when the database cannot be reached say so: it is done again in a while."""
+    try:
+        await work
+    except Exception:  # a server that is away for a moment must not end what keeps holds alive
+        log.exception("holds could not be tended")
 
 
 def _shown(micro: int) -> str:

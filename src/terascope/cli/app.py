@@ -39,8 +39,14 @@ NOUNS: dict[str, tuple[str, str]] = {
     ),
     "audit": ("terascope.cli.audit", "Show who changed access or money: what, when, from where; newest first."),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
-    "backup": ("terascope.cli.backup", "Write the gateway's whole state into one file, while it runs."),
-    "restore": ("terascope.cli.restore", "Make the state of a gateway what a backup says."),
+    "backup": (
+        "terascope.cli.backup",
+        "Write a gateway's whole state, as it is at one moment, into FILE; it may run meanwhile.",
+    ),
+    "restore": (
+        "terascope.cli.restore",
+        "Make the state of a gateway what FILE says, all of it or nothing; it must not run.",
+    ),
     "doctor": ("terascope.cli.doctor", "Check the machine, the configuration and each model, and say what to do."),
     "version": ("terascope.cli.version", "Show the versions of Terascope and of what it runs on."),
     "worker": ("terascope.cli.worker", "Run the torch engine's server; `serve` starts it by itself."),

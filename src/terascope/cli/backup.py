@@ -35,7 +35,7 @@ def backup(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Write the gateway's whole state into FILE, as it is at one moment; the gateway may run meanwhile.
+    """Write a gateway's whole state, as it is at one moment, into FILE; it may run meanwhile.
 
     In it are keys (as hashes), projects, allocations and their ledger, run records, the catalogue and the audit
     log; not weights, not logs, not terascope.yaml. `terascope restore` makes a gateway of it.

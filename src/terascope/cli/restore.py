@@ -33,7 +33,7 @@ def restore(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Make the state of a gateway what FILE says, all of it or nothing; the gateway must not run.
+    """Make the state of a gateway what FILE says, all of it or nothing; it must not run.
 
     The database is the configuration's, SQLite or PostgreSQL, whichever FILE is from. One that a gateway has used is
     left alone without --replace.

@@ -75,8 +75,8 @@ class Gateway:
         for _ in range(count):
             await self.ask(amount, cost)
 
-    async def grant(self, micro: int, **times: float | None) -> AllocationRow:
-        return await self.access.allocations.grant(ROOT, "climate", micro / 1e6, **times)
+    async def grant(self, micro: int, ends: float | None = None) -> AllocationRow:
+        return await self.access.allocations.grant(ROOT, "climate", micro / 1e6, ends=ends)
 
     async def left(self) -> list[tuple[int, int]]:
         return [(row.balance, row.held) for row in await self.access.allocations.of("climate")]
