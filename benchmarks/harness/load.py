@@ -133,7 +133,7 @@ class Connection(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
-        if self._lost:
+        if self._lost and not self._lost.done():  # whoever waits may have been cancelled
             self._lost.set_result(None)
         self.end(f"connection lost: {exc}")
 

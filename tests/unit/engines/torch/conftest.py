@@ -210,21 +210,28 @@ class Server:
         self.crashes: list[BaseException] = []
         self.metrics = Metrics()
         self.shell = Shell(secret, self.metrics)
-        self.loop = self._serve(model, {"max_batch": max_batch, "step_tokens": step_tokens}, extra_rows)
+        self.loop = self._serve(model, max_batch=max_batch, step_tokens=step_tokens, extra_rows=extra_rows)
         self._runner = web.AppRunner(self.shell.application(), handler_cancellation=True, access_log=None)
         self.socket = socket
         self._session: aiohttp.ClientSession | None = None
 
-    def _serve(self, model: CausalModel | Encoder, sizes: dict[str, int], extra_rows: int) -> Any:
+    def _serve(self, model: CausalModel | Encoder, *, max_batch: int, step_tokens: int, extra_rows: int) -> Any:
         features = frozenset(map(str, set(Feature)))
         able = Capabilities(frozenset(ENDPOINTS[isinstance(model, Encoder)]), features)
         info = EngineInfo("torch", "0", able, model.context_length, model.dtype)
         common = (asyncio.get_running_loop(), self.crashes.append, self.metrics)
         if isinstance(model, Encoder):
-            texts = EmbedLoop(model, *common, **sizes)
+            texts = EmbedLoop(model, *common, max_batch=max_batch, step_tokens=step_tokens)
             self.shell.served = Embedder("tiny", info, model, texts)
             return texts
-        rows = BatchLoop(model.packed, model.vocabulary, *common, **sizes, extra_rows=extra_rows)
+        rows = BatchLoop(
+            model.packed,
+            model.vocabulary,
+            *common,
+            max_batch=max_batch,
+            step_tokens=step_tokens,
+            extra_rows=extra_rows,
+        )
         self.shell.served = Generator("tiny", info, model, rows)
         return rows
 

@@ -220,8 +220,8 @@ def test_what_is_no_priority_is_taken_for_interactive(said: str, expected: int) 
     assert Terms.read({"X-Terascope-Scope": "us"}) == Terms("us", 1)
 
 
-def _priority(priority: int) -> dict[str, dict[str, str]]:
-    return {"headers": {"X-Terascope-Priority": str(priority)}}
+def _priority(priority: int) -> dict[str, str]:
+    return {"X-Terascope-Priority": str(priority)}
 
 
 async def test_a_worker_does_what_it_is_told(tiny: CausalModel, start: Start) -> None:
@@ -229,9 +229,9 @@ async def test_a_worker_does_what_it_is_told(tiny: CausalModel, start: Start) ->
     client: Client = await start(tiny, max_batch=1, extra_rows=1)
     asked = {"model": "tiny", "prompt": "x", "seed": 1, "ignore_eos": True}
     long = {**asked, "max_tokens": 450, "stream": True}
-    async with client.session.post(f"http://engine/{TEXT}", json=long, **_priority(2)) as response:
+    async with client.session.post(f"http://engine/{TEXT}", json=long, headers=_priority(2)) as response:
         await response.content.readany()
-        status, answer, _ = await client.post(TEXT, {**asked, "max_tokens": 3}, **_priority(1))
+        status, answer, _ = await client.post(TEXT, {**asked, "max_tokens": 3}, headers=_priority(1))
         assert (status, answer["usage"]["completion_tokens"]) == (200, 3)
         (batch,) = client.server.loop._rows.values()
         assert batch[0].made < 450
@@ -242,8 +242,8 @@ async def test_embeddings_have_priorities(encoder_dir: Path, start: Start) -> No
     encoder: Encoder = load_encoder(WorkerSettings(encoder_dir, "tiny"), lambda _: None)
     client: Client = await start(encoder, step_tokens=8)
     many = {"model": "tiny", "input": ["the cat"] * 2000}
-    first = asyncio.create_task(client.post("v1/embeddings", many, **_priority(2)))
-    status, answer, _ = await client.post("v1/embeddings", {"model": "tiny", "input": "dog"}, **_priority(1))
+    first = asyncio.create_task(client.post("v1/embeddings", many, headers=_priority(2)))
+    status, answer, _ = await client.post("v1/embeddings", {"model": "tiny", "input": "dog"}, headers=_priority(1))
     assert (status, len(answer["data"])) == (200, 1)
     assert not first.done()
     assert (await first)[0] == 200
