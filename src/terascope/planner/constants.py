@@ -21,6 +21,8 @@ class Constants:
     """Part of a unit's peak in large matrix products."""
     multiply_experts: float
     """The same where tokens are grouped by experts."""
+    pad: float
+    """Rows that a product with an expert's weights costs more than there are tokens: tiles that are not full."""
     attend: float
     """Part of the bf16 peak in attention over a prompt."""
     attend_decode: float

@@ -13,9 +13,6 @@ from terascope.planner.shapes import Architecture, Attention, FeedForward
 _US = 1e-6
 _SMALL = 2.0
 """Bytes of an activation."""
-_REDUCTIONS = 2
-"""All-reduces of a layer: after attention and after the feed-forward part."""
-
 
 @dataclass(frozen=True, slots=True)
 class Work:
@@ -61,6 +58,9 @@ class Roofline:
             found["experts"] += n * self._experts(two, work)
             found["network"] += n * self._exchange(two, work)
         found["dense"] += self._head(work)
+        if self._group_far:  # two halves of a batch take turns: one computes while the other's tokens travel
+            computing = sum(found[name] for name in ("attention", "cache", "dense", "experts"))
+            found["network"] -= self._is.overlap * min(computing, found["network"])
         found["network"] += self._reductions(work) + self._hops(work)
         found["fixed"] = self._fixed(work)
         return found
@@ -120,7 +120,7 @@ class Roofline:
         hit = min(one.experts / layout.ep, one.hit(everyone) / layout.ep * uneven)
         load = everyone * one.chosen / layout.ep * uneven
         read = hit * here * WIDTHS[name] / (gpu.bandwidth * its.stream_experts)
-        compute = 2 * load * here / (gpu.peaks[gpu.unit(units(name))] * its.multiply_experts)
+        compute = 2 * (load + hit * its.pad) * here / (gpu.peaks[gpu.unit(units(name))] * its.multiply_experts)
         moved = self._traffic(load, 2 * one.width + 2 * one.inner / layout.expert_tp) if work.prompt else 0.0
         return max(read, compute) + moved
 
@@ -134,9 +134,10 @@ class Roofline:
         layout, its, group = self._layout, self._is, self._layout.tp
         if group == 1:
             return 0.0
-        count = sum(n for _, n in self._shapes.attention) + sum(
-            n for one, n in self._shapes.feed_forward if not (one.experts and layout.dp > 1)
-        )
+        attention = sum(n for _, n in self._shapes.attention)
+        exchanged = sum(n for one, n in self._shapes.feed_forward if one.experts and layout.dp > 1)
+        divided = attention if layout.cp > 1 and not work.prompt else 0  # queries and partial results are gathered
+        count = attention + sum(n for _, n in self._shapes.feed_forward) - exchanged + divided
         start = its.reduce_us * _US * (1 + 0.15 * math.log2(group)) * (4 if self._far else 1)
         moved = 2 * (group - 1) / group * work.tokens * self._shapes.hidden * _SMALL / (self._link * its.reduce)
         return count * (start + moved)
@@ -158,8 +159,7 @@ class Roofline:
         if work.prompt:  # a node gets a token once, however many of its experts it is for
             reached = nodes * (1 - (1 - 1 / nodes) ** min(one.chosen, one.groups or one.chosen)) * (1 - 1 / nodes)
         copies = work.tokens / self._layout.tp * reached
-        spent = 2 * its.network_us * _US + copies * self._sent(one) / (self._gpu.nic * its.network)
-        return spent * (1 - its.overlap)
+        return 2 * its.network_us * _US + copies * self._sent(one) / (self._gpu.nic * its.network)
 
     def _sent(self, one: FeedForward) -> float:
         """Bytes of a token to one expert and back: there in the weights' format where that is computed in, back in bf16."""
