@@ -117,7 +117,9 @@ def _kimi_linear(fields: Fields) -> list[Attention]:
     )
     counts = len(linear.list("full_attn_layers")), len(linear.list("kda_layers"))
     if sum(counts) != fields.need("layers"):
-        raise fields.wrong(f"has {fields.need('layers')} layers, but lists {counts[0]} full and {counts[1]} linear ones")
+        raise fields.wrong(
+            f"has {fields.need('layers')} layers, but lists {counts[0]} full and {counts[1]} linear ones"
+        )
     return [full] * counts[0] + [delta] * counts[1]
 
 

@@ -15,6 +15,8 @@ class Constants:
     """Part of the memory bandwidth with which weights of attention and dense layers are read."""
     stream_experts: float
     """The same for experts, which are many and small."""
+    unpack: float
+    """The same where weights are unpacked to bf16 before they are multiplied, as a part of the part."""
     stream_cache: float
     """The same for the KV cache."""
     multiply: float
@@ -33,6 +35,10 @@ class Constants:
     """For each layer in a step: launches, norms, rotary positions, small kernels."""
     mixture_us: float
     """More for a layer with experts: routing, sorting."""
+    linear_us: float
+    """More for a layer of linear attention: convolution, gates, update of the state."""
+    index_us: float
+    """More for a layer that searches its cache with an index: scores and the choice of the best."""
     step_us: float
     """For each step: scheduling, sampling, detokenizing."""
     prompt_layer_us: float

@@ -60,6 +60,8 @@ class Cluster:
     gpu: Gpu
     scheduler: str = ""
     """`slurm`, `pbs` or empty."""
+    fabric: str = ""
+    """`slingshot`, `infiniband` or empty: what the network is."""
     notes: str = ""
     source: str = ""
 
@@ -172,12 +174,14 @@ def _from_file(path: Path) -> Cluster:
     return _system(path.stem, entry, str(path))
 
 
-_SYSTEM_KEYS = {"site", "nodes", "gpu", "node", "nic", "scheduler", "source", "notes"}
+_SYSTEM_KEYS = {"site", "nodes", "gpu", "node", "nic", "scheduler", "fabric", "source", "notes"}
 
 
 def _system(name: str, entry: Mapping[str, Any], where: str = "data/systems.yaml") -> Cluster:
     if unknown := set(entry) - _SYSTEM_KEYS:
-        raise BadRequest(f"{where} has {', '.join(sorted(map(str, unknown)))}; known are {sorted(_SYSTEM_KEYS)}", param="on")
+        raise BadRequest(
+            f"{where} has {', '.join(sorted(map(str, unknown)))}; known are {sorted(_SYSTEM_KEYS)}", param="on"
+        )
     given = entry.get("gpu")
     gpu = _gpu(str(given.get("name", name)), given, where) if isinstance(given, dict) else find_gpu(str(given))
     node = _number(entry, "node", where, gpu.node)
@@ -191,6 +195,7 @@ def _system(name: str, entry: Mapping[str, Any], where: str = "data/systems.yaml
         nodes=int(_number(entry, "nodes", where)),
         gpu=replace(gpu, node=int(node), nic=nic, links=links),
         scheduler=scheduler,
+        fabric=str(entry.get("fabric", "")),
         notes=str(entry.get("notes", "")),
         source=str(entry.get("source", "")),
     )
@@ -201,7 +206,9 @@ _GPU_KEYS = {"name", "memory", "bandwidth", *_UNITS, "links", "node", "nic", "po
 
 def _gpu(name: str, entry: Mapping[str, Any], where: str = "data/hardware.yaml") -> Gpu:
     if unknown := set(entry) - _GPU_KEYS - {"source"}:
-        raise BadRequest(f"{where}: gpu has {', '.join(sorted(map(str, unknown)))}; known are {sorted(_GPU_KEYS)}", param="on")
+        raise BadRequest(
+            f"{where}: gpu has {', '.join(sorted(map(str, unknown)))}; known are {sorted(_GPU_KEYS)}", param="on"
+        )
     links = entry.get("links") or [[1, 0]]
     if not all(isinstance(one, list) and len(one) == 2 for one in links):
         raise BadRequest(f"{where}: links are pairs of GPUs reached and 1e9 bytes/s, such as [[8, 450]]", param="on")

@@ -43,6 +43,10 @@ class Layout:
         """Into how many parts an expert is cut."""
         return self.group // self.ep
 
+    def held(self, experts: int) -> int:
+        """Experts that a GPU of `ep` holds whole or a part of; where they do not go round, some are held twice."""
+        return -(-experts // self.ep)
+
     @property
     def cache_width(self) -> float:
         """Bytes of a value in the KV cache."""
@@ -66,7 +70,9 @@ def make_layout(
     if tp % cp:
         raise BadRequest(f"{tp} GPUs of a tensor group cannot divide the cache {cp} ways", param="layout")
     if cache not in CACHE_WIDTHS:
-        raise BadRequest(f"there is no KV cache in {cache!r}; choose one of {', '.join(CACHE_WIDTHS)}", param="kv_dtype")
+        raise BadRequest(
+            f"there is no KV cache in {cache!r}; choose one of {', '.join(CACHE_WIDTHS)}", param="kv_dtype"
+        )
     return Layout(tp, pp, dp, ep, cp, weights, cache)
 
 
@@ -97,8 +103,6 @@ def _experts(shapes: Architecture, layout: Layout) -> str:
         if not one.experts:
             if layout.ep > 1 or layout.dp > 1:
                 continue
-        elif one.experts % layout.ep and layout.ep <= one.experts:
-            return f"{one.experts} experts cannot be divided over {layout.ep} GPUs"
         elif layout.ep > one.experts:
             return f"there are {one.experts} experts, fewer than the {layout.ep} GPUs they are to be divided over"
         elif one.inner % layout.expert_tp:

@@ -92,7 +92,8 @@ def _names() -> Mapping[str, tuple[str, str]]:
     found: dict[str, tuple[str, str]] = {}
     for entry in _entries():
         for name in (entry["name"], *entry.get("also", ())):
-            found |= dict.fromkeys((name.lower(), _short(name)), (name, ""))
+            shown = name if "/" in name else entry["name"]  # a nickname is nothing that a hub knows
+            found |= dict.fromkeys((name.lower(), _short(name)), (shown, ""))
         for name, number_format in entry.get("variants", {}).items():
             found |= dict.fromkeys((name.lower(), _short(name)), (name, number_format))
     return found

@@ -92,7 +92,7 @@ def stage_share(shapes: Architecture, layout: Layout) -> float:
 def _feed_forward(one: FeedForward, layout: Layout) -> float:
     weights = layout.weights
     everywhere = (one.dense * WIDTHS[weights.dense] + one.router * _BF16) / layout.tp
-    return everywhere + one.experts * _expert_bytes(one, layout) / layout.group
+    return everywhere + layout.held(one.experts) * _expert_bytes(one, layout) / layout.expert_tp
 
 
 def _expert_bytes(one: FeedForward, layout: Layout) -> float:

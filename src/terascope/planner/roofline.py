@@ -14,6 +14,7 @@ _US = 1e-6
 _SMALL = 2.0
 """Bytes of an activation."""
 
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """What one step computes on each group of `tp` GPUs: `tokens` new tokens that see `context` tokens each."""
@@ -21,15 +22,15 @@ class Work:
     tokens: float
     context: float
     prompt: bool
-    """Whether they are a prompt's, many after each other, or one each of as many sequences."""
+    """Whether they are a prompt's, many after each other, or of as many sequences as there are `sequences`."""
+    sequences: float = 0
+    """Sequences that are decoded: fewer than tokens where drafts are verified, several for each."""
 
 
 class Roofline:
     """The time of steps of one model in one layout on one cluster. Pure arithmetic; some microseconds a call."""
 
-    def __init__(
-        self, shapes: Architecture, cluster: Cluster, layout: Layout, values: Constants | None = None
-    ) -> None:
+    def __init__(self, shapes: Architecture, cluster: Cluster, layout: Layout, values: Constants | None = None) -> None:
         self._shapes = shapes
         self._cluster = cluster
         self._gpu = cluster.gpu
@@ -38,10 +39,15 @@ class Roofline:
         self._link, self._far = cluster.link(layout.tp)
         self._group_link, self._group_far = cluster.link(layout.group)
         self._nodes = max(1, -(-layout.group // cluster.domain))
+        self._uneven = -(-shapes.layers // layout.pp) * layout.pp / shapes.layers  # all wait for the longest stage
 
-    def decode(self, batch: float, context: float) -> float:
-        """Seconds for one new token of `batch` sequences in each group, `context` tokens long, through all layers."""
-        return self._step(Work(batch, context, prompt=False))
+    def decode(self, batch: float, context: float, drafts: int = 0) -> float:
+        """Seconds for one new token of `batch` sequences in each group, `context` tokens long, through all layers.
+
+        With `drafts`, each sequence has so many tokens more to be verified; what made them is a layer for each.
+        """
+        spent = self._step(Work(batch * (1 + drafts), context, prompt=False, sequences=batch))
+        return spent * (1 + drafts / self._shapes.layers)
 
     def prompt(self, tokens: float, length: float) -> float:
         """Seconds for `tokens` tokens of prompts of `length` tokens in each group, computed at once."""
@@ -66,7 +72,7 @@ class Roofline:
         return found
 
     def _step(self, work: Work) -> float:
-        return sum(self.parts(work).values())
+        return sum(self.parts(work).values()) * self._uneven
 
     def _projections(self, one: Attention, work: Work) -> float:
         return self._product(one.parameters / self._layout.tp, self._layout.weights.attention, work.tokens, work.prompt)
@@ -79,17 +85,22 @@ class Roofline:
     def _product(self, parameters: float, number_format: str, tokens: float, prompt: bool) -> float:
         """A matrix product of weights that every token passes."""
         gpu, its = self._gpu, self._is
-        read = parameters * WIDTHS[number_format] / (gpu.bandwidth * its.stream)
+        read = parameters * WIDTHS[number_format] / (gpu.bandwidth * its.stream * self._unpacking(number_format))
         compute = 2 * parameters * tokens / (gpu.peaks[gpu.unit(units(number_format))] * its.multiply)
         moved = self._traffic(tokens, self._shapes.hidden * 4) if prompt else 0.0
         return max(read, compute) + moved
+
+    def _unpacking(self, number_format: str) -> float:
+        """Less of the bandwidth is had where the GPU has no unit for the format."""
+        return 1.0 if number_format == "bf16" or self._gpu.unit(units(number_format)) != "bf16" else self._is.unpack
 
     def _traffic(self, tokens: float, values: float) -> float:
         """Activations that go to memory and come back."""
         return self._is.traffic * tokens * values * _SMALL / (self._gpu.bandwidth * self._is.stream)
 
     def _attend(self, one: Attention, work: Work) -> float:
-        peak, its, share = self._gpu.peaks["bf16"], self._is, self._layout.tp
+        gpu, its, share = self._gpu, self._is, self._layout.tp
+        peak = gpu.peaks[gpu.unit((self._layout.cache, "bf16"))]
         if work.prompt:
             seen = min(work.context / 2, one.window or math.inf, one.chosen or math.inf)
             pairs = one.pair_flops * seen + one.index_flops * work.context / 2 + one.token_flops
@@ -102,7 +113,7 @@ class Roofline:
         values = one.read(work.context) * one.cache_values * layout.cache_width
         index = work.context * one.index_bytes
         states = 2 * one.state_bytes / min(layout.tp, one.heads)  # read and written
-        moved = work.tokens * ((values + index) / shards + states)
+        moved = work.sequences * ((values + index) / shards + states)
         return moved / (self._gpu.bandwidth * self._is.stream_cache)
 
     def _decode_flops(self, one: Attention, work: Work) -> float:
@@ -119,7 +130,7 @@ class Roofline:
         here = one.expert / layout.expert_tp
         hit = min(one.experts / layout.ep, one.hit(everyone) / layout.ep * uneven)
         load = everyone * one.chosen / layout.ep * uneven
-        read = hit * here * WIDTHS[name] / (gpu.bandwidth * its.stream_experts)
+        read = hit * here * WIDTHS[name] / (gpu.bandwidth * its.stream_experts * self._unpacking(name))
         compute = 2 * (load + hit * its.pad) * here / (gpu.peaks[gpu.unit(units(name))] * its.multiply_experts)
         moved = self._traffic(load, 2 * one.width + 2 * one.inner / layout.expert_tp) if work.prompt else 0.0
         return max(read, compute) + moved
@@ -177,5 +188,11 @@ class Roofline:
 
     def _fixed(self, work: Work) -> float:
         its, mixtures = self._is, sum(n for one, n in self._shapes.feed_forward if one.experts)
+        more = sum(n * self._more_us(one) for one, n in self._shapes.attention)
         layer, step = (its.prompt_layer_us, its.prompt_step_us) if work.prompt else (its.layer_us, its.step_us)
-        return _US * (layer * self._shapes.layers + its.mixture_us * mixtures + step)
+        return _US * (layer * self._shapes.layers + its.mixture_us * mixtures + more + step)
+
+    def _more_us(self, one: Attention) -> float:
+        if one.kind in ("linear", "mamba"):
+            return self._is.linear_us
+        return self._is.index_us if one.index_flops or one.chosen else 0.0

@@ -93,8 +93,8 @@ class Plans:
 
     def failure(self) -> str:
         """Why nothing works: the memory that is missing, or the most frequent reason."""
-        least = min((_missing(self, one.layout) for one in self.rejected), default=0.0)
-        if least > 0:
+        missing = [short for one in self.rejected if (short := _missing(self, one.layout)) is not None]
+        if missing and (least := min(missing)) > 0:
             return (
                 f"{self.shapes.name} does not fit on {self.cluster.name}: in the best layout {least / GIB:.1f} GiB are "
                 f"missing on each GPU; take more or larger GPUs, or ask `terascope plan --fit`"
@@ -141,9 +141,7 @@ def judge(shapes: Architecture, cluster: Cluster, layout: Layout, load: Load, wi
     return _plan(Copy(shapes, cluster, layout, load), held, room, copies, load, layout, shapes.context)
 
 
-def _plan(
-    copy: Copy, held: Memory, room: int, copies: int, load: Load, layout: Layout, limit: int
-) -> Plan:
+def _plan(copy: Copy, held: Memory, room: int, copies: int, load: Load, layout: Layout, limit: int) -> Plan:
     wanted = -(-load.users // copies)
     within = most(copy, room, load)
     taken = min(wanted, room) if load.users else within or 1
@@ -166,10 +164,10 @@ def _too_large(held: Memory, cluster: Cluster, wish: Wish, longest: int) -> str:
     return f"leaves {held.cache / GIB:.1f} GiB a GPU, too little for one sequence of {longest:,} tokens"
 
 
-def _missing(plans: Plans, layout: Layout) -> float:
-    """Bytes that are missing on each GPU before the first token; negative where it fits."""
+def _missing(plans: Plans, layout: Layout) -> float | None:
+    """Bytes that are missing on each GPU before the first token; negative where it fits, None where it cannot be."""
     if format_refusal(plans.cluster, layout) or refusal(plans.shapes, layout):
-        return float("inf")
+        return None
     return -memory(plans.shapes, plans.cluster, layout, plans.wish.utilization).cache
 
 
@@ -184,11 +182,16 @@ def layouts(shapes: Architecture, cluster: Cluster, wish: Wish, engine: Engine) 
 
 
 def formats(shapes: Architecture, cluster: Cluster, wanted: str) -> Sequence[Format]:
-    """The checkpoint's own format; for bf16 also fp8, which engines make while they load, where the GPU computes it."""
+    """The checkpoint's own format; for bf16 also fp8, which engines make while they load, where the GPU computes it.
+
+    Where the GPU cannot use the checkpoint's format, bf16: somebody must have unpacked it before.
+    """
     if wanted != "auto":
         return (format_named(wanted),)
-    own = format_named(shapes.native)
-    return (own, format_named("fp8")) if own.name == "bf16" and "fp8" in cluster.gpu.peaks else (own,)
+    own, plain = format_named(shapes.native), format_named("bf16")
+    if own is plain:
+        return (own, format_named("fp8")) if "fp8" in cluster.gpu.peaks else (own,)
+    return (plain,) if format_refusal(cluster, Layout(1, 1, 1, 1, 1, own)) else (own,)
 
 
 def _caches(cluster: Cluster, wanted: str) -> Sequence[str]:
