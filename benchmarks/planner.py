@@ -7,8 +7,8 @@
   find a constant; `ARGS="--rows FILE"` judges other rows with the same columns.
 - `vs_aiconfigurator`: the median error of the time between tokens over AIConfigurator's, on rows that both predict and
   that are kept out of the calibration.
-- `working_right`: of placements that run in public, those found to fit. `failing_right`: of those that fail in public or
-  whose weights alone exceed the memory, those refused in every layout.
+- `working_right`: of placements that run in public, those found to fit. `failing_right`: of those that fail in public
+  or whose weights alone exceed the memory, those refused in every layout.
 - `search_64_s`, `search_4096_s`: seconds for the whole search for Kimi-K2 on 64 and 4,096 H200, two KV formats.
 """
 
@@ -192,9 +192,7 @@ def calibrate() -> None:
     others = [one for one in everything if one.id in kept]
     found = planner_fit.fit(rows)
     its = found.constants
-    print(
-        f"{len(rows)} rows, {len(planner_rows.firsts(rows))} of them with a time to the first token; loss {found.loss:.4f}"
-    )
+    print(f"{len(rows)} rows, {len(planner_rows.firsts(rows))} with a time to the first token; loss {found.loss:.4f}")
     print(f"on the rows found with: {_error(rows, its):.1%}; on {len(others)} kept apart: {_error(others, its):.1%}")
     by_gpu = planner_fit.left_out(rows, lambda one: one.system)
     by_family = planner_fit.left_out(rows, lambda one: one.family)
@@ -237,8 +235,8 @@ def write(its: Constants, rows: Sequence[Measured], *parts: Mapping[str, Sequenc
 
 HEAD = """\
 # Written by `make bench NAME=planner ARGS=--calibrate` from the measurements inside aiconfigurator-core 0.12.0
-# (systems/silicon_sample.csv); published rows were not used. `constants`: planner/constants.py says what each is. `bands`:
-# measured over predicted, a tenth of the rows below and a tenth above, with constants found without the row's GPU or
+# (systems/silicon_sample.csv); published rows were not used. `constants`: see planner/constants.py.
+# `bands`: measured over predicted, a tenth of the rows below and a tenth above, with constants found without the row's GPU or
 # family of models. `left_out`: median errors of the time between tokens, likewise.
 """
 

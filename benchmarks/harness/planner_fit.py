@@ -1,4 +1,4 @@
-"""Finds the planner's constants from measurements: coordinate descent from physical guesses, which hold where rows are few.
+"""Finds the planner's constants from measurements: coordinate descent from guesses, which hold where rows are few.
 
 The loss is the mean absolute logarithm of predicted over measured time between tokens, 0.4 of the same for the time to
 the first token of few, and a small pull towards the guesses.
@@ -15,8 +15,8 @@ from terascope.planner.constants import Constants
 from .planner_rows import Measured, firsts, itl, ttft
 
 GUESSES = Constants(
-    stream=0.8, stream_experts=0.7, unpack=0.9, stream_cache=0.7, multiply=0.65, multiply_experts=0.5, pad=64, attend=0.5,
-    attend_decode=0.6, traffic=2.5, layer_us=45, mixture_us=15, linear_us=10, index_us=20, step_us=1000,
+    stream=0.8, stream_experts=0.7, unpack=0.9, stream_cache=0.7, multiply=0.65, multiply_experts=0.5, pad=64,
+    attend=0.5, attend_decode=0.6, traffic=2.5, layer_us=45, mixture_us=15, linear_us=10, index_us=20, step_us=1000,
     prompt_layer_us=100, prompt_step_us=3000, reduce_us=8, reduce=0.5, exchange_us=30, exchange=0.5, network_us=60,
     network=0.6, overlap=0.8, imbalance=1.25, imbalance_prompt=1.15, interference=1.0,
 )  # fmt: skip
@@ -61,7 +61,7 @@ def _round(between: Sequence[Measured], first: Sequence[Measured], best: Fit, st
     for name in (one for one in asdict(GUESSES) if one not in FIXED):
         for factor in (math.exp(step), math.exp(-step)):
             value = getattr(best.constants, name) * factor
-            if name in FRACTIONS and value > _MOST_FRACTION or name == "imbalance" and value < 1:
+            if (name in FRACTIONS and value > _MOST_FRACTION) or (name == "imbalance" and value < 1):
                 continue
             tried = replace(best.constants, **{name: value})
             loss = _loss(between, first, tried)

@@ -1,4 +1,4 @@
-"""Measurements of serving times: those inside the `aiconfigurator-core` wheel, cleaned, and what the planner says to them.
+"""Measurements of serving times: those inside the `aiconfigurator-core` wheel, cleaned, and the planner's times.
 
 Their traps: rows called aggregated with more GPUs than a node are totals of something else; lengths are uniform in 0.8
 to 1 of what is said; some rows ran with speculative decoding and do not say so (they are faster than the memory could
@@ -109,7 +109,7 @@ def ttft(one: Measured, values: Constants) -> float:
 
 
 def firsts(rows: Iterable[Measured]) -> list[Measured]:
-    """Rows whose time to the first token says how long a prompt takes: few at once, in an engine that streams at once."""
+    """Rows whose time to the first token says how long a prompt takes: few at once, in an engine that does not wait."""
     return [
         one
         for one in rows

@@ -15,8 +15,8 @@ from terascope.planner.memory import GIB
 from terascope.planner.report import need_report, plans_report
 
 _COLUMNS = (
-    "", "layout", "weights", "KV", "copies", "weights GiB", "KV GiB", "fits", "at once", "first token", "between tokens",
-    "tokens/s", "per GPU", "USD/M", "kWh/M",
+    "", "layout", "weights", "KV", "copies", "weights GiB", "KV GiB", "fits", "at once", "first token",
+    "between tokens", "tokens/s", "per GPU", "USD/M", "kWh/M",
 )  # fmt: skip
 _FIT_COLUMNS = ("GPU", "nodes", "GPUs", "layout", "weights", "tokens/s", "first token", "between tokens", "why not")
 _COMPARED = ("model", "cluster", "layout", "weights", "fits", "at once", "first token", "between tokens", "tokens/s",
@@ -30,8 +30,9 @@ def plans(found: Plans, price: float, pue: float, top: int) -> None:
     report = plans_report(found, price=price, pue=pue, most=top)
     model, cluster = report["model"], report["cluster"]
     typer.echo(
-        f"{clean(model['name'])}: {model['parameters'] / 1e9:,.1f} billion parameters, {model['active_parameters'] / 1e9:.1f} "
-        f"active, {model['native_format']}; {clean(cluster['name'])}: {cluster['gpus']} x {cluster['gpu']}\n"
+        f"{clean(model['name'])}: {model['parameters'] / 1e9:,.1f} billion parameters, "
+        f"{model['active_parameters'] / 1e9:.1f} active, {clean(model['native_format'])}; "
+        f"{clean(cluster['name'])}: {cluster['gpus']} x {cluster['gpu']}\n"
     )
     table(_COLUMNS, (_row(number, one) for number, one in enumerate(report["plans"], 1)), empty="")
     _notes(report, found)
@@ -150,8 +151,9 @@ def _notes(report: dict[str, Any], found: Plans) -> None:
     if divided := report["disaggregated"]:
         ask, answer = divided["prompt"], divided["answer"]
         typer.echo(
-            f"\nprompts and answers apart: {ask['copies']} x {ask['layout']} and {answer['copies']} x {answer['layout']}: "
-            f"{divided['output_tokens_per_s']:,.0f} tokens/s, {divided['ttft_s']:.2f} s and {divided['itl_s'] * 1e3:.0f} ms"
+            f"\nprompts and answers apart: {ask['copies']} x {ask['layout']} and {answer['copies']} x "
+            f"{answer['layout']}: {divided['output_tokens_per_s']:,.0f} tokens/s, {divided['ttft_s']:.2f} s and "
+            f"{divided['itl_s'] * 1e3:.0f} ms"
         )
     units = report["plans"][0]["service_units_per_million"]
     typer.echo(f"a million tokens: {units['prompt']:,} service units of prompts, {units['output']:,} of answers")

@@ -16,11 +16,12 @@ from terascope.planner.shapes import Architecture, Attention
 _TEXT_PARTS = ("text_config", "llm_config", "language_config")
 _LARGEST_FILE = 16 * 1024 * 1024
 KNOWN = (
-    "deepseek_v2 deepseek_v3 deepseek_v32 deepseek_v4 kimi_k2 kimi_linear glm4_moe glm_moe_dsa minimax_m2 minimax_m3 "
-    "llama llama4_text mistral mistral_large_3 mixtral qwen2 qwen2_moe qwen3 qwen3_moe qwen3_5_moe_text qwen3_5_text "
-    "qwen3_next qwen3_vl_text qwen3_vl_moe_text bailing_moe gpt_oss gemma2 gemma3_text phi3 olmo2 smollm3 granite "
-    "nemotron_h switch_transformers glam pangu_sigma"
-).split()
+    "deepseek_v2", "deepseek_v3", "deepseek_v32", "deepseek_v4", "kimi_k2", "kimi_linear", "glm4_moe", "glm_moe_dsa",
+    "minimax_m2", "minimax_m3", "llama", "llama4_text", "mistral", "mistral_large_3", "mixtral", "qwen2", "qwen2_moe",
+    "qwen3", "qwen3_moe", "qwen3_next", "qwen3_5_text", "qwen3_5_moe_text", "qwen3_vl_text", "qwen3_vl_moe_text",
+    "bailing_moe", "gpt_oss", "gemma2", "gemma3_text", "phi3", "olmo2", "smollm3", "granite", "nemotron_h",
+    "switch_transformers", "glam", "pangu_sigma",
+)  # fmt: skip
 """Values of `model_type` whose parameter counts were compared with published ones, or follow Llama's layout."""
 
 
@@ -66,7 +67,7 @@ def parse_config(values: Mapping[str, Any], name: str, *, where: str = "the conf
         attention=_counted(_attention(fields, kind)),
         feed_forward=_counted(feed_forward(fields, kind)),
         embeddings=hidden * vocabulary * (1 if tied else 2),
-        native=native_format(values, fields.values, where),
+        native=native_format(values, fields.values),
         drafts=fields.get("drafts"),
     )
 

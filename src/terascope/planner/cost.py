@@ -11,7 +11,7 @@ from terascope.planner.shapes import Architecture
 _MILLION = 1e6
 _HOUR = 3600.0
 _SHARE = 0.75
-"""Part of its power limit that a GPU that serves draws, and what a node has beside it; not measured for these models."""
+"""Part of its power limit that a GPU that serves draws; not measured for these models."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ class Layout:
     """One copy of a model on `gpus` GPUs.
 
     `tp` GPUs divide each attention layer (tensor parallelism), `dp` such groups attend to sequences of their own (data
-    parallelism), `pp` divides the layers (pipeline). Routed experts are divided over all `tp * dp` GPUs: whole ones over
-    `ep` of them, each cut in the rest. `cp` GPUs of a tensor group divide the cache of what every one of them would
-    keep whole (decode context parallelism).
+    parallelism), `pp` divides the layers (pipeline). Routed experts are divided over all `tp * dp` GPUs: whole ones
+    over `ep` of them, each cut in the rest. `cp` GPUs of a tensor group divide the cache of what every one of them
+    would keep whole (decode context parallelism).
     """
 
     tp: int

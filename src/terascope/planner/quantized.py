@@ -3,14 +3,12 @@
 from collections.abc import Mapping
 from typing import Any
 
-from terascope.core.errors import BadRequest
-
 _METHODS = {"fp8": "fp8", "fbgemm_fp8": "fp8", "mxfp4": "mxfp4", "gptq": "int4-all", "awq": "int4-all"}
 _EXPERTS_ONLY = ("self_attn", "shared_experts")
 
 
-def native_format(outer: Mapping[str, Any], text: Mapping[str, Any], where: str) -> str:
-    """Return the name of the format; bf16 where nothing is said. Raises `BadRequest` for one that is unknown."""
+def native_format(outer: Mapping[str, Any], text: Mapping[str, Any]) -> str:
+    """Return the name of the format, bf16 where nothing is said; of one that the planner does not know, the method."""
     given = text.get("quantization_config") or outer.get("quantization_config") or {}
     if not isinstance(given, dict) or not given:
         return "bf16"
@@ -24,14 +22,11 @@ def native_format(outer: Mapping[str, Any], text: Mapping[str, Any], where: str)
     if method in ("modelopt", "modelopt_fp4", "nvfp4"):
         return "nvfp4" if "FP4" in str(given.get("quant_algo", "")).upper() or method != "modelopt" else "fp8"
     if method in ("compressed-tensors", "compressed_tensors"):
-        return _compressed_tensors(given, where)
-    raise BadRequest(
-        f"{where} has quant_method {method or 'missing'!r}, which the planner does not know; say --quantization",
-        param="quantization",
-    )
+        return _compressed_tensors(given)
+    return method or "quantization_config without a method"
 
 
-def _compressed_tensors(given: Mapping[str, Any], where: str) -> str:
+def _compressed_tensors(given: Mapping[str, Any]) -> str:
     groups = given.get("config_groups")
     first = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
     weights = first.get("weights") if isinstance(first, dict) else None
@@ -44,7 +39,4 @@ def _compressed_tensors(given: Mapping[str, Any], where: str) -> str:
     if bits == 4:
         ignored = " ".join(map(str, given.get("ignore") or ()))
         return "int4" if all(part in ignored for part in _EXPERTS_ONLY) else "int4-all"
-    raise BadRequest(
-        f"{where} has weights of {bits} bits of type {kind!r}; the planner knows 4 and 8; say --quantization",
-        param="quantization",
-    )
+    return f"compressed-tensors of {bits} bits"

@@ -173,7 +173,7 @@ class Roofline:
         return 2 * its.network_us * _US + copies * self._sent(one) / (self._gpu.nic * its.network)
 
     def _sent(self, one: FeedForward) -> float:
-        """Bytes of a token to one expert and back: there in the weights' format where that is computed in, back in bf16."""
+        """Bytes of a token to one expert and back: there in a byte a value where experts compute so, back in bf16."""
         there = 1.0 if self._gpu.unit(units(self._layout.weights.experts)) != "bf16" else _SMALL
         return one.width * (there + _SMALL)
 

@@ -9,7 +9,7 @@ from terascope.planner.hardware import Cluster
 from terascope.planner.layout import Layout, refusal
 from terascope.planner.load import Load
 from terascope.planner.memory import GIB, Memory, memory
-from terascope.planner.precision import Format, format_named
+from terascope.planner.precision import FORMATS, Format, format_named
 from terascope.planner.serving import Copy, Speed, most
 from terascope.planner.shapes import Architecture
 
@@ -188,6 +188,12 @@ def formats(shapes: Architecture, cluster: Cluster, wanted: str) -> Sequence[For
     """
     if wanted != "auto":
         return (format_named(wanted),)
+    if shapes.native not in FORMATS:
+        raise BadRequest(
+            f"the weights of {shapes.name} are in {shapes.native}, which the planner does not know; say what is "
+            f"nearest, such as --quantization fp8: {', '.join(FORMATS)}",
+            param="quantization",
+        )
     own, plain = format_named(shapes.native), format_named("bf16")
     if own is plain:
         return (own, format_named("fp8")) if "fp8" in cluster.gpu.peaks else (own,)

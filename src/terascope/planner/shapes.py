@@ -106,7 +106,7 @@ class Architecture:
     embeddings: int
     """Parameters of the embedding and of the head, counted once where both are one."""
     native: str = "bf16"
-    """Number format of the published weights, a name of `precision`."""
+    """Number format of the published weights: a name of `precision`, or a method that the planner does not know."""
     drafts: int = 0
     """Layers for multi-token prediction; they are not counted in the parameters."""
     source: str = ""

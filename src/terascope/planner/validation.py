@@ -1,4 +1,4 @@
-"""Published measurements, and what the planner would have predicted for each. None of them was used to set a constant."""
+"""Published measurements, and what the planner would have predicted. None of them was used to set a constant."""
 
 import csv
 import re

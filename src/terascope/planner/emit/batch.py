@@ -84,7 +84,8 @@ def _about(plans: Plans, plan: Plan) -> list[str]:
     exports = [f"export {name}={shlex.quote(value)}" for name, value in fabric(plans.cluster).items()]
     return [
         "",
-        f"# {plans.shapes.name}, {plan.layout.name}, {plan.layout.weights.name}: {plan.copies} x {plan.layout.gpus} GPUs",
+        f"# {plans.shapes.name}, {plan.layout.name}, {plan.layout.weights.name},",
+        f"# {plan.copies} x {plan.layout.gpus} GPUs",
         f"# on {plans.cluster.name}; each job serves on port {PORT} of its first node.",
         "set -euo pipefail",
         f'MODEL="${{MODEL:-{plans.shapes.name}}}"  # or a directory that every node sees',
@@ -119,7 +120,8 @@ def _on_one_node(plans: Plans, plan: Plan) -> Iterator[str]:
         yield _line(plans, plan, Node(0, _HEAD, str(PORT), _MODEL), "  exec ")
         return
     yield f"  for copy in $(seq 0 {copies - 1}); do"
-    yield f"    export {VISIBLE[plans.cluster.gpu.vendor]}=$(seq -s, $((copy * {gpus})) $((copy * {gpus} + {gpus - 1})))"
+    first, last = f"$((copy * {gpus}))", f"$((copy * {gpus} + {gpus - 1}))"
+    yield f"    export {VISIBLE[plans.cluster.gpu.vendor]}=$(seq -s, {first} {last})"
     yield f"    PORT=$(({PORT} + copy))"
     yield _line(plans, plan, Node(0, _HEAD, _PORT, _MODEL), "    ") + " &"
     yield "  done"

@@ -23,7 +23,8 @@ def kubernetes(plans: Plans, plan: Plan) -> Mapping[str, str]:
         name = f"{_name(plans)}-{copy}"
         documents += [_inner_service(name), _service(name), _stateful_set(plans, plan, name)]
     head = (
-        f"# {plans.shapes.name}, {plan.layout.name}, {plan.layout.weights.name}: {plan.copies} x {plan.layout.gpus} GPUs.\n"
+        f"# {plans.shapes.name}, {plan.layout.name}, {plan.layout.weights.name}, "
+        f"{plan.copies} x {plan.layout.gpus} GPUs.\n"
         f"# Make the secret first: kubectl create secret generic {_name(plans)} --from-literal=key=...\n"
         f"# and a volume claim `models` with the weights below {_MODELS}.\n"
     )
@@ -34,8 +35,8 @@ def compose(plans: Plans, plan: Plan) -> Mapping[str, str]:
     """A service for each copy, on one machine. Raises `BadRequest` for copies that need several."""
     if nodes_of(plans, plan) > 1 or plan.copies > copies_on_a_node(plans, plan):
         raise BadRequest(
-            f"{plan.copies} x {plan.layout.gpus} GPUs are more than one machine, and Compose starts containers on one; emit "
-            "slurm, pbs or kubernetes, or plan for one node",
+            f"{plan.copies} x {plan.layout.gpus} GPUs are more than one machine, and Compose starts containers on one; "
+            "emit slurm, pbs or kubernetes, or plan for one node",
             param="emit",
         )
     services = {f"copy-{copy}": _compose_service(plans, plan, copy) for copy in range(plan.copies)}
@@ -135,7 +136,7 @@ def _container(plans: Plans, plan: Plan, name: str) -> dict[str, Any]:
         "resources": {"limits": {RESOURCES[plans.cluster.gpu.vendor]: gpus}},
         "volumeMounts": [
             {"name": "models", "mountPath": _MODELS, "readOnly": True},
-            {"name": "shm", "mountPath": "/dev/shm"},
+            {"name": "shm", "mountPath": "/dev/shm"},  # noqa: S108 - in a container, where NCCL looks for it
         ],
     }
     # Only the first pod answers HTTP, and all pods of a set have the same probes.
