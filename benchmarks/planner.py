@@ -236,8 +236,8 @@ def write(its: Constants, rows: Sequence[Measured], *parts: Mapping[str, Sequenc
 HEAD = """\
 # Written by `make bench NAME=planner ARGS=--calibrate` from the measurements inside aiconfigurator-core 0.12.0
 # (systems/silicon_sample.csv); published rows were not used. `constants`: see planner/constants.py.
-# `bands`: measured over predicted, a tenth of the rows below and a tenth above, with constants found without the row's GPU or
-# family of models. `left_out`: median errors of the time between tokens, likewise.
+# `bands`: measured over predicted, a tenth of the rows below and a tenth above, with constants found without the row's
+# GPU or family of models. `left_out`: median errors of the time between tokens, likewise.
 """
 
 

@@ -33,7 +33,7 @@ def slurm(plans: Plans, plan: Plan) -> Mapping[str, str]:
         *(f"#SBATCH {one}" for one in directives),
         "# Add what your site asks for: #SBATCH --account=..., #SBATCH --partition=..., #SBATCH --qos=...",
         *_about(plans, plan),
-        'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)',
+        'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)',
         *_ranks(plans, plan, nodes),
         'srun --kill-on-bad-exit=1 --ntasks-per-node=1 bash -c "$(declare -f run); run" &' if nodes > 1 else "run &",
         "wait -n  # when one part ends, the job ends: a copy without one of its nodes is no copy",
@@ -58,7 +58,7 @@ def pbs(plans: Plans, plan: Plan) -> Mapping[str, str]:
         *(f"#PBS {one}" for one in directives),
         "# Add what your site asks for: #PBS -A ..., #PBS -q ..., #PBS -l filesystems=...",
         *_about(plans, plan),
-        'HEAD=$(sort -u "$PBS_NODEFILE" | head -n 1)',
+        'HEAD=$(sort -u "$PBS_NODEFILE" | sed -n 1p)',
         *_ranks(plans, plan, nodes),
         'export -f run; mpiexec --envall -n "$NODES" --ppn 1 bash -c run &' if nodes > 1 else "run &",
         "wait -n  # when one part ends, the job ends: a copy without one of its nodes is no copy",
@@ -125,7 +125,7 @@ def _on_one_node(plans: Plans, plan: Plan) -> Iterator[str]:
     yield f"    PORT=$(({PORT} + copy))"
     yield _line(plans, plan, Node(0, _HEAD, _PORT, _MODEL), "    ") + " &"
     yield "  done"
-    yield "  wait -n"
+    yield "  wait  # they are copies of their own: one may end before the others"
 
 
 def _line(plans: Plans, plan: Plan, node: Node, start: str) -> str:
