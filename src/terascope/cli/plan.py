@@ -9,7 +9,7 @@ from terascope.cli import plan_show as show
 from terascope.cli.show import Json, print_json
 from terascope.core.errors import BadRequest
 from terascope.planner import Load, Plans, Wish, find_model, make_load, needs, parse_cluster, search
-from terascope.planner.report import need_report, plans_report
+from terascope.planner.report import need_report
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 _MODELS = typer.Argument(metavar="MODEL...", help="Name in the library, or path of a config.json.", show_default=False)
@@ -42,17 +42,15 @@ def plan(
     emit: Annotated[str, typer.Option(help="Launch files: slurm, pbs, kubernetes, compose or deploy.")] = "",
     rank: Annotated[int, typer.Option(min=1, help="Which of the plans --emit writes.")] = 1,
     into: Annotated[Path | None, typer.Option(help="Directory for launch files; without it they are shown.")] = None,
-    list_models: Annotated[bool, typer.Option("--list-models", help="Show the library.")] = False,
-    list_systems: Annotated[bool, typer.Option("--list-systems", help="Show GPUs and systems.")] = False,
+    listed: Annotated[str, typer.Option("--list", metavar="WHAT", help="Show what is known: models or systems.")] = "",
     as_json: Json = False,
 ) -> None:
     """Plan how to serve a model: layouts that fit, memory, speed with its error, cost, launch files.
 
-    Works on this machine alone, without a GPU. Times are predictions: the range beside each holds four of five of the
-    measurements that were kept apart (docs/explanation/planner.md).
+    Works on this machine alone. The range beside a time held four of five measurements that were kept apart.
     """
-    if list_models or list_systems:
-        show.models(as_json=as_json) if list_models else show.systems(as_json=as_json)
+    if listed:
+        show.listed(listed, as_json=as_json)
         return
     load, wish = make_load(input, output, users, ttft, itl), Wish(engine, quantization, kv_dtype, context, utilization)
     if fit:
@@ -61,17 +59,18 @@ def plan(
     found = [search(find_model(model), parse_cluster(where), load, wish) for model, where in _pairs(models, on)]
     if compare:
         show.compared(found, price, pue, as_json=as_json)
-        return
-    (one,) = found if len(found) == 1 else _refuse_several()
-    if emit:
-        show.emitted(one, emit, rank, into)
-        return
-    if plot:
-        _plot(one, plot)
-    if as_json:
-        print_json(plans_report(one, price=price, pue=pue, most=0))
+    elif emit:
+        show.emitted(_only(found), emit, rank, into)
+    elif plot:
+        _plot(_only(found), plot)
     else:
-        show.plans(one, price, pue, top)
+        show.plans(_only(found), price, pue, top, as_json=as_json)
+
+
+def _only(found: list[Plans]) -> Plans:
+    if len(found) > 1:
+        raise BadRequest("several models or clusters are compared: add --compare", param="compare")
+    return found[0]
 
 
 def _pairs(models: list[str] | None, on: list[str] | None) -> list[tuple[str, str]]:
@@ -80,10 +79,6 @@ def _pairs(models: list[str] | None, on: list[str] | None) -> list[tuple[str, st
     if not on:
         raise BadRequest("say on what: --on NODESxGPUSxGPU such as --on 4x8xH200; or ask --fit what to buy", param="on")
     return [(model, where) for model in models for where in on]
-
-
-def _refuse_several() -> list[Plans]:
-    raise BadRequest("several models or clusters are compared: add --compare", param="compare")
 
 
 def _fit(models: list[str], names: list[str], load: Load, wish: Wish, *, as_json: bool) -> None:

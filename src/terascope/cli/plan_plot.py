@@ -41,7 +41,7 @@ def draw(found: Plans, path: Path) -> None:
 
 def _layouts(found: Plans) -> list[Plan]:
     """The best of each division, one KV format each."""
-    distinct = {}
+    distinct: dict[str, Plan] = {}
     for one in found.plans:
         distinct.setdefault(one.layout.name, one)
     return list(distinct.values())[:_SHOWN]

@@ -1,6 +1,6 @@
 """Plans as tables."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,7 @@ import typer
 
 from terascope.cli.show import clean, print_json, table
 from terascope.core.errors import BadRequest
-from terascope.planner import Need, Plans, gpus, library, published
-from terascope.planner import systems as known_systems
+from terascope.planner import Need, Plans, gpus, library, published, systems
 from terascope.planner.emit import emit_files
 from terascope.planner.memory import GIB
 from terascope.planner.report import need_report, plans_report
@@ -23,8 +22,11 @@ _COMPARED = ("model", "cluster", "layout", "weights", "fits", "at once", "first 
              "per GPU", "USD/M", "kWh/M")  # fmt: skip
 
 
-def plans(found: Plans, price: float, pue: float, top: int) -> None:
-    """Print what a search found. Raises `BadRequest` where nothing works, with what is missing."""
+def plans(found: Plans, price: float, pue: float, top: int, *, as_json: bool) -> None:
+    """Print what a search found: the best `top`, in JSON all. Raises `BadRequest` where nothing works."""
+    if as_json:
+        print_json(plans_report(found, price=price, pue=pue))
+        return
     if not found.plans:
         raise BadRequest(f"{found.failure()}. Refused: {'; '.join(_distinct(found, 3))}", param="on")
     report = plans_report(found, price=price, pue=pue, most=top)
@@ -52,30 +54,34 @@ def fitted(found: Sequence[Need]) -> None:
     table(_FIT_COLUMNS, (_fitted(need_report(one)) for one in found), empty="no GPU is known")
 
 
-def models(*, as_json: bool) -> None:
-    """Print the library."""
-    rows = [
-        (one.name, f"{one.parameters / 1e9:,.1f}", f"{one.active / 1e9:.1f}", one.native, said.figures)
-        for one, said in zip(library(), published(), strict=True)
-    ]
-    columns = ("model", "parameters_1e9", "active_1e9", "format", "published")
+def listed(what: str, *, as_json: bool) -> None:
+    """Print the library's models, or GPUs and systems. Raises `BadRequest` for anything else."""
+    if what not in _LISTS:
+        raise BadRequest(f"--list shows {' or '.join(_LISTS)}, not {what!r}", param="list")
+    columns, rows = _LISTS[what]
     if as_json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
+        print_json([dict(zip(columns, row, strict=True)) for row in rows()])
     else:
-        table(columns, rows, empty="")
+        table(columns, rows(), empty="")
 
 
-def systems(*, as_json: bool) -> None:
-    """Print GPUs and systems with the source of their figures."""
-    rows = [(one.name, "GPU", "", f"{one.memory / GIB:.0f} GiB", one.source) for one in gpus()]
-    rows += [
-        (one.name, one.gpu.name, f"{one.nodes} x {one.gpu.node}", one.scheduler, one.source) for one in known_systems()
-    ]
-    columns = ("name", "kind", "nodes", "memory", "source")
-    if as_json:
-        print_json([dict(zip(columns, row, strict=True)) for row in rows])
-    else:
-        table(columns, rows, empty="")
+def _model_rows() -> Iterator[tuple[str, ...]]:
+    for one, said in zip(library(), published(), strict=True):
+        yield one.name, f"{one.parameters / 1e9:,.1f}", f"{one.active / 1e9:.1f}", one.native, said.figures
+
+
+def _system_rows() -> Iterator[tuple[str, ...]]:
+    """GPUs and systems with the source of their figures."""
+    for one in gpus():
+        yield one.name, "GPU", "", f"{one.memory / GIB:.0f} GiB", one.source
+    for system in systems():
+        yield system.name, system.gpu.name, f"{system.nodes} x {system.gpu.node}", system.scheduler, system.source
+
+
+_LISTS: Mapping[str, tuple[Sequence[str], Callable[[], Iterator[tuple[str, ...]]]]] = {
+    "models": (("model", "parameters_1e9", "active_1e9", "format", "published"), _model_rows),
+    "systems": (("name", "kind", "nodes", "memory", "source"), _system_rows),
+}
 
 
 def emitted(found: Plans, target: str, rank: int, into: Path | None) -> None:

@@ -54,7 +54,7 @@ def find_model(name: str) -> Architecture:
         near = difflib.get_close_matches(_short(name), [one for one in _names() if "/" not in one], 3)
         raise ModelNotFound(
             f"the planner knows no model {name!r}{'; near are ' + ', '.join(near) if near else ''}; give the path of a "
-            "config.json, or one of `terascope plan --list-models`",
+            "config.json, or one of `terascope plan --list models`",
             param="model",
         )
     return _architecture(*found)

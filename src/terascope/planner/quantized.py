@@ -28,7 +28,7 @@ def native_format(outer: Mapping[str, Any], text: Mapping[str, Any]) -> str:
 
 def _compressed_tensors(given: Mapping[str, Any]) -> str:
     groups = given.get("config_groups")
-    first = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
+    first: Any = next(iter(groups.values()), {}) if isinstance(groups, dict) else {}
     weights = first.get("weights") if isinstance(first, dict) else None
     weights = weights if isinstance(weights, dict) else {}
     bits, kind = weights.get("num_bits"), weights.get("type")

@@ -4,6 +4,7 @@ Everything is for one layer of a kind, before it is divided over GPUs. A floatin
 an addition, so a weight costs two of them for each token.
 """
 
+import math
 from dataclasses import dataclass
 
 
@@ -39,12 +40,11 @@ class Attention:
 
     def kept(self, context: float) -> float:
         """How many tokens' values are kept of a sequence of `context` tokens."""
-        return min(context, self.window) if self.window else context
+        return min(context, self.window or context)
 
     def read(self, context: float) -> float:
         """How many tokens' values a new token reads at `context` tokens."""
-        kept = self.kept(context)
-        return min(kept, self.chosen) if self.chosen else kept
+        return min(self.kept(context), self.chosen or context)
 
     def cache_bytes(self, value_bytes: float) -> float:
         """Bytes that each token of a sequence adds for ever; 0 where only a window or a state is kept."""
@@ -88,7 +88,7 @@ class FeedForward:
         """How many experts `tokens` tokens reach on average, if each chooses evenly and by itself."""
         if not self.experts or tokens <= 0:
             return 0.0
-        return self.experts * (1 - (1 - self.chosen / self.experts) ** tokens)
+        return self.experts * (1 - math.pow(1 - self.chosen / self.experts, tokens))
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,10 +44,10 @@ def test_what_to_buy(bare: Cli) -> None:
 
 
 def test_lists(bare: Cli) -> None:
-    assert "moonshotai/Kimi-K3" in bare("plan", "--list-models").out
-    assert "jupiter" in bare("plan", "--list-systems").out
-    assert len(bare("plan", "--list-models", "--json").json) >= 27
-    assert {"name", "source"} <= set(bare("plan", "--list-systems", "--json").json[0])
+    assert "moonshotai/Kimi-K3" in bare("plan", "--list", "models").out
+    assert "jupiter" in bare("plan", "--list", "systems").out
+    assert len(bare("plan", "--list", "models", "--json").json) >= 27
+    assert {"name", "source"} <= set(bare("plan", "--list", "systems", "--json").json[0])
 
 
 def test_launch_files_are_shown_or_written(bare: Cli, tmp_path: Path) -> None:
@@ -79,6 +79,7 @@ def test_a_model_of_one_s_own(bare: Cli, tmp_path: Path) -> None:
     ("words", "message"),
     [
         (("plan",), "say which model"),
+        (("plan", "--list", "engines"), "--list shows models or systems, not 'engines'"),
         (("plan", "kimi-k2"), "say on what: --on NODESxGPUSxGPU"),
         (("plan", "kimi-k2", "--on", "8xH200"), "0.8 GiB are missing on each GPU"),
         (("plan", "kimi-k2", "--on", "8xH900"), "no GPU or system 'H900'"),

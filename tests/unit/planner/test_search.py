@@ -119,10 +119,11 @@ def test_formats_follow_the_checkpoint_and_the_gpu() -> None:
 
 
 def test_an_unknown_format_must_be_said() -> None:
-    shapes = parse_config(
-        {"model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 10,
-         "intermediate_size": 64, "max_position_embeddings": 64, "quantization_config": {"quant_method": "bitnet"}}, "x",
-    )  # fmt: skip
+    config = {
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 1, "num_attention_heads": 1, "vocab_size": 10,
+        "intermediate_size": 64, "max_position_embeddings": 64, "quantization_config": {"quant_method": "bitnet"},
+    }  # fmt: skip
+    shapes = parse_config(config, "x")
     with pytest.raises(BadRequest, match="are in bitnet, which the planner does not know; say what is nearest"):
         search(shapes, parse_cluster("H100"), make_load(10, 10))
     assert search(shapes, parse_cluster("H100"), make_load(10, 10), Wish(quantization="int4")).plans

@@ -40,14 +40,14 @@ def test_what_is_balanced_is_predicted_as_balanced() -> None:
 
 def test_accepted_drafts_count() -> None:
     row = ROWS["ant-h20-decode-ep16-b48"]
-    without = row | {"note": ""}
+    without = dict(row) | {"note": ""}
     assert predict(row, constants()) > predict(without, constants())
 
 
 def test_a_row_that_does_not_say_its_layout_is_left(tmp_path: Path) -> None:
     row = ROWS["qwen35-gb200-pd-25k"]
     header = ",".join(row)
-    values = ",".join(f'"{value}"' for value in (row | {"note": "many prefill, some decode"}).values())
+    values = ",".join(f'"{value}"' for value in (dict(row) | {"note": "many prefill, some decode"}).values())
     file = tmp_path / "rows.csv"
     file.write_text(f"{header}\n{values}\n")
     checked, left = check(published_rows(file))
