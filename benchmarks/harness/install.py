@@ -57,6 +57,21 @@ def venv_less(name: str, package: str, without: Sequence[str], instead: Sequence
     return home / "bin"
 
 
+def wheel(package: str) -> Path:
+    """Return the path of the wheel of `package`, `name==version`, fetched alone into `.venvs/wheels`, once.
+
+    Raises Failed when pip does.
+    """
+    home = ROOT / ".venvs" / "wheels"
+    pattern = f"{package.replace('-', '_').replace('==', '-')}-*.whl"
+    if not (there := next(home.glob(pattern), None)):
+        say(f"fetching {package}")
+        pip = [sys.executable, "-m", "pip", "download", "-q", "--disable-pip-version-check"]
+        _run([*pip, "--no-deps", "--dest", str(home), package])
+        there = next(home.glob(pattern))
+    return there
+
+
 def tool(name: str, package: str) -> str:
     """Return the path of `name`, installing Debian's `package` where it is absent. Raises Failed when it cannot."""
     if not (path := shutil.which(name)):

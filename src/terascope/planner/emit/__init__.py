@@ -1,0 +1,5 @@
+"""Launch files of a plan."""
+
+from terascope.planner.emit.files import emit_files
+
+__all__ = ["emit_files"]
