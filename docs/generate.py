@@ -1,4 +1,4 @@
-"""Writes the reference pages that the source already knows: configuration, errors, command line.
+"""Writes the reference pages that the source already knows: configuration, errors, command line, planner.
 
 `python docs/generate.py` writes them; with `--check` it writes nothing and fails when one is out of step.
 """
@@ -11,9 +11,10 @@ import inspect
 import io
 import os
 import re
+import statistics
 import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
@@ -21,6 +22,8 @@ from terascope.cli.app import NOUNS, load, run
 from terascope.core import environment
 from terascope.core.config import DEFAULT_DEPLOYMENTS, DEFAULT_MODELS, Config
 from terascope.core.errors import ConfigError, ServiceError, all_errors
+from terascope.planner import constants as planner_constants
+from terascope.planner import library, published, validation
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the source; edit there. -->\n"
@@ -183,8 +186,8 @@ def command_line() -> str:
     """What `--help` says of every command."""
     parts = [
         "# Command line\n",
-        "The commands talk to the gateway over HTTP, except `serve`, `worker`, `doctor` and `version`, which work on\n"
-        "this machine. The gateway is found by `--url` and `--key`, by `TERASCOPE_URL` and `TERASCOPE_API_KEY`,\n"
+        "The commands talk to the gateway over HTTP, except `serve`, `worker`, `plan`, `doctor` and `version`, which\n"
+        "work on this machine. The gateway is found by `--url` and `--key`, by `TERASCOPE_URL` and `TERASCOPE_API_KEY`,\n"
         "or, on its own machine, by its data directory; there the commands act as an operator. Lists take `--json`.\n",
         "The exit status is 0, 1 for a failure, 2 for a wrong command line, 130 after Ctrl-C. An error is one line on\n"
         "stderr that says what to do.\n",
@@ -212,10 +215,76 @@ def _help(*nouns: str) -> str:
     return "```text\n" + "\n".join(lines) + "\n```\n"
 
 
+# planner
+
+
+def planner() -> str:
+    """How near the planner is: published measurements, what was held out, parameters."""
+    checked, left = validation.check(validation.published_rows())
+    measured = "row", "what", "model", "GPUs", "engine", "measured", "predicted", "error"
+    counted = "model", "all", "active", "published", "why it differs", "source"
+    parts = [
+        "# How near the planner is\n",
+        "One set of constants for all rows ([how they were found](../explanation/planner.md#time)); none of the\n"
+        "published rows was used to find them.\n",
+        f"## Published measurements\n\n{_errors(checked)}",
+        *(f"Not predicted: {one}\n" for one in left),
+        _table(measured, map(_checked_row, checked)),
+        "## Measurements kept apart\n",
+        "Median absolute error of the time between tokens, with constants found without the GPU or the family: rows\n"
+        "of one machine with up to eight GPUs, and of the decoding side of larger ones, from `aiconfigurator-core`\n"
+        "0.12.0.\n",
+        _table(("left out", "median error"), _left_out()),
+        "## Parameters\n",
+        "Billions, computed from the shapes without norms, biases, vision and layers for multi-token prediction;\n"
+        "beside them what is published, and why it differs where it does.\n",
+        _table(counted, _parameter_rows()),
+    ]
+    return "\n".join(parts)
+
+
+def _errors(checked: Sequence["validation.Checked"]) -> str:
+    errors, band = sorted(abs(one.error) for one in checked), planner_constants.band("throughput")
+    near = sum(one <= 0.3 for one in errors)
+    inside = sum(band.low <= one.measured / one.predicted <= band.high for one in checked)
+    return (
+        f"Of {len(checked)} rows the median absolute error is {statistics.median(errors):.1%}, the worst "
+        f"{errors[-1]:.0%};\n{near} are within 30 %, and {inside} inside the range that `plan` prints "
+        f"({band.low:g} to {band.high:g} of the prediction).\nTokens/s for each GPU: of prompts in `prefill`, of both "
+        "in `pd`, else of answers.\n"
+    )
+
+
+def _checked_row(one: "validation.Checked") -> tuple[str, ...]:
+    row = one.row
+    name = f"[{row['id']}]({row['source'].split()[0]})"
+    gpus, model = f"{row['gpus_in_instance']} x {row['hardware']}", row["model"].rpartition("/")[2]
+    speeds = (f"{speed:,.0f}" if speed >= 100 else f"{speed:.3g}" for speed in (one.measured, one.predicted))
+    return name, row["phase"], model, gpus, row["engine"], *speeds, f"{one.error:+.0%}"
+
+
+def _left_out() -> Iterator[tuple[str, str]]:
+    for part in planner_constants.left_out().values():
+        for name, error in part.items():
+            yield name, f"{error:.1%}"
+
+
+def _parameter_rows() -> Iterator[tuple[str, ...]]:
+    for shapes, said in zip(library(), published(), strict=True):
+        counts = f"{shapes.parameters / 1e9:,.1f}", f"{shapes.active / 1e9:.1f}"
+        yield shapes.name, *counts, said.figures, said.deviation, said.source
+
+
+def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/cli.md": command_line,
     "reference/configuration.md": configuration,
     "reference/errors.md": errors,
+    "reference/planner-validation.md": planner,
 }
 
 if __name__ == "__main__":

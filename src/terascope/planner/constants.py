@@ -87,6 +87,13 @@ def constants() -> Constants:
 
 
 @cache
+def left_out() -> Mapping[str, Mapping[str, float]]:
+    """The median errors of the time between tokens on measurements kept apart, by GPU and by family of models."""
+    found: Mapping[str, Mapping[str, float]] = load_data("constants.yaml")["left_out"]
+    return found
+
+
+@cache
 def band(name: str) -> Band:
     """The band of `itl`, `ttft` or `throughput`."""
     low, high = load_data("constants.yaml")["bands"][name]

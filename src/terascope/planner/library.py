@@ -22,8 +22,9 @@ class Published:
     name: str
     figures: str
     """As published: all parameters and those that a token passes, such as `1T/32B`; empty where nothing was found."""
+    deviation: str
+    """Why that is not what the shapes give, to its rounding; empty where it is."""
     source: str
-    notes: str
     parameters: float
     """Billions, computed when the shapes were collected; 0 where that was not done."""
     active: float
@@ -71,8 +72,8 @@ def published() -> tuple[Published, ...]:
         Published(
             one["name"],
             one.get("published", ""),
+            one.get("deviation", ""),
             one["source"],
-            one.get("notes", ""),
             one.get("parameters_1e9", 0.0),
             one.get("active_1e9", 0.0),
             one.get("kv_bytes_per_token", 0),
