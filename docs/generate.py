@@ -187,8 +187,9 @@ def command_line() -> str:
     parts = [
         "# Command line\n",
         "The commands talk to the gateway over HTTP, except `serve`, `worker`, `plan`, `doctor` and `version`, which\n"
-        "work on this machine. The gateway is found by `--url` and `--key`, by `TERASCOPE_URL` and `TERASCOPE_API_KEY`,\n"
-        "or, on its own machine, by its data directory; there the commands act as an operator. Lists take `--json`.\n",
+        "work on this machine. The gateway is found by `--url` and `--key`, by `TERASCOPE_URL` and\n"
+        "`TERASCOPE_API_KEY`, or, on its own machine, by its data directory; there the commands act as an operator.\n"
+        "Lists take `--json`.\n",
         "The exit status is 0, 1 for a failure, 2 for a wrong command line, 130 after Ctrl-C. An error is one line on\n"
         "stderr that says what to do.\n",
         _help(),

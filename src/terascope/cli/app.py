@@ -39,6 +39,10 @@ NOUNS: dict[str, tuple[str, str]] = {
     ),
     "audit": ("terascope.cli.audit", "Show who changed access or money: what, when, from where; newest first."),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
+    "plan": (
+        "terascope.cli.plan",
+        "Plan how to serve a model: layouts that fit, memory, speed with its error, cost, launch files.",
+    ),
     "backup": (
         "terascope.cli.backup",
         "Write a gateway's whole state, as it is at one moment, into FILE; it may run meanwhile.",
@@ -47,7 +51,6 @@ NOUNS: dict[str, tuple[str, str]] = {
         "terascope.cli.restore",
         "Make the state of a gateway what FILE says, all of it or nothing; it must not run.",
     ),
-    "plan": ("terascope.cli.plan", "Plan how to serve a model: what fits, how fast, at what cost, and what to type."),
     "doctor": ("terascope.cli.doctor", "Check the machine, the configuration and each model, and say what to do."),
     "version": ("terascope.cli.version", "Show the versions of Terascope and of what it runs on."),
     "worker": ("terascope.cli.worker", "Run the torch engine's server; `serve` starts it by itself."),
