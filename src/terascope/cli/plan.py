@@ -45,7 +45,7 @@ def plan(
     listed: Annotated[str, typer.Option("--list", metavar="WHAT", help="Show what is known: models or systems.")] = "",
     as_json: Json = False,
 ) -> None:
-    """Plan how to serve a model: layouts that fit, memory, speed with its error, cost, launch files.
+    """Plan how to serve a model: what fits, how fast, at what cost, and what to type.
 
     Works on this machine alone. The range beside a time held four of five measurements that were kept apart.
     """
