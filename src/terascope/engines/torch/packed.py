@@ -61,6 +61,7 @@ class PackedModel:
         self.pool = BlockPool(cache_tokens)
         self._attention = PackedAttention(self.pool.blocks)
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._taps: Taps | None = None
         self._spare = self.pool.blocks + 1
         self._shapes = Shapes(self._of_singles, self.device, self._spare) if self.device.type == "cuda" else None
         self.fixed_rows = 1
@@ -71,10 +72,12 @@ class PackedModel:
         """The model's sites; found by computing a few tokens when this is first asked for."""
         return find_sites(self.module, self._try_out)
 
-    @cached_property
+    @property
     def taps(self) -> Taps:
-        """What attachments see and change by site."""
-        return self.sites.taps()
+        """What attachments see and change by site. Not to be asked for first in the middle of a step."""
+        if self._taps is None:
+            self._taps = self.sites.taps()
+        return self._taps
 
     @property
     def cache_tokens(self) -> int:
@@ -97,7 +100,7 @@ class PackedModel:
         with ExitStack() as stack:
             for attachment, part in step.attached:
                 stack.enter_context(attachment.attach(self.module, part))
-            taps = self.taps if step.attached else None
+            taps = self._taps if step.attached else None
             logits = self._forward(inputs, layout, keep, between, taps)
             return logits if taps is None else taps.through(Place.LOGITS, None, logits)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import PretrainedConfig, PreTrainedModel
 
 from terascope.core.errors import BadRequest
@@ -26,8 +26,16 @@ Run = Callable[[Listening], object]
 class SiteMap:
     """Where the sites of one model are. `shape` says which there are; see `find_sites`."""
 
-    def __init__(self, shape: ModelShape, spots: dict[Site, tuple[Spot, ...]], modules: dict[str, torch.nn.Module]):
+    def __init__(
+        self,
+        shape: ModelShape,
+        spots: dict[Site, tuple[Spot, ...]],
+        modules: dict[str, nn.Module],
+        norm: nn.Module | None,
+    ) -> None:
         self.shape = shape
+        self.norm = norm
+        """The final norm."""
         self._spots = spots
         self._modules = modules
         self._installed: Counter[Spot] = Counter()
@@ -103,7 +111,7 @@ def find_sites(module: PreTrainedModel, run: Run, kind: Kind = Kind.DECODER) -> 
     if anatomy.norm is not None:
         spots[Site(Place.NORM)] = (Output(anatomy.norm.module, [Site(Place.NORM)]),)
     calls = {call.name: call.module for call in anatomy.calls if call.name in shape.modules}
-    return SiteMap(shape, spots, calls)
+    return SiteMap(shape, spots, calls, anatomy.norm.module if anatomy.norm else None)
 
 
 def _vocabulary(module: PreTrainedModel) -> int:

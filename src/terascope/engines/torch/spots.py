@@ -1,6 +1,7 @@
 """Hooks at the ends of modules: where a model's code lets sites be seen and changed."""
 
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -107,14 +108,13 @@ class Router:
 
     def install(self, taps: Through) -> Remove:
         """See `Spot.install`. Choices can be seen, not changed."""
-        modes: list[_Products] = []
+        within = ExitStack()
 
         def before(*_: Any) -> None:
-            modes.append(_Products(self._experts, lambda x: taps.at(self._logits, x)))
-            modes[-1].__enter__()
+            within.enter_context(_Products(self._experts, lambda x: taps.at(self._logits, x)))
 
         def after(_: nn.Module, __: Any, output: Any) -> None:
-            modes.pop().__exit__(None, None, None)
+            within.close()
             if output is not None:
                 taps.at(self._chosen, chosen_experts(output))
 
