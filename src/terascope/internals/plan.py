@@ -7,7 +7,7 @@ the order in which they act at a site: a capture sees what those before it in th
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from terascope.internals.arrays import Array
+from terascope.internals.arrays import Array, DType
 from terascope.internals.reductions import Reduction, SparseAutoencoder
 from terascope.internals.sites import Place, Site
 from terascope.internals.tokens import ALL_STEPS, AllTokens, LastToken, Steps, Tokens
@@ -292,10 +292,14 @@ class Format(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TracePlan:
-    """A whole call. No two rows have one name, and no row waits for itself (`order.waves`)."""
+    """A whole call. No two rows have one name, and no row waits for itself (`order.waves`).
+
+    `dtype` is that of captures without a reduction and of gradients; None: the model's own.
+    """
 
     model: str
     rows: tuple[RowTrace, ...]
+    dtype: DType | None = None
     format: Format = Format.JSON
     stream: bool = False
     dry_run: bool = False

@@ -19,7 +19,7 @@ class Over(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Mean:
-    """The mean along an axis, which goes away. Over tokens: of the prompt, and each step of the answer by itself."""
+    """The mean along an axis, which goes away. Over tokens: all that were chosen, in all steps."""
 
     over: Over = Over.TOKENS
 

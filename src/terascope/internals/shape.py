@@ -26,10 +26,10 @@ class ModelShape:
     """A model's sizes, each a number of elements.
 
     `width` is the residual stream's. `head_width` is that of a query and a key, `value_width` that of a value and of
-    what a head gives, where it differs. `neurons` is the width inside the MLP of the layers that have one; the layers
-    `moe_layers` have a router over `experts` experts instead, of which `experts_per_token` are used. The layers
-    `linear_layers` have attention without probabilities. `modules` holds paths of modules with the widths of
-    their input and output (0: not known); when it is empty, any path is taken.
+    what a head gives, where it differs. `neurons` is the width inside the MLP of the layers that have one. The layers
+    `moe_layers` have a router over `experts` experts instead, of which `experts_per_token` are used, each with
+    `expert_neurons` inside. The layers `linear_layers` have attention without probabilities. `modules` holds paths of
+    modules with the widths of their input and output (0: not known); when it is empty, any path is taken.
     """
 
     layers: int
@@ -42,6 +42,7 @@ class ModelShape:
     value_width: int = 0
     experts: int = 0
     experts_per_token: int = 0
+    expert_neurons: int = 0
     moe_layers: tuple[int, ...] = ()
     linear_layers: tuple[int, ...] = ()
     kind: Kind = Kind.DECODER
