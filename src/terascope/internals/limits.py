@@ -53,7 +53,7 @@ class Limits:
     """The most that one plan may take of each part of its `Cost`."""
 
     prompts: int = 1024
-    operations: int = 4096
+    operations: int = 1 << 16
     prompt_tokens: int = 1 << 20
     output_tokens: int = 1 << 16
     gradient_tokens: int = 1 << 16

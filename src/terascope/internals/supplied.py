@@ -16,7 +16,6 @@ class Arrays:
 
     def __init__(self, named: Mapping[str, Array]) -> None:
         self._named = named
-        self._autoencoders: dict[str, SparseAutoencoder] = {}
 
     @classmethod
     def of(cls, request: TraceRequest) -> "Arrays":
@@ -58,48 +57,47 @@ class Arrays:
             check_shape(one, (0, width))
             return one
 
+    def broadcast(self, value: ArrayValue, wanted: Sequence[int]) -> Array:
+        """The array, which must broadcast to the sides `wanted`; a 0 among them stands for any."""
+        one = self.get(value)
+        sides = zip(reversed(one.shape), reversed(wanted), strict=False)
+        if len(one.shape) > len(wanted) or any(want and side not in (1, want) for side, want in sides):
+            raise BadRequest(f"the array has the shape {list(one.shape)}, which does not broadcast to {_shown(wanted)}")
+        return one
+
     def autoencoder(self, fields: AutoencoderFields, width: int) -> SparseAutoencoder:
-        """The sparse autoencoder for a site of that width. Raises `BadRequest` when its parts do not fit."""
+        """The sparse autoencoder for a site of that width (0: any). Raises `BadRequest` when its parts do not fit."""
         with at("autoencoder"):
-            encoder = self.shaped("encoder", fields.encoder, width, 0)
-            features = encoder.shape[1] if encoder else 0
-            if encoder is None:
-                raise BadRequest("an autoencoder needs an `encoder`")
-            threshold = self.shaped("threshold", fields.threshold, features)
+            with at("encoder"):
+                encoder = self.get(fields.encoder)
+                check_shape(encoder, (width, 0))
+            width, features = encoder.shape
             activation = Activation(fields.activation)
-            if (threshold is None) is (activation is Activation.JUMP_RELU):
+            if (fields.threshold is None) is (activation is Activation.JUMP_RELU):
                 raise BadRequest("`threshold` and the activation `jump_relu` go together")
             if (fields.k is None) is (activation is Activation.TOP_K):
                 raise BadRequest("`k` and the activation `top_k` go together")
             return SparseAutoencoder(
-                encoder,
-                self.shaped("encoder_bias", fields.encoder_bias, features),
-                self.shaped("decoder", fields.decoder, features, encoder.shape[0]),
-                self.shaped("decoder_bias", fields.decoder_bias, encoder.shape[0]),
-                threshold,
-                activation,
-                min(fields.k or 0, features),
-                fields.center,
+                encoder=encoder,
+                encoder_bias=self.shaped("encoder_bias", fields.encoder_bias, features),
+                decoder=self.shaped("decoder", fields.decoder, features, width),
+                decoder_bias=self.shaped("decoder_bias", fields.decoder_bias, width),
+                threshold=self.shaped("threshold", fields.threshold, features),
+                activation=activation,
+                k=min(fields.k or 0, features),
+                center=fields.center,
             )
 
 
 def check_shape(one: Array, wanted: Sequence[int]) -> None:
     """Raise `BadRequest` unless the array's sides are those, where 0 stands for any."""
-    if len(one.shape) != len(wanted) or any(
-        want not in (0, side) for want, side in zip(wanted, one.shape, strict=True)
-    ):
-        told = ", ".join("any" if side == 0 else str(side) for side in wanted)
-        raise BadRequest(f"the array has the shape {list(one.shape)}; it must be [{told}]")
+    fits = [want in (0, side) for want, side in zip(wanted, one.shape, strict=False)]
+    if len(one.shape) != len(wanted) or not all(fits):
+        raise BadRequest(f"the array has the shape {list(one.shape)}; it must be {_shown(wanted)}")
 
 
-def check_broadcast(one: Array, wanted: Sequence[int]) -> None:
-    """Raise `BadRequest` unless the array broadcasts to those sides, where 0 stands for any."""
-    sides = zip(reversed(one.shape), reversed(wanted), strict=False)
-    if len(one.shape) > len(wanted) or any(want and side not in (1, want) for side, want in sides):
-        told = ", ".join(
-            "tokens" if number == 0 and not side else str(side or "any") for number, side in enumerate(wanted)
-        )
-        raise BadRequest(f"the array has the shape {list(one.shape)}, which does not broadcast to [{told}]")
+def _shown(sides: Sequence[int]) -> str:
+    return f"[{', '.join(str(side or 'any') for side in sides)}]"
 
 
 def _read(value: Numbers | ArrayData) -> Array:
