@@ -54,8 +54,8 @@ class Errand:
 class ComputeThread(ABC, Generic[Work, News]):
     """A thread that computes in steps; jobs join and leave between them.
 
-    `start`, `submit`, `cancel`, `between_steps`, `stop` and `join` may be called from any thread, all else belongs to this one.
-    News reach `loop` once per step.
+    `start`, `submit`, `cancel`, `between_steps`, `stop` and `join` may be called from any thread, all else belongs to
+    this one. News reach `loop` once per step.
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, crashed: Callable[[BaseException], None]) -> None:

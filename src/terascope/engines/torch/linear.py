@@ -105,7 +105,7 @@ class _Product(torch.autograd.Function):
 
 
 def _product(x: Tensor, group: _Group) -> Tensor:
-    found: Tensor = _Product.apply(x, group)  # type: ignore[no-untyped-call] - torch gives it no type
+    found: Tensor = _Product.apply(x, group)  # type: ignore[no-untyped-call]  # torch gives it no type
     return found
 
 

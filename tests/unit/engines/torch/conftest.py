@@ -138,7 +138,7 @@ def tiny(tiny_dir: Path) -> CausalModel:
 
 
 @pytest.fixture(scope="session")
-def by_hand(tiny_dir: Path) -> Llama:
+def llama(tiny_dir: Path) -> Llama:
     """The tiny model in float64, computed by formula."""
     return Llama(LlamaForCausalLM.from_pretrained(tiny_dir))
 

@@ -1,20 +1,16 @@
 """Rows with plans in the running batch: as alone, and as by hand."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
 
 from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.rows import RowPlan
 from terascope.engines.torch.sampling import Sampling
 from terascope.engines.torch.tracing.row import Bench, RowTracer, no_sources
-from terascope.engines.torch.tracing.tensors import array_of
-from terascope.internals.arrays import Array, DType
 from terascope.internals.plan import (
     AblateMean,
     AblateZero,
@@ -22,21 +18,17 @@ from terascope.internals.plan import (
     Capture,
     Change,
     Clamp,
-    Generation,
     Intervention,
-    Operation,
     ProjectOut,
-    Prompt,
     RowTrace,
     Scale,
     Set,
     Where,
 )
-from terascope.internals.shape import ModelShape
-from terascope.internals.sites import SitePattern, axes
-from terascope.internals.tokens import parse_steps, parse_tokens
+from terascope.internals.sites import axes
 
 from .driver import Asked, Driver
+from .plans import SHAPE, array, planned, prompt_of, random, trace, vector, where
 from .reference import Done, Interpreter, Llama
 
 SITES = (
@@ -45,39 +37,6 @@ SITES = (
     "blocks.0.attention.probabilities", "blocks.0.mlp.input", "blocks.1.mlp.neurons", "blocks.0.mlp.output",
     "blocks.1.residual.post", "norm", "logits",
 )  # fmt: skip
-
-
-def prompt_of(number: int, length: int) -> list[int]:
-    return [(number * 41 + i * 13 + 3) % 320 for i in range(length)]
-
-
-def array(tensor: Tensor) -> Array:
-    return array_of(tensor, DType.F64)
-
-
-SHAPE = ModelShape(layers=2, width=64, heads=4, head_width=16, vocabulary=418, neurons=128, kv_heads=2)
-
-
-def where(site: str, tokens: Any = "all", steps: Any = "all", **part: Any) -> Where:
-    (found,) = SitePattern.parse(site).expand(SHAPE)
-    return Where(found, parse_tokens(tokens), parse_steps(steps), **part)
-
-
-def trace(*operations: Operation, most: int = 0, name: str = "row") -> RowTrace:
-    return RowTrace(Prompt(name), operations, None, Generation(most, ignore_eos=True))
-
-
-def planned(one: RowTrace, prompt: Sequence[int], tracer: RowTracer) -> RowPlan:
-    sampling = Sampling(temperature=0, logprobs=0)
-    return RowPlan(
-        prompt,
-        sampling,
-        one.generation.max_tokens,
-        ignore_eos=True,
-        attachments=(tracer,),
-        whole=tracer.whole,
-        logits_at=tracer.logits_at,
-    )
 
 
 def same(one: RowTrace, tracer: RowTracer, asked: Asked, done: Done) -> None:
@@ -120,10 +79,6 @@ def places(draw: Any, length: int, least: int = 1) -> Where:
     return where(site, tokens, steps, **_part(draw, site))
 
 
-def vector(seed: int, size: int) -> Array:
-    return array(torch.randn(size, generator=torch.Generator().manual_seed(seed)))
-
-
 @st.composite
 def interventions(draw: Any, length: int) -> Intervention:
     place = draw(places(length))
@@ -133,7 +88,7 @@ def interventions(draw: Any, length: int) -> Intervention:
     kinds: list[Change] = [Scale(draw(st.sampled_from([0.5, -1.0, 2.0]))), AblateZero(), AblateMean(), Clamp(-0.3, 0.4)]
     if size:
         kinds += [Set(vector(seed, size)), Add(vector(seed, size), 0.5)]
-        directions = torch.randn(2, size, generator=torch.Generator().manual_seed(seed))
+        directions = random(2, size, seed=seed)
         kinds.append(ProjectOut(array(torch.cat([directions, directions[:1]]))))
     return Intervention(place, kinds[draw(st.integers(0, len(kinds) - 1))])
 
@@ -152,7 +107,7 @@ def rows(draw: Any) -> tuple[RowTrace, list[int]]:
 def test_rows_of_one_batch_are_as_by_hand(
     tiny: CausalModel,
     bench: Bench,
-    by_hand: Llama,
+    llama: Llama,
     drawn: list[tuple[RowTrace, list[int]]],
     step_tokens: int,
     cache_tokens: int,
@@ -166,7 +121,7 @@ def test_rows_of_one_batch_are_as_by_hand(
     driver.finish()
     table = tiny.vocabulary.table
     for (one, prompt), tracer, answer in zip(drawn, tracers, asked, strict=True):
-        same(one, tracer, answer, Interpreter(by_hand, one, prompt, table).run())
-    nothing = Interpreter(by_hand, trace(most=4), prompt_of(7, 20), table).run()
+        same(one, tracer, answer, Interpreter(llama, one, prompt, table).run())
+    nothing = Interpreter(llama, trace(most=4), prompt_of(7, 20), table).run()
     assert (plain.tokens(), plain.error) == (nothing.tokens, None)
     assert not any(layer._forward_hooks or layer._forward_pre_hooks for layer in tiny.packed.module.modules())

@@ -1,6 +1,6 @@
 """From the residual stream to the likeliest next tokens, for all rows and layers of a step in one multiplication."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -36,12 +36,12 @@ class Unembedding:
         found: Tensor = self._head(x) * self._factor
         return found if self._cap is None else self._cap * torch.tanh(found / self._cap)
 
-    def direction(self, token: int) -> Tensor:
-        """The row of the head that belongs to `token`, times what logits are multiplied by."""
+    def directions(self, tokens: Sequence[int]) -> Tensor:
+        """The rows of the head [len(tokens), width] that belong to `tokens`, times what logits are multiplied by."""
         if self._head is None:
             raise RuntimeError("this model has no unembedding")
-        weight = self._head.get_parameter("weight") if isinstance(self._head, nn.Linear) else self._head.weight
-        return torch.as_tensor(weight)[token] * self._factor
+        weight = self._head.weight
+        return torch.as_tensor(weight)[list(tokens)] * self._factor
 
 
 @dataclass(frozen=True, slots=True)

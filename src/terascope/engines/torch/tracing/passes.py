@@ -23,7 +23,7 @@ from terascope.engines.torch.text_attention import Texts
 from terascope.internals.sites import Place
 
 
-class Tracing(Protocol):
+class Traced(Protocol):
     """What is done to one row in a pass."""
 
     def attach(self, part: Part) -> Any:
@@ -37,7 +37,7 @@ class PlainRow:
 
     tokens: Sequence[int]
     keep: Sequence[int]
-    tracing: Tracing
+    traced: Traced
 
 
 class Passes(Protocol):
@@ -135,8 +135,8 @@ class RowsAttention:
         for row in self._rows:
             part = slice(row.first, row.last)
             mask = self._mask(row, sliding_window or 0, query)
-            own = (x[:, :, part] for x in (query, key, value))
-            found.append(attend.alone(*own, mask, probabilities.get(row.first))[0].transpose(0, 1))
+            q, k, v = query[:, :, part], key[:, :, part], value[:, :, part]
+            found.append(attend.alone(q, k, v, mask, probabilities.get(row.first))[0].transpose(0, 1))
         return self._taps.through(Place.ATTENTION_HEADS, layer, torch.cat(found))[None], None
 
     def _mask(self, row: Several, window: int, like: Tensor) -> Tensor | None:
@@ -161,5 +161,5 @@ def _parts(rows: Sequence[PlainRow]) -> list[Part]:
 def _attached(rows: Sequence[PlainRow], parts: Sequence[Part]) -> Iterator[None]:
     with ExitStack() as stack:
         for row, part in zip(rows, parts, strict=True):
-            stack.enter_context(row.tracing.attach(part))
+            stack.enter_context(row.traced.attach(part))
         yield

@@ -1,7 +1,7 @@
 """One row's plan at work in the running batch: an attachment."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
 import torch
@@ -115,9 +115,18 @@ class RowTracer:
         """What other rows take at `where`, [tokens, heads, units] on the CPU; its prompt must have been read."""
         return self._result(self._kept[where])[""]
 
-    @contextmanager
-    def attach(self, module: PreTrainedModel, part: Part) -> Iterator[None]:
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self._bench.device
+
+    def attach(self, module: PreTrainedModel, part: Part) -> AbstractContextManager[None]:
         """See `Attachment.attach`."""
+        return self.attached(part)
+
+    @contextmanager
+    def attached(self, part: Part) -> Iterator[None]:
+        """What `attach` returns; the model is known from the bench."""
         with self._bench.step(), ExitStack() as stack:
             answer = self._answer(part)
             for site, acting in self._sites.items():
@@ -187,7 +196,7 @@ class RowTracer:
         new = [number for number, at in enumerate(found) if at > last]
         if not new or one.collector is None:
             return  # computed again, after its memory was needed by others
-        chosen = select(x, one.where, index)
+        chosen = select(x, one.where, index).detach()
         one.collector.take(chosen if len(new) == len(found) else chosen[new])
         one.taken += [found[number] for number in new]
 
@@ -260,4 +269,4 @@ def no_sources(name: str, where: Where) -> Tensor:
 
 def sources_of(rows: Mapping[str, RowTracer], device: torch.device) -> Sources:
     """What `rows`, whose prompts have been read, give to others."""
-    return lambda name, where: rows[name].source(where).to(device)
+    return lambda name, where: rows[name].source(where).to(device).clone()
