@@ -49,3 +49,5 @@ class ModelShape:
     attention: Attention = Attention.SOFTMAX
     final_norm: bool = True
     modules: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    absent: tuple[str, ...] = ()
+    """Places that its blocks do not have, such as `residual.mid` where attention and MLP act side by side."""

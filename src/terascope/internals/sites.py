@@ -142,6 +142,8 @@ def all_sites(shape: ModelShape) -> Iterator[Site]:
 
 
 def _is_in(place: Place, layer: int, shape: ModelShape) -> bool:
+    if place in shape.absent:
+        return False
     if place in _OF_MOE:
         return layer in shape.moe_layers
     if place is Place.MLP_NEURONS:
