@@ -364,3 +364,9 @@ class TraceRequest(Known):
     )
     stream: bool = Field(False, description="Send each prompt's answer as a server-sent event as it is made.")
     dry_run: bool = Field(False, description="Only say what it would cost.")
+
+
+class SitesRequest(Wire):
+    """Body of `POST /v1/traces/sites`."""
+
+    model: str = Field(min_length=1, max_length=256, description="Model, `name` or `name@version`.")

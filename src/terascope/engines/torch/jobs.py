@@ -20,9 +20,11 @@ _log = logging.getLogger(__name__)
 class Job(Generic[Work, News]):
     """One request: what is to be done, and the queue in which news of it arrive."""
 
-    def __init__(self, request_id: str, work: Sequence[Work]) -> None:
+    def __init__(self, request_id: str, work: Sequence[Work], group: object = None) -> None:
+        """Jobs of one `group` take turns as if they were one; without one, a job is a group."""
         self.request_id = request_id
         self.work = work
+        self.group = group or self
         self.news: asyncio.Queue[News] = asyncio.Queue()
 
 

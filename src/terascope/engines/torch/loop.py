@@ -60,7 +60,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
 
     def _begin(self, job: RowJob) -> None:
         now = time.perf_counter()
-        rows = [Row(index, plan, self._vocabulary, job, now) for index, plan in enumerate(job.work)]
+        rows = [Row(index, plan, self._vocabulary, job.group, now) for index, plan in enumerate(job.work)]
         self._rows[job] = rows
         self._job_of.update(dict.fromkeys(rows, job))
         first_of: dict[int, Row] = {}

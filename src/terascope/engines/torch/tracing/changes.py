@@ -32,11 +32,12 @@ _RANK = 1e-6  # of the largest singular value: directions that add less to a spa
 class Now:
     """The tokens that a change acts on in one step.
 
-    `ordinals` are their numbers among the prompt's tokens that were chosen; none in a step of the answer. `prompt` has
-    the chosen heads and units of every token of the prompt when this is its pass, else None.
+    `ordinals` are their numbers among the prompt's `count` tokens that were chosen; none in a step of the answer.
+    `prompt` has the chosen heads and units of every token of the prompt when this is its pass, else None.
     """
 
     ordinals: Sequence[int] | None
+    count: int
     prompt: Tensor | None
 
 
@@ -84,6 +85,10 @@ def _of_tokens(given: Tensor, now: Now, x: Tensor) -> Tensor:
         return given
     if now.ordinals is None:
         raise BadRequest("a value for each token of the prompt cannot act in steps of the answer; give one for all")
+    if given.shape[0] != now.count:
+        raise BadRequest(
+            f"there are values for {given.shape[0]} tokens, but {now.count} are chosen here; choose as many"
+        )
     return given[list(now.ordinals)]
 
 

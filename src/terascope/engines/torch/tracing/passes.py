@@ -18,7 +18,7 @@ from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.layout import Several
 from terascope.engines.torch.packed import PackedModel
 from terascope.engines.torch.sites import SiteMap
-from terascope.engines.torch.taps import Taps
+from terascope.engines.torch.taps import Listening, Taps
 from terascope.engines.torch.text_attention import Texts
 from terascope.internals.sites import Place
 
@@ -109,7 +109,7 @@ class EncoderPasses:
 class RowsAttention:
     """Attention over rows that stand one after the other, each computed by itself. What transformers calls."""
 
-    def __init__(self, parts: Sequence[Part], taps: Taps, *, causal: bool) -> None:
+    def __init__(self, parts: Sequence[Part], taps: Listening, *, causal: bool) -> None:
         self._rows = [Several(part.first, part.last, 0, None) for part in parts]
         self._taps, self._causal = taps, causal
 
@@ -145,6 +145,11 @@ class RowsAttention:
         at = torch.arange(row.last - row.first, device=like.device)
         hidden = (at[:, None] - at).abs() >= window if window else torch.zeros_like(at[:, None] - at, dtype=torch.bool)
         return like.new_zeros(hidden.shape).masked_fill_(hidden, -torch.inf)
+
+
+def whole(tokens: int) -> Part:
+    """The part of a row that is computed alone and at once."""
+    return Part(0, tokens, 0)
 
 
 def _parts(rows: Sequence[PlainRow]) -> list[Part]:

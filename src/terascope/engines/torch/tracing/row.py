@@ -205,7 +205,7 @@ class RowTracer:
         prompt = wide(select(x, one.where, None)) if one.whole and found[0] < self._length else None
         prompt = prompt if prompt is None else prompt[: self._length]
         assert one.changer is not None  # noqa: S101 - the caller has looked
-        made = one.changer(before, Now(one.chosen.ordinals(found), prompt)).to(x.dtype)
+        made = one.changer(before, Now(one.chosen.ordinals(found), len(one.chosen.of_prompt), prompt)).to(x.dtype)
         self._checks.append((site, made.isfinite().all()))
         return made
 
