@@ -145,7 +145,9 @@ def _there(here: Where, fields: PatchFields, context: Context) -> Where:
         site = sites[0]
     tokens = here.tokens if fields.from_tokens is None else read_tokens("from_tokens", fields.from_tokens)
     heads = fields.heads if fields.from_heads is None else fields.from_heads
-    there = context.where(site, tokens, PROMPT, heads, fields.units, prefix="from_" if fields.from_heads is not None else "")
+    there = context.where(
+        site, tokens, PROMPT, heads, fields.units, prefix="from_" if fields.from_heads is not None else ""
+    )
     sizes = [[axis.size for axis in selected(where, context.shape, 0)] for where in (here, there)]
     if sizes[0] != sizes[1]:
         place = "from_heads" if fields.from_heads is not None else "from_site"
