@@ -28,9 +28,9 @@ class Cost:
     """Upper bounds of what a plan takes.
 
     `prompt_tokens` go forward, `output_tokens` are made one by one, `gradient_tokens` go forward and backward, each
-    pass counted. `captured_bytes` travel to the client. `memory_bytes` is what the worker needs beside the model and
-    its cache: results, supplied arrays, what rows take from each other, and the activations kept for the way back of
-    one row.
+    pass counted. `captured_bytes` travel to the client. `memory_bytes` is what the worker needs at least beside the
+    model and its cache: the results of the largest row (rows are sent when they are done), supplied arrays, what rows
+    take from each other, and the activations kept for the way back of one row.
     """
 
     prompts: int = 0
@@ -94,16 +94,15 @@ def cost_of(plan: TracePlan, shape: ModelShape, lengths: Mapping[str, int], dtyp
     supplied = sum(one.nbytes for one in {id(one): one for one in supplied_arrays(plan)}.values())
     passed = sum(_taken(plan, row.name, shape, lengths[row.name], dtype) for row in plan.rows)
     backward = max((_tape(row, shape, lengths[row.name], dtype) for row in plan.rows), default=0)
-    captured = sum(outputs.values())
     return Cost(
         prompts=len(plan.rows),
         operations=sum(len(row.operations) + (len(row.gradient.sites) if row.gradient else 0) for row in plan.rows),
         prompt_tokens=sum(lengths[row.name] for row in plan.rows if _forward(row)),
         output_tokens=sum(row.generation.max_tokens for row in plan.rows),
         gradient_tokens=sum(row.gradient.passes * lengths[row.name] for row in plan.rows if row.gradient),
-        captured_bytes=captured,
+        captured_bytes=sum(outputs.values()),
         supplied_bytes=supplied,
-        memory_bytes=captured + supplied + passed + backward,
+        memory_bytes=max(outputs.values(), default=0) + supplied + passed + backward,
     )
 
 

@@ -31,5 +31,5 @@ def _circle(names: Sequence[str]) -> str:
     """`names` in the order in which each gives to the next."""
     if len(names) == 2:
         return f"the prompt `{names[0]}` takes from itself; give it twice, under two names"
-    told = " which gives to ".join(f"`{name}`" for name in names)
-    return f"prompts wait for each other: {told}; give one of them twice, under two names"
+    told = ", which gives to ".join(f"`{name}`" for name in names[1:])
+    return f"prompts wait for each other: `{names[0]}` gives to {told}; give one of them twice, under two names"

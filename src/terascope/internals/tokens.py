@@ -76,7 +76,7 @@ def positions(tokens: Tokens, pieces: Sequence[bytes]) -> tuple[int, ...]:
 
     In a step of the answer `pieces` are those of the prompt and of the answer so far, and the operation acts when the
     pass' own token is among those found (`AllTokens`, `LastToken` and `TokenText` only). Raises `BadRequest` for a
-    position that the row does not have.
+    position that the row does not have, and for two that are one token.
     """
     if isinstance(tokens, AllTokens):
         return tuple(range(len(pieces)))
@@ -86,18 +86,28 @@ def positions(tokens: Tokens, pieces: Sequence[bytes]) -> tuple[int, ...]:
         return _having(tokens.text.encode(), pieces)
     if isinstance(tokens, Slice):
         return tuple(range(len(pieces)))[tokens.start : tokens.stop]
-    return tuple(_position(number, len(pieces)) for number in tokens.numbers)
+    found = tuple(_position(number, len(pieces)) for number in tokens.numbers)
+    if len(set(found)) < len(found):
+        raise BadRequest(f"two positions are one token of this prompt, which has {len(pieces)}")
+    return found
 
 
 def most(tokens: Tokens, length: int) -> int:
-    """How many tokens may be chosen at most of a prompt with `length` tokens."""
+    """How many tokens may be chosen at most of a prompt with up to `length` tokens."""
     if isinstance(tokens, LastToken):
         return min(1, length)
     if isinstance(tokens, Positions):
         return len(tokens.numbers)
     if isinstance(tokens, Slice):
-        return len(range(length)[tokens.start : tokens.stop])
+        return _most_of(tokens, length)
     return length
+
+
+def _most_of(tokens: Slice, length: int) -> int:
+    """A slice whose ends count from different ends has fewer tokens in a longer prompt."""
+    if tokens.start is not None and tokens.start < 0 and tokens.stop is not None and tokens.stop >= 0:
+        return min(length, -tokens.start, tokens.stop)
+    return len(range(length)[tokens.start : tokens.stop])
 
 
 def _position(number: int, length: int) -> int:

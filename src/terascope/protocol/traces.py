@@ -85,8 +85,8 @@ class TracePrompt(Known):
     choices = ("text", "tokens", "messages")
 
     name: Name | None = Field(None, description="How operations call it; its number by default, from `0`.")
-    text: str | None = None
-    tokens: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] | None = Field(None, min_length=1)
+    text: str | None = Field(None, description="Read by the model's tokenizer.")
+    tokens: list[Annotated[int, Field(ge=0, le=2**31 - 1)]] | None = Field(None, min_length=1, description="Token ids.")
     messages: list[TraceMessage] | None = Field(None, min_length=1, description="For the model's chat template.")
 
 
@@ -172,7 +172,9 @@ class CaptureFields(Placed):
     name: Name | None = Field(
         None, description="What the result is called: `NAME`, or `NAME/SITE` with several sites; else the site's name."
     )
-    reduce: Literal["mean", "max", "norm"] | ReduceFields | None = None
+    reduce: Literal["mean", "max", "norm"] | ReduceFields | None = Field(
+        None, description="What to make of it before it travels."
+    )
 
 
 class SetFields(Placed):
@@ -350,7 +352,7 @@ class TraceRequest(Known):
         min_length=1, description="Texts, or objects with a name and one of `text`, `tokens`, `messages`."
     )
     operations: list[OperationFields] = Field([], description="In the order in which they act at a site.")
-    gradient: GradientFields | None = None
+    gradient: GradientFields | None = Field(None, description="What to differentiate.")
     arrays: dict[Name, Numbers | ArrayData] = Field({}, description="Arrays by name, for use in operations.")
     safetensors: str | None = Field(None, description="Base64 of a safetensors file: more arrays by name.")
     max_tokens: int = Field(0, ge=0, le=2**31 - 1, description="Tokens of each answer; 0 makes none.")
@@ -358,7 +360,7 @@ class TraceRequest(Known):
     top_p: float = Field(1.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     ignore_eos: bool = Field(False, description="Go on when the model says that it has finished.")
-    format: Literal["json", "safetensors"] = "json"
+    format: Literal["json", "safetensors"] = Field("json", description="How results travel.")
     dtype: Literal["F32", "F16", "BF16"] | None = Field(
         None, description="Of captures that are not reduced, and of gradients; the model's own by default."
     )
