@@ -1,4 +1,4 @@
-"""Writes the reference pages that the source already knows: configuration, errors, command line, planner.
+"""Writes the reference pages that the source already knows: configuration, errors, command line, plans, planner.
 
 `python docs/generate.py` writes them; with `--check` it writes nothing and fails when one is out of step.
 """
@@ -9,6 +9,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import json
 import os
 import re
 import statistics
@@ -22,8 +23,12 @@ from terascope.cli.app import NOUNS, load, run
 from terascope.core import environment
 from terascope.core.config import DEFAULT_DEPLOYMENTS, DEFAULT_MODELS, Config
 from terascope.core.errors import ConfigError, ServiceError, all_errors
+from terascope.internals.limits import BYTES_PER_MICRO, GRADIENT_SHARE, Limits
+from terascope.internals.shape import Attention, ModelShape
+from terascope.internals.sites import MEANINGS, Place, Site, axes
 from terascope.planner import constants as planner_constants
 from terascope.planner import library, published, validation
+from terascope.protocol import traces
 
 DOCS = Path(__file__).parent
 NOTE = "<!-- Written by docs/generate.py from the source; edit there. -->\n"
@@ -281,11 +286,144 @@ def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
+# plans
+
+_SECTIONS: tuple[tuple[str, type[traces.Known]], ...] = (
+    ("The request", traces.TraceRequest),
+    ("Prompt", traces.TracePrompt),
+    ("What all operations have", traces.Placed),
+    *((f"`{verb}`", kind) for verb, kind in traces.OPERATIONS.items()),
+    ("`reduce`", traces.ReduceFields),
+    ("`tuned_lens`", traces.TunedLensFields),
+    ("`project`", traces.ProjectFields),
+    ("`encode`", traces.EncodeFields),
+    ("Autoencoder", traces.AutoencoderFields),
+    ("`gradient`", traces.GradientFields),
+    ("`of`", traces.ScalarFields),
+    ("`dot`", traces.DotFields),
+    ("`with_respect_to`", traces.TargetFields),
+    ("Array", traces.ArrayData),
+)
+"""The parts of a plan, each with its heading."""
+_LINKS = {kind.__name__: f"[{title.lower()}](#{title.lower().strip('`')})" for title, kind in _SECTIONS}
+_NAMES = _LINKS | {"TraceMessage": "`role` and `content`"}
+_EXAMPLE = """```json
+{
+  "model": "smollm2-135m-instruct",
+  "prompts": [
+    {"name": "clean", "text": "The Eiffel Tower is in"},
+    {"name": "other", "text": "The Colosseum is in"}
+  ],
+  "operations": [
+    {"capture": "blocks.*.residual.post", "tokens": "last", "reduce": {"logit_lens": 5}},
+    {"patch": "blocks.5.residual.post", "in": "clean", "from": "other", "tokens": -1}
+  ],
+  "gradient": {"of": {"logit": " Paris", "minus": " Rome"}, "with_respect_to": ["embeddings"]}
+}
+```
+"""
+
+
+def plans() -> str:
+    """The page of the plan language."""
+    parts = [
+        "# Plans: what to see and change inside a model\n",
+        "A plan is the body of `POST /v1/traces`. Version 1 of the language; how plans are run and bounded is told in\n"
+        "[What happens inside](../explanation/internals.md). An error names the field, and the nearest right choice.\n",
+        _EXAMPLE,
+        *(_part_of_plan(title, kind) for title, kind in _SECTIONS),
+        _sites(),
+        _limits(),
+    ]
+    return "\n".join(parts)
+
+
+def _part_of_plan(title: str, kind: type[traces.Known]) -> str:
+    schema = kind.model_json_schema(by_alias=True)
+    common = set() if kind is traces.Placed else set(traces.Placed.model_json_schema()["properties"])
+    shown = schema["properties"].items()
+    if issubclass(kind, traces.Placed):
+        shown = [(name, field) for name, field in shown if name not in common]
+    needed = schema.get("required", ())
+    rows = "\n".join(_field_row(name, field, needed=name in needed) for name, field in shown)
+    text = "" if kind in (traces.Placed, traces.TraceRequest) else f"{inspect.getdoc(kind)}\n\n"
+    return f"## {title}\n\n{text}| field | type | default | meaning |\n| --- | --- | --- | --- |\n{rows}\n"
+
+
+def _field_row(name: str, field: dict[str, Any], *, needed: bool) -> str:
+    default = field.get("default")
+    shown = "needed" if needed else f"`{json.dumps(default)}`" if default not in (None, [], {}) else ""
+    return f"| `{name}` | {_schema_type(field)} | {shown} | {field.get('description', '')} |"
+
+
+def _schema_type(field: dict[str, Any]) -> str:
+    options = field.get("anyOf") or field.get("oneOf") or [field]
+    shown = [one for one in options if one.get("type") != "null"]
+    known = {reference.rpartition("/")[2] for one in shown if (reference := one.get("$ref"))}
+    if "ArrayData" in known:  # numbers in lists, too
+        return "[array](#array)"
+    if "TokenTextValue" in known:
+        return "[tokens](#what-all-operations-have)"
+    return " or ".join(dict.fromkeys(map(_one_type, shown)))
+
+
+def _one_type(one: dict[str, Any]) -> str:
+    if reference := one.get("$ref"):
+        return _NAMES[reference.rpartition("/")[2]]
+    if words := one.get("enum") or ([one["const"]] if "const" in one else []):
+        return " or ".join(f"`{json.dumps(word)}`" for word in words)
+    if one["type"] == "array":
+        return "list of operations" if "discriminator" in one["items"] or "oneOf" in one["items"] else _list_type(one)
+    return {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}.get(
+        one["type"], "mapping of names to arrays"
+    )
+
+
+def _list_type(one: dict[str, Any]) -> str:
+    inner = _schema_type(one["items"])
+    return f"list of {inner}s" if inner in ("whole number", "number", "text") else f"list of {inner}"
+
+
+def _sites() -> str:
+    shape = ModelShape(1, 1, 1, 1, 1, 1, experts=1, experts_per_token=1, attention=Attention.SOFTMAX)
+    rows = "\n".join(f"| `{_site(place)}` | {_axes(place, shape)} | {meaning} |" for place, meaning in MEANINGS.items())
+    return (
+        "## Sites\n\n"
+        "`L` is a layer from 0, a negative one (`-1`: the last), a range (`3-7`, both included), or `*`: all layers\n"
+        "that have such a site. Models differ in which of them they have; axes are those for one token.\n\n"
+        f"| site | axes | what is there |\n| --- | --- | --- |\n{rows}\n"
+    )
+
+
+def _site(place: Place) -> str:
+    if place in (Place.MODULE_INPUT, Place.MODULE_OUTPUT):
+        return f"module:PATH:{place}"
+    return str(place) if place in (Place.EMBEDDINGS, Place.NORM, Place.LOGITS) else f"blocks.L.{place}"
+
+
+def _axes(place: Place, shape: ModelShape) -> str:
+    module = "PATH" if place in (Place.MODULE_INPUT, Place.MODULE_OUTPUT) else ""
+    return ", ".join(axis.name for axis in axes(Site(place, 0, module), shape))
+
+
+def _limits() -> str:
+    rows = "\n".join(f"| {one.name.replace('_', ' ')} | {one.default:,} |" for one in dataclasses.fields(Limits))
+    return (
+        "## Limits and prices\n\n"
+        "What a plan takes at most is known before it runs; `dry_run` tells it. One over these limits is refused.\n\n"
+        f"| of one plan | most, unless set otherwise |\n| --- | --- |\n{rows}\n\n"
+        "Tokens that go forward cost what a query's do. A token that goes forward and backward costs as\n"
+        f"much as {GRADIENT_SHARE} tokens of a prompt, each pass counted. What is captured costs a millionth of a\n"
+        f"service unit for every {BYTES_PER_MICRO:,} bytes.\n"
+    )
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/cli.md": command_line,
     "reference/configuration.md": configuration,
     "reference/errors.md": errors,
     "reference/planner-validation.md": planner,
+    "reference/plans.md": plans,
 }
 
 if __name__ == "__main__":

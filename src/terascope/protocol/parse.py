@@ -47,15 +47,24 @@ def ignored_fields(request: Wire) -> tuple[str, ...]:
 def _bad_request(error: ValidationError, value: object) -> BadRequest:
     found = max(error.errors(include_url=False, include_context=False), key=lambda e: _likelihood(e, value))
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _place(found, value)).lstrip(".")
-    message = found["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    message = found["msg"].removeprefix("Value error, ").replace("Input should be", "must be") + _given(found)
     return BadRequest(f"{where or 'body'}: {message}", param=where or None)
 
 
-def _likelihood(error: ErrorDetails, value: object) -> tuple[bool, int, int]:
-    """Order the errors of a union's members: the member that was meant fits further into the value than others."""
+def _given(error: ErrorDetails) -> str:
+    """The value, where it is a word in place of one of few known words; no other value is repeated."""
+    word = error["input"]
+    return f", not {word!r}" if error["type"] == "literal_error" and isinstance(word, str) and len(word) < 40 else ""
+
+
+def _likelihood(error: ErrorDetails, value: object) -> tuple[bool, int, bool, int]:
+    """Order the errors of a union's members: the member that was meant fits further into the value than others.
+
+    An error of our own knows best what was meant.
+    """
     place = _place(error, value)
     index = place[-1] if place and isinstance(place[-1], int) else 0
-    return not error["type"].endswith("_type"), len(place), index
+    return not error["type"].endswith("_type"), len(place), error["type"] == "value_error", index
 
 
 def _place(error: ErrorDetails, value: object) -> list[int | str]:

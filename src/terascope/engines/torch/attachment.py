@@ -1,5 +1,6 @@
 """What a row may bring besides its tokens: embeddings in their place, and what it sees or changes in the model."""
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -28,11 +29,18 @@ class Insert:
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Where a row stands in one step: the places `first` to before `last` of the batch, its positions from `start`."""
+    """Where a row stands in one step: the places `first` to before `last` of the batch, its positions from `start`.
+
+    `tokens` are all that the row has so far, those of this step included. Logits are made for some places only: the
+    row's are the `logits` of the step, those of its positions `logits_at`.
+    """
 
     first: int
     last: int
     start: int
+    tokens: Sequence[int] = ()
+    logits: range = range(0)
+    logits_at: Sequence[int] = ()
 
 
 class Attachment(Protocol):

@@ -29,7 +29,15 @@ BACKLOG = 4096
 """Connections that may wait to be accepted: a Unix socket refuses what is over it at once, in any burst."""
 _JSON = "application/json"
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-ENDPOINTS = ("v1/chat/completions", "v1/completions", "v1/embeddings", "tokenize", "detokenize")
+ENDPOINTS = (
+    "v1/chat/completions",
+    "v1/completions",
+    "v1/embeddings",
+    "v1/traces",
+    "v1/traces/sites",
+    "tokenize",
+    "detokenize",
+)
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 

@@ -120,6 +120,18 @@ class Intake:
         if len(tokens) > self._context_length:
             raise self._too_long(str(len(tokens)), 0, param)
 
+    def room(self, prompt: Sequence[int], asked: int | None, param: str) -> int:
+        """Return how many tokens the answer may have: those asked for, or the rest of the context.
+
+        Refuses prompts without a token, and those that do not fit together with the answer.
+        """
+        if not prompt:
+            raise BadRequest(f"{param}: the prompt is empty; it has no token to go on from", param=param)
+        least = _LEAST_ANSWER if asked is None else asked
+        if len(prompt) + least > self._context_length:
+            raise self._too_long(str(len(prompt)), least, param)
+        return self._context_length - len(prompt) if asked is None else asked
+
     def _prompts(self, request: CompletionRequest) -> list[list[int]]:
         special = request.add_special_tokens is not False
         prompts = []
@@ -159,7 +171,7 @@ class Intake:
             raise BadRequest(f"min_tokens is {request.min_tokens}, over the {asked} of max_tokens", param="min_tokens")
         rows = []
         for prompt in prompts:
-            room = self._room(prompt, asked, param)
+            room = self.room(prompt, asked, param)
             for choice in range(n):
                 plan = RowPlan(
                     prompt,
@@ -177,15 +189,6 @@ class Intake:
                 rows.append(plan)
         applied = _applied(request, rows[0], asked, grammar)
         return Order(rows, prompts, applied, n, texts, *([use] if use else []))
-
-    def _room(self, prompt: Sequence[int], asked: int | None, param: str) -> int:
-        """How many tokens the answer may have: those asked for, or the rest of the context."""
-        if not prompt:
-            raise BadRequest(f"{param}: the prompt is empty; it has no token to go on from", param=param)
-        least = _LEAST_ANSWER if asked is None else asked
-        if len(prompt) + least > self._context_length:
-            raise self._too_long(str(len(prompt)), least, param)
-        return self._context_length - len(prompt) if asked is None else asked
 
     def _too_long(self, prompt: str, answer: int, param: str) -> ContextLengthExceeded:
         wanted = f" and {answer} were asked for the answer" if answer > _LEAST_ANSWER else ""

@@ -1,6 +1,7 @@
 """What passes between the event loop and the thread that computes."""
 
 import asyncio
+import concurrent.futures
 import logging
 import threading
 from abc import ABC, abstractmethod
@@ -8,27 +9,55 @@ from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 from typing import Generic, TypeVar
 
-from terascope.core.errors import Overloaded, ServiceError
+from terascope.core.errors import InternalError, Overloaded, ServiceError
 
 Work = TypeVar("Work")
 News = TypeVar("News")
+Done = TypeVar("Done")
 _log = logging.getLogger(__name__)
 
 
 class Job(Generic[Work, News]):
     """One request: what is to be done, and the queue in which news of it arrive."""
 
-    def __init__(self, request_id: str, work: Sequence[Work]) -> None:
+    def __init__(self, request_id: str, work: Sequence[Work], group: object = None) -> None:
+        """Jobs of one `group` take turns as if they were one; without one, a job is a group."""
         self.request_id = request_id
         self.work = work
+        self.group = group or self
         self.news: asyncio.Queue[News] = asyncio.Queue()
+
+
+class Errand:
+    """Something to do between two steps."""
+
+    def __init__(self, work: Callable[[], object]) -> None:
+        self.future: concurrent.futures.Future[object] = concurrent.futures.Future()
+        self._work = work
+
+    def run(self) -> None:
+        """Do it, unless nobody waits for it any more."""
+        if not self.future.set_running_or_notify_cancel():
+            return
+        try:
+            self.future.set_result(self._work())
+        except ServiceError as error:
+            self.future.set_exception(error)
+        except Exception as error:  # noqa: BLE001 - the edge of an errand: who asked is told, the thread goes on
+            _log.exception("an errand failed")
+            self.future.set_exception(InternalError("the engine failed at this request", detail=repr(error)))
+
+    def drop(self) -> None:
+        """Tell that it will not be done."""
+        if self.future.set_running_or_notify_cancel():
+            self.future.set_exception(Overloaded("the engine is stopping"))
 
 
 class ComputeThread(ABC, Generic[Work, News]):
     """A thread that computes in steps; jobs join and leave between them.
 
-    `start`, `submit`, `cancel`, `stop` and `join` may be called from any thread, all else belongs to this one.
-    News reach `loop` once per step.
+    `start`, `submit`, `cancel`, `between_steps`, `stop` and `join` may be called from any thread, all else belongs to
+    this one. News reach `loop` once per step.
     """
 
     def __init__(self, name: str, loop: asyncio.AbstractEventLoop, crashed: Callable[[BaseException], None]) -> None:
@@ -36,6 +65,7 @@ class ComputeThread(ABC, Generic[Work, News]):
         self._loop = loop
         self._crashed = crashed
         self._orders: SimpleQueue[tuple[str, Job[Work, News] | None]] = SimpleQueue()
+        self._errands: SimpleQueue[Errand] = SimpleQueue()
         self._noted: list[tuple[str, Job[Work, News] | None]] = []
         self._out: list[tuple[Job[Work, News], News]] = []
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
@@ -51,6 +81,19 @@ class ComputeThread(ABC, Generic[Work, News]):
     def cancel(self, job: Job[Work, News]) -> None:
         """End `job` before the next step, without news; no error when it is over already."""
         self._orders.put(("cancel", job))
+
+    async def between_steps(self, work: Callable[[], Done]) -> Done:
+        """Return what `work` returns, done in this thread between two steps, one errand a step.
+
+        Raises what `work` raises; errors that are not `ServiceError` become one. On cancellation it is not done if it
+        has not begun; if it has, it is done for nobody.
+        """
+        found: list[Done] = []
+        errand = Errand(lambda: found.append(work()))
+        self._errands.put(errand)
+        self._orders.put(("errand", None))
+        await asyncio.wrap_future(errand.future)
+        return found[0]
 
     def stop(self) -> None:
         """End every job with an error, and the thread after its step; idempotent."""
@@ -88,10 +131,14 @@ class ComputeThread(ABC, Generic[Work, News]):
     def _run(self) -> None:
         try:
             while self._obey():
+                if not self._errands.empty():
+                    self._errands.get().run()
                 self._step()
                 self._flush()
             for job in self._jobs():
                 self._fail(job, Overloaded("the engine is stopping"))
+            while not self._errands.empty():
+                self._errands.get().drop()
             self._flush()
         except BaseException as error:
             _log.critical("the computing thread ended", exc_info=error)
@@ -106,7 +153,7 @@ class ComputeThread(ABC, Generic[Work, News]):
 
     def _obey(self) -> bool:
         """Carry out the orders, waiting for one when there is nothing to do; false when one was to stop."""
-        if not (self._jobs() or self._noted):
+        if not (self._jobs() or self._noted or not self._errands.empty()):
             self._noted.append(self._orders.get())
         self._arrived()
         found, self._noted = self._noted, []

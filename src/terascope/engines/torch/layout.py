@@ -76,6 +76,16 @@ class Layout:
     several: list[Several] = field(default_factory=list)
     padding: int = 0
     whole: bool = False
+    spans: Sequence[Span] = ()
+
+    def row(self, first: int, device: torch.device) -> Several:
+        """The row whose tokens of this step begin at place `first`, however many it brings."""
+        at = 0
+        for span in self.spans:
+            if at == first:
+                return Several(first, first + span.count, span.start, _table([span], device) if span.start else None)
+            at += span.count
+        raise KeyError(first)
 
     @classmethod
     def of_singles(cls, single: Single, places: Tensor) -> "Layout":
@@ -114,6 +124,7 @@ def lay_out(
         several,
         padding,
         whole and not padding,
+        spans,
     )
 
 

@@ -7,6 +7,7 @@ pass, so nothing here knows an architecture. Every layer keeps its place in the 
 
 from collections import Counter
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -74,8 +75,38 @@ class _Group:
         return found
 
     def _compute(self, x: Tensor) -> Tensor:
+        if torch.is_grad_enabled() and x.requires_grad:
+            return _product(x, self)
+        return self.product(x)
+
+    def dense(self) -> Tensor:
+        """The plain weights of all layers, one below the other."""
+        return self._weight.to_dense()
+
+    def product(self, x: Tensor) -> Tensor:
+        """The outputs of all layers side by side."""
         found: Tensor = _ops._linear_pointwise(x, self._weight, self._bias, "none", [], "")  # noqa: SLF001 - as above
         return found
+
+
+class _Product(torch.autograd.Function):
+    """The way back to the input; weights are not trained."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: _Group) -> Tensor:
+        """Return the product."""
+        ctx.group = group
+        return group.product(x)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        """Return the gradient of the input."""
+        return gradients[0] @ ctx.group.dense(), None
+
+
+def _product(x: Tensor, group: _Group) -> Tensor:
+    found: Tensor = _Product.apply(x, group)  # type: ignore[no-untyped-call]  # torch gives it no type
+    return found
 
 
 def packable(dtype: torch.dtype, device: torch.device) -> bool:

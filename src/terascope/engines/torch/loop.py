@@ -60,7 +60,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
 
     def _begin(self, job: RowJob) -> None:
         now = time.perf_counter()
-        rows = [Row(index, plan, self._vocabulary, job, now) for index, plan in enumerate(job.work)]
+        rows = [Row(index, plan, self._vocabulary, job.group, now) for index, plan in enumerate(job.work)]
         self._rows[job] = rows
         self._job_of.update(dict.fromkeys(rows, job))
         first_of: dict[int, Row] = {}
@@ -171,7 +171,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             plan, start, end = turn.row.plan, turn.span.start, turn.span.end
             found = [insert.within(start, end, first - start) for insert in plan.inserts]
             inserts += [insert for insert in found if insert is not None]
-            attached += [(one, Part(first, first + end - start, start)) for one in plan.attachments]
+            attached += [(one, _part(turn, first)) for one in plan.attachments]
             first += end - start
         tokens = [token for turn in turns for token in turn.tokens]
         decode = turns[0].fixed and first == len(turns)
@@ -183,9 +183,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         kept: list[int] = []
         first = 0
         for turn in turns:
-            places = [first + at - turn.span.start for at in turn.row.scores(turn.span)]
-            if turn.last:
-                places.append(first + turn.span.count - 1)
+            places = [first + at - turn.span.start for at in turn.row.kept(turn.span)]
             turn.keep = list(range(len(kept), len(kept) + len(places)))
             kept += places
             first += turn.span.count
@@ -241,6 +239,13 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             self._leave(row, clean=True)
             if not any(other in self._job_of for other in self._rows[job]):
                 del self._rows[job]
+
+
+def _part(turn: Turn, first: int) -> Part:
+    """The part of a row whose tokens begin at place `first` of the step."""
+    span, row = turn.span, turn.row
+    logits = range(turn.keep[0], turn.keep[-1] + 1) if turn.keep else range(0)
+    return Part(first, first + span.count, span.start, row.tokens, logits, row.kept(span) if logits else ())
 
 
 def _worth_waiting(row: Row) -> bool:

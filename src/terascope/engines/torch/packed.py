@@ -4,6 +4,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -16,11 +17,15 @@ from terascope.engines.torch.attention import NAME, PackedAttention
 from terascope.engines.torch.cache import BLOCK, BlockPool, blocks_for
 from terascope.engines.torch.graphs import Shapes
 from terascope.engines.torch.layout import Layout, Span, lay_out
+from terascope.engines.torch.sites import SiteMap, find_sites
+from terascope.engines.torch.taps import Listening, Taps
+from terascope.internals.sites import Place
 
 _CHECK_LENGTHS = (12, 8)
 _CHECK_STEPS = (((0, 0, 5), (1, 0, 7)), ((0, 5, 6), (1, 7, 1)), ((0, 11, 1),))  # (row, start, count) of each step
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
 _HALF_TOLERANCE = 0.3
+_TRIED = 5  # tokens of the pass in which the sites are found
 _FIXED = 8  # rows in a batch of fixed shape
 
 
@@ -56,10 +61,23 @@ class PackedModel:
         self.pool = BlockPool(cache_tokens)
         self._attention = PackedAttention(self.pool.blocks)
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
+        self._taps: Taps | None = None
         self._spare = self.pool.blocks + 1
         self._shapes = Shapes(self._of_singles, self.device, self._spare) if self.device.type == "cuda" else None
         self.fixed_rows = 1
         """Rows that a step of fixed shape may have; see `find_fixed_rows`."""
+
+    @cached_property
+    def sites(self) -> SiteMap:
+        """The model's sites; found by computing a few tokens when this is first asked for."""
+        return find_sites(self.module, self._try_out)
+
+    @property
+    def taps(self) -> Taps:
+        """What attachments see and change by site. Not to be asked for first in the middle of a step."""
+        if self._taps is None:
+            self._taps = self.sites.taps()
+        return self._taps
 
     @property
     def cache_tokens(self) -> int:
@@ -82,7 +100,18 @@ class PackedModel:
         with ExitStack() as stack:
             for attachment, part in step.attached:
                 stack.enter_context(attachment.attach(self.module, part))
-            return self._forward(inputs, layout, keep, between)
+            taps = self._taps if step.attached else None
+            logits = self._forward(inputs, layout, keep, between, taps)
+            return logits if taps is None else taps.through(Place.LOGITS, None, logits)
+
+    def _try_out(self, taps: Listening) -> None:
+        """Compute a few tokens, of which nothing is kept."""
+        blocks = self.pool.take(1)
+        layout = lay_out([Span(0, _TRIED, blocks)], self.device, spare=self._spare)
+        tokens = torch.arange(1, _TRIED + 1, device=self.device)[None]
+        self._forward({"input_ids": tokens}, layout, torch.arange(_TRIED, device=self.device), None, taps)
+        self._attention.clear(blocks)
+        self.pool.give_back(blocks)
 
     def _of_singles(self, tokens: Tensor, layout: Layout) -> Tensor:
         return self._forward({"input_ids": tokens}, layout, layout.singles[0].index)
@@ -93,9 +122,10 @@ class PackedModel:
         layout: Layout,
         keep: Tensor,
         between: Callable[[float], None] | None = None,
+        taps: Listening | None = None,
     ) -> Tensor:
         extra = {"logits_to_keep": keep} if self._keeps else {}
-        with self._attention.at(layout, between):
+        with self._attention.at(layout, between, taps):
             result = self.module(**inputs, position_ids=layout.positions[None], use_cache=False, **extra)
         logits: Tensor = result.logits[0]
         return logits if self._keeps else logits[keep]

@@ -31,7 +31,8 @@ class Reading:
     def take(self, budget: int) -> dict[Row, int]:
         """Return how many tokens of whose prompts are read next, `budget` in all at most.
 
-        Who is cut short by the budget has the rest of its turn in the next step.
+        Who is cut short by the budget has the rest of its turn in the next step. Whole prompts are not cut: the last
+        of them may go beyond the budget.
         """
         turns = deque(row for row in self._rows if row.pending > 1)
         shares: dict[Row, int] = {}
@@ -39,10 +40,10 @@ class Reading:
         while budget > 0 and turns:
             row = turns.popleft()
             left = min(row.pending, _SCORED_AT_ONCE if row.unscored else row.pending) - shares.get(row, 0)
-            count = min(self._turn, budget, left)
+            count = left if row.plan.whole else min(self._turn, budget, left)
             shares[row] = shares.get(row, 0) + count
             budget -= count
-            self._turn -= count
+            self._turn = max(0, self._turn - count)
             if count < left and self._turn:
                 turns.appendleft(row)  # the budget is used up
                 break

@@ -20,6 +20,8 @@ from terascope.engines.torch.loop import BatchLoop, RowJob
 from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.rows import Event
 from terascope.engines.torch.text import TokenTable
+from terascope.engines.torch.tracing.route import Traces
+from terascope.engines.torch.tracing.tools import for_decoder, for_encoder
 from terascope.engines.torch.vocabulary import Vocabulary
 from terascope.protocol.errors import error_body
 from terascope.protocol.openai import (
@@ -33,7 +35,9 @@ from terascope.protocol.openai import (
 )
 from terascope.protocol.parse import ignored_fields, parse
 from terascope.protocol.sse import DONE, event
+from terascope.protocol.traces import SitesRequest
 
+TRACES = ("v1/traces", "v1/traces/sites")
 _MOST_IGNORED = 20  # names of ignored fields told in a header
 Headers = dict[str, str]
 
@@ -47,6 +51,12 @@ class _Model:
         self._vocabulary = vocabulary
         self._context_length = context_length
         self._intake = Intake(vocabulary, context_length)
+        self._traces: Traces | None = None
+
+    @property
+    def takes_traces(self) -> bool:
+        """True when the model can be looked into."""
+        return self._traces is not None
 
     async def _words(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -70,6 +80,22 @@ class _Model:
         self._intake.check_tokens(asked.tokens, "tokens")
         return {"prompt": self._vocabulary.decode(asked.tokens)}
 
+    async def _trace(self, endpoint: str, request: web.Request) -> web.StreamResponse:
+        traces = self._traces
+        if traces is None:
+            raise UnsupportedFeature("this engine cannot look into this model", param="model")
+        body = await request.read()
+        if endpoint == "v1/traces/sites":
+            self._check_name(parse(SitesRequest, body).model)
+            return _json(traces.sites(), _id_header(request))
+        order = await asyncio.to_thread(traces.read, body)
+        self._check_name(order.plan.model)
+        priority = Terms.read(request.headers).priority
+        try:
+            return await traces.answer(request, order, request[REQUEST_ID], priority)
+        except ConnectionResetError:
+            return web.Response()  # the client has left
+
     def _check_name(self, name: str | None) -> None:
         if name is not None and name != self._served_name:
             raise ModelNotFound(f"this engine serves {self._served_name!r}, not {name[:100]!r}", param="model")
@@ -82,6 +108,8 @@ class Generator(_Model):
         super().__init__(served_name, info, model.vocabulary, model.context_length)
         self._loop = loop
         self._fingerprint = f"{info.engine}-{info.version}-{info.dtype}"
+        tools = for_decoder(model, self._intake, loop)
+        self._traces = None if tools is None else Traces(served_name, tools)
 
     async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         """See `Served.answer`."""
@@ -95,6 +123,8 @@ class Generator(_Model):
             return await self._generate(request, text_asked, order, CompletionAnswer(*self._parts(order)))
         if endpoint in ("tokenize", "detokenize"):
             return await self._words(endpoint, request)
+        if endpoint in TRACES:
+            return await self._trace(endpoint, request)
         raise UnsupportedFeature("this model answers chats and completions; it makes no embeddings", param="model")
 
     def stop(self) -> None:
@@ -145,6 +175,8 @@ class Embedder(_Model):
         super().__init__(served_name, info, encoder.vocabulary, encoder.context_length)
         self._encoder = encoder
         self._loop = loop
+        tools = for_encoder(encoder, self._intake, loop)
+        self._traces = None if tools is None else Traces(served_name, tools)
 
     async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         """See `Served.answer`."""
@@ -152,6 +184,8 @@ class Embedder(_Model):
             return await self._embed(request)
         if endpoint in ("tokenize", "detokenize"):
             return await self._words(endpoint, request)
+        if endpoint in TRACES:
+            return await self._trace(endpoint, request)
         raise UnsupportedFeature("this model makes embeddings; it answers no chats or completions", param="model")
 
     def stop(self) -> None:

@@ -34,7 +34,8 @@ class RowPlan:
     must name all that shapes them besides the tokens; none shares nothing. `inserts` replace embeddings of the
     prompt, `attachments` see or change what is inside the model. A `reproducible` row has the same bits at every
     repeat; it is computed in steps of fixed shape. Rows of smaller `priority` (0 urgent, 1 interactive, 2 batch) go
-    first.
+    first. A `whole` row has its prompt read in one step, and shares steps with others of its kind only. `logits_at`
+    are tokens of the prompt whose logits attachments see.
     """
 
     prompt: Sequence[int]
@@ -50,6 +51,8 @@ class RowPlan:
     attachments: tuple[Attachment, ...] = ()
     reproducible: bool = False
     priority: int = 1
+    whole: bool = False
+    logits_at: frozenset[int] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,6 +142,11 @@ class Row:
     def scores(self, span: Span) -> range:
         """The positions in `span` at which the prompt's next token is to be scored."""
         return range(max(span.start, self.scored), min(span.end, self.scored + self.unscored))
+
+    def kept(self, span: Span) -> list[int]:
+        """The positions in `span` whose logits are wanted."""
+        found = set(self.scores(span)) | {at for at in self.plan.logits_at if span.start <= at < span.end}
+        return sorted(found | ({span.end - 1} if span.end == len(self.tokens) else set()))
 
     def take(self, info: TokenInfo) -> Event | None:
         """Go on by a token; return what there is to tell. Raises `ServiceError` when the grammar fails."""

@@ -1,7 +1,7 @@
 """Who computes what in the next step: a token budget, blocks of the cache, priorities, turns."""
 
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Sequence
 
 from terascope.engines.torch.cache import BLOCK, BlockPool, blocks_for
 from terascope.engines.torch.layout import Span
@@ -42,9 +42,9 @@ class Scheduler:
         self._places = max_batch + extra_rows
         self._step_tokens = max(step_tokens, self._places + _LEAST_PREFILL)
         self._fixed_rows = fixed_rows
-        self._reading: defaultdict[int, Reading] = defaultdict(Reading)  # by priority
+        self._reading: defaultdict[tuple[bool, int], Reading] = defaultdict(Reading)  # by kind and priority
         self._precedence = Precedence(_PATIENCE)
-        self._fixed_turn = False
+        self._kinds: deque[Callable[[Sequence[Row], int], list[Turn]]] = deque([self._fixed, self._free, self._whole])
         self._round = 0
         self._seen: dict[int, int] = {}  # when rows of each priority were running last
 
@@ -69,20 +69,19 @@ class Scheduler:
         """Return the next step; all its turns are of fixed shape, or none is.
 
         Rows that answer come first; prompts take turns. A row that needs a block when there is none takes those of
-        the youngest row of the worst priority, which is computed again later. Reproducible rows and others take turns
-        in whole steps.
+        the youngest row of the worst priority, which is computed again later. Reproducible rows, whole ones and others
+        take turns in whole steps.
         """
         self._admit()
         self._round += 1
         self._seen |= dict.fromkeys((row.priority for row in self.running), self._round)
         lead, rows = self._taking_part()
-        fixed = [row for row in rows if row.plan.reproducible]
-        free = [row for row in rows if not row.plan.reproducible]
-        if fixed and free:
-            self._fixed_turn = not self._fixed_turn
-        if self._fixed_turn:
-            return self._fixed(fixed) or self._free(free, lead)
-        return self._free(free, lead) or self._fixed(fixed)
+        for kind in tuple(self._kinds):
+            if turns := kind(rows, lead):
+                self._kinds.remove(kind)
+                self._kinds.append(kind)
+                return turns
+        return []
 
     def publish(self, row: Row) -> None:
         """Let full blocks of `row` be found by others; its numbers must be known to be numbers."""
@@ -101,25 +100,32 @@ class Scheduler:
         return lead, [row for row in self.running if lead > best or row.priority <= best]
 
     def _free(self, rows: Sequence[Row], lead: int) -> list[Turn]:
+        return self._shared([row for row in rows if not (row.plan.reproducible or row.plan.whole)], lead, whole=False)
+
+    def _whole(self, rows: Sequence[Row], lead: int) -> list[Turn]:
+        return self._shared([row for row in rows if row.plan.whole], lead, whole=True)
+
+    def _shared(self, rows: Sequence[Row], lead: int, *, whole: bool) -> list[Turn]:
         turns = self._answering([row for row in rows if row.pending == 1])
         budget = self._step_tokens - len(turns)
         reading = {row.priority for row in rows if row.pending > 1}
         for priority in sorted(reading, key=lambda one: (one != lead, one)):
-            shares = self._reading[priority].take(min(budget, QUANTUM) if self._hurries(priority) else budget)
+            most = min(budget, QUANTUM) if self._hurries(priority) else budget
+            shares = self._reading[whole, priority].take(most)
             turns += [Turn(row, _span(row, count)) for row, count in shares.items()]
-            budget -= sum(shares.values())
+            budget = max(0, budget - sum(shares.values()))
         return turns
 
     def _hurries(self, priority: int) -> bool:
         """Whether a step's length matters to rows of better priority than this: it is what their tokens wait for."""
         return any(one < priority and self._round - seen < _LATELY for one, seen in self._seen.items())
 
-    def _fixed(self, rows: Sequence[Row]) -> list[Turn]:
+    def _fixed(self, rows: Sequence[Row], _: int) -> list[Turn]:
         """A part of one prompt, cut at the same places whenever it is computed, or one token of several rows.
 
         Whichever the row wants that has waited longest.
         """
-        rows = sorted(rows, key=lambda row: row.last_round)
+        rows = sorted((row for row in rows if row.plan.reproducible), key=lambda row: row.last_round)
         if rows and (left := len(rows[0].plan.prompt) - rows[0].computed) > 0:
             turns = [Turn(rows[0], _span(rows[0], min(_FIXED_PART, left)))]
         else:
@@ -149,7 +155,7 @@ class Scheduler:
             row.last_round = self._round
             self.running.append(row)
             if not row.plan.reproducible:
-                self._reading[row.priority].add(row)
+                self._reading[row.plan.whole, row.priority].add(row)
 
     def _admissible(self) -> int:
         """The worst priority of which a row can be let in; less than all when none can."""
@@ -192,7 +198,7 @@ class Scheduler:
 
     def _stop(self, row: Row) -> None:
         self.running.remove(row)
-        self._reading[row.priority].remove(row)
+        self._reading[row.plan.whole, row.priority].remove(row)
 
     def _release(self, row: Row) -> list[int]:
         blocks, row.blocks = row.blocks, []

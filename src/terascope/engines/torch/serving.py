@@ -3,6 +3,8 @@
 import asyncio
 import os
 from collections.abc import Callable
+from dataclasses import replace
+from typing import TypeVar
 
 import torch
 import transformers
@@ -20,6 +22,8 @@ from terascope.engines.torch.respond import Embedder, Generator
 from terascope.engines.torch.settings import WorkerSettings
 
 _WORDS = ("tokenize", "detokenize")
+TRACES = frozenset({"traces", "traces/sites"})
+ServedModel = TypeVar("ServedModel", Generator, Embedder)
 
 
 def load(
@@ -75,8 +79,7 @@ def _generator(
         fixed_rows=model.packed.fixed_rows,
         architecture=type(model.packed.module).__name__,
     )
-    batch.start()
-    return Generator(settings.served_name, info, model, batch)
+    return _started(Generator(settings.served_name, info, model, batch), batch)
 
 
 def _embedder(
@@ -99,8 +102,16 @@ def _embedder(
         batching=encoder.batching.name,
         architecture=type(encoder.module).__name__,
     )
+    return _started(Embedder(settings.served_name, info, encoder, batch), batch)
+
+
+def _started(served: ServedModel, batch: BatchLoop | EmbedLoop) -> ServedModel:
+    """Note what was found when the model was looked at, which needs the model for itself; then let it work."""
+    if served.takes_traces:
+        able = served.info.capabilities
+        served.info = replace(served.info, capabilities=replace(able, endpoints=able.endpoints | TRACES))
     batch.start()
-    return Embedder(settings.served_name, info, encoder, batch)
+    return served
 
 
 def _info(

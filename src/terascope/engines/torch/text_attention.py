@@ -8,7 +8,7 @@ anything being copied or filled up.
 import itertools
 import math
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -59,6 +59,8 @@ class Texts:
         self.ranks = torch.arange(self.tokens, device=device) - self.starts[self.owners]
         self.groups = _groups(lengths)
         self.seen = Seen()
+        self.attend: Callable[..., tuple[Tensor, None]] | None = None
+        """What attends in place of the function below, called as transformers calls that."""
         self._masks: dict[tuple[int, int, bool], Tensor] = {}
 
     def mask(self, length: int, window: int, causal: bool, like: Tensor) -> Tensor | None:
@@ -103,6 +105,9 @@ def _attend(
     if texts is None:
         raise RuntimeError("a packed model was called outside of a step")
     _check(texts, query, key, attention_mask, options)
+    if texts.attend is not None:
+        asked = {"scaling": scaling, "sliding_window": sliding_window, **options}
+        return texts.attend(module, query, key, value, attention_mask, **asked)
     causal = _causal(module) if is_causal is None else is_causal
     window = sliding_window or 0
     texts.seen.calls += 1

@@ -34,6 +34,10 @@ from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.model import CausalModel, load_causal
 from terascope.engines.torch.respond import Embedder, Generator
 from terascope.engines.torch.settings import WorkerSettings
+from terascope.engines.torch.tracing.lens import Lens, Unembedding
+from terascope.engines.torch.tracing.row import Bench
+
+from .reference import Llama
 
 WORDS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefghijklmnopqrstuvwxyz", "the", "cat", "dog", "##s", "##t"]
 CACHE = Path.home() / ".cache" / "terascope-tests"
@@ -131,6 +135,20 @@ def tiny_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def tiny(tiny_dir: Path) -> CausalModel:
     """The tiny model, loaded; its cache holds three full rows."""
     return load_causal(WorkerSettings(tiny_dir, "tiny", cache_tokens=1600), lambda _: None)
+
+
+@pytest.fixture(scope="session")
+def llama(tiny_dir: Path) -> Llama:
+    """The tiny model in float64, computed by formula."""
+    return Llama(LlamaForCausalLM.from_pretrained(tiny_dir))
+
+
+@pytest.fixture(scope="session")
+def bench(tiny: CausalModel) -> Bench:
+    """What rows with plans of the tiny model share."""
+    packed = tiny.packed
+    lens = Lens(Unembedding(packed.module, packed.sites), packed.module.dtype)
+    return Bench(packed.taps, lens, packed.device, tiny.vocabulary.table)
 
 
 @pytest.fixture(scope="session")

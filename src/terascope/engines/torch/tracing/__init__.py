@@ -1,0 +1,1 @@
+"""Plans of intermediary access, carried out inside the torch worker."""

@@ -1,0 +1,58 @@
+"""The wire of the answers of `POST /v1/traces`."""
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from terascope.protocol.openai import Wire
+from terascope.protocol.traces import ArrayData
+
+
+class TraceUsage(Wire):
+    """What a trace took."""
+
+    prompt_tokens: int
+    completion_tokens: int = 0
+    total_tokens: int = 0
+    gradient_tokens: int = 0
+    captured_bytes: int = 0
+
+
+class TraceRow(Wire):
+    """What became of one prompt."""
+
+    name: str
+    tokens: list[int] = Field(description="The prompt's.")
+    pieces: list[str] = Field([], description="The text of each of them.")
+    text: str = Field("", description="The answer's.")
+    output_tokens: list[int] = Field([], description="The answer's.")
+    finish_reason: Literal["stop", "length"] | None = None
+    arrays: dict[str, ArrayData] = Field({}, description="Results by name; `gradient/SITE` are gradients.")
+    error: dict[str, Any] | None = Field(None, description="Why this prompt has no result; others are not concerned.")
+
+
+class TraceEstimate(Wire):
+    """The answer to a `dry_run`: upper bounds."""
+
+    prompts: int
+    operations: int
+    prompt_tokens: int
+    output_tokens: int
+    gradient_tokens: int
+    captured_bytes: int
+    supplied_bytes: int
+    memory_bytes: int
+    seconds: float | None = Field(None, description="Probably; null where nothing is known yet.")
+    service_units: float | None = None
+
+
+class TraceResult(Wire):
+    """Answer of `POST /v1/traces` as JSON."""
+
+    id: str
+    object: Literal["trace"] = "trace"
+    created: int
+    model: str
+    rows: list[TraceRow] = Field([])
+    usage: TraceUsage | None = None
+    estimate: TraceEstimate | None = None
