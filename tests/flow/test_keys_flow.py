@@ -31,6 +31,8 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("POST", "/v1/embeddings"): frozenset({"embed", OPERATOR}),
     ("POST", "/tokenize"): frozenset({"query", OPERATOR}),
     ("POST", "/detokenize"): frozenset({"query", OPERATOR}),
+    ("POST", "/v1/traces"): frozenset({"internals", OPERATOR}),
+    ("POST", "/v1/traces/sites"): frozenset({"internals", OPERATOR}),
     ("GET", "/v1/me"): ANYONE,
     ("GET", "/v1/models"): ANYONE,
     ("GET", "/v1/models/{model:path}"): ANYONE,

@@ -12,6 +12,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from terascope.core.config import DEFAULT_MODELS
+from terascope.core.models import Mode
 from terascope.protocol.request import ENDPOINTS
 from terascope.testing.gateway import Served, running_gateway
 
@@ -38,7 +39,8 @@ def test_every_route_withstands_generated_requests(tmp_path: Path, set_environme
         assert counts, done.stdout[-2000:]
         assert counts[1] == counts[2]
         assert int(counts[1]) > 1000
-        assert completed(served) == {endpoint for endpoint, _ in ENDPOINTS.values()}
+        offered = {endpoint for endpoint, mode in ENDPOINTS.values() if mode is not Mode.INTERNALS}
+        assert completed(served) == offered  # the echo engine has no inside
 
 
 def schemathesis(served: Served, directory: Path) -> subprocess.CompletedProcess[str]:

@@ -5,11 +5,12 @@ from dataclasses import dataclass
 
 from terascope.core.models import ModelVersion
 from terascope.core.prices import Price
+from terascope.internals.limits import GRADIENT_SHARE
 from terascope.protocol.request import ModelRequest
 
 _TEMPLATE_TOKENS = 512  # what a chat template writes around all of a conversation,
 _MESSAGE_TOKENS = 16  # and around each message
-_FREE = ("tokenize", "detokenize")
+_FREE = ("tokenize", "detokenize", "traces/sites")
 _NO_OUTPUT = ("embeddings",)
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _BYTES_A_TOKEN = 4  # of ordinary text: what a prompt probably has when nobody counted
@@ -30,6 +31,8 @@ class Estimate:
             return cls(0, 0)
         messages = request.fields.get("messages")
         around = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * (len(messages) if isinstance(messages, list) else 1)
+        if request.endpoint == "traces":
+            return _trace(request, version)
         inputs = request.fields.get("input")
         parts = len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
         prompt = _capped(request.size + around, version, max(parts, request.choices))
@@ -38,6 +41,15 @@ class Estimate:
         choices = max(request.choices, _positive(request.fields.get("best_of")))
         limit = next((_positive(request.fields[name]) for name in _LIMITS if _positive(request.fields.get(name))), 0)
         return cls(prompt, _capped(limit, version, 1) * choices if limit else None, choices)
+
+
+def _trace(request: ModelRequest, version: ModelVersion) -> Estimate:
+    """Every prompt may be as long as the body; a gradient reads it again, for each of its steps, at its own price."""
+    prompts, gradient = request.fields.get("prompts"), request.fields.get("gradient")
+    rows = len(prompts) if isinstance(prompts, list) and prompts else 1
+    steps = max(1, _positive(gradient.get("steps"))) if isinstance(gradient, dict) else 0
+    prompt = _capped(request.size + rows * _TEMPLATE_TOKENS, version, rows) * (1 + GRADIENT_SHARE * steps)
+    return Estimate(prompt, _capped(_positive(request.fields.get("max_tokens")), version, 1) * rows)
 
 
 def expected_cost(

@@ -24,6 +24,10 @@ NOUNS: dict[str, tuple[str, str]] = {
     "logout": ("terascope.cli.logout", "Forget the login at the gateway, and tell the issuer so."),
     "whoami": ("terascope.cli.whoami", "Show who one is at the gateway, and what one may do."),
     "models": ("terascope.cli.models", "Models: what is served, and what the catalogue holds."),
+    "sites": (
+        "terascope.cli.sites",
+        "List the sites of a model: where a plan can look and change, with the shape of what is there for a token.",
+    ),
     "keys": ("terascope.cli.keys", "API keys: who may ask."),
     "service-accounts": (
         "terascope.cli.service_accounts",
@@ -41,7 +45,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
     "plan": (
         "terascope.cli.plan",
-        "Plan how to serve a model: layouts that fit, memory, speed with its error, cost, launch files.",
+        "Plan how to serve a model: what fits, how fast, at what cost, and what to type.",
     ),
     "backup": (
         "terascope.cli.backup",

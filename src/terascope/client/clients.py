@@ -19,6 +19,7 @@ from terascope.client.identity import Identity, ServiceAccounts
 from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
 from terascope.client.projects import Members, Projects
 from terascope.client.reservations import Reservations
+from terascope.client.traces import Traces
 from terascope.core import environment
 from terascope.core.errors import ConfigError
 from terascope.core.urls import is_loopback
@@ -44,6 +45,7 @@ class _Root(Gateway[Sender]):
         self.members = Members(client)
         self.allocations = Allocations(client)
         self.reservations = Reservations(client)
+        self.traces = Traces(client)
         self.usage = UsageReports(client)
         self.audit = Audit(client)
         self.identity = Identity(client)
@@ -182,7 +184,7 @@ def _request(http: httpx.Client | httpx.AsyncClient, ask: Ask[Any]) -> httpx.Req
         ask.method,
         ask.path,
         params=dict(ask.query) or None,
-        content=ask.body.model_dump_json() if ask.body else None,
+        content=ask.body.model_dump_json(by_alias=True) if ask.body else None,
         headers=_JSON if ask.body else None,
         timeout=_timeout(None if ask.patient else _TIMEOUT_S),
     )

@@ -201,7 +201,9 @@ class DeploymentConfig:
     start_timeout_s: float = _key(
         1800.0, "Seconds a replica may take from its start to its first answer; then it is started anew."
     )
-    modes: list[str] = _key(["query", "embed"], "What it may be used for: `query`, `embed`, `internals`, `tune`.")
+    modes: list[str] = _key(
+        ["query", "embed", "internals"], "What it may be used for: `query`, `embed`, `internals`, `tune`."
+    )
     dtype: str = _key(
         "", "torch: `float32`, `bfloat16` or `float16`; empty means float32 on a CPU, the checkpoint's own on a GPU."
     )

@@ -34,6 +34,7 @@ Listener = Callable[[ReplicaRow, str], None]
 _MODE_ENDPOINTS = {
     Mode.QUERY.value: frozenset({"chat/completions", "completions"}),
     Mode.EMBED.value: frozenset({"embeddings"}),
+    Mode.INTERNALS.value: frozenset({"traces"}),
 }
 _TASK_ENDPOINTS = {
     Task.GENERATE: frozenset({"chat/completions", "completions", "embeddings"}),

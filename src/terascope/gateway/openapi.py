@@ -13,6 +13,8 @@ from terascope._version import __version__
 from terascope.core.config import DEFAULT_MODELS
 from terascope.core.models import MODEL_PATTERN
 from terascope.protocol import openai as wire
+from terascope.protocol.trace_results import SiteViews, TraceResult
+from terascope.protocol.traces import SitesRequest, TraceRequest
 
 _TEMPLATE = "#/components/schemas/{model}"
 _CHAT_MODEL, _EMBED_MODEL = DEFAULT_MODELS
@@ -50,6 +52,14 @@ _MODEL_ROUTES: dict[str, _Route] = {
     "/detokenize": _Route(
         "Turn token ids into a text", wire.DetokenizeRequest, wire.DetokenizeResponse,
         {"model": _CHAT_MODEL, "tokens": [72, 105]},
+    ),
+    "/v1/traces": _Route(
+        "See and change what happens inside a model", TraceRequest, TraceResult,
+        {"model": _CHAT_MODEL, "prompts": [_QUESTION], "operations": [{"capture": "norm", "tokens": "last"}]},
+        TraceResult,
+    ),
+    "/v1/traces/sites": _Route(
+        "List where one can look into a model", SitesRequest, SiteViews, {"model": _CHAT_MODEL},
     ),
 }  # fmt: skip
 _PREFIX_SHARING: dict[str, Any] = {

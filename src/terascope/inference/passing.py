@@ -3,6 +3,7 @@
 import math
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -84,6 +85,8 @@ class Passing:
             raise await _refusal(answer)
         if answer.headers.get("content-type", "").lower().startswith("text/event-stream"):
             return await self._stream(answer, replica, patience)
+        if answer.headers.get("content-type", "").lower().startswith("application/octet-stream"):
+            return await self._file(answer)
         return await self._whole(answer, replica)
 
     async def _stream(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> Ending:
@@ -96,7 +99,7 @@ class Passing:
                     if reader.events > self._meter.covered:
                         await self._meter.cover(reader.events)
                     self.run.produced(reader.events)
-                    await self._send(ready, answer.headers)
+                    await self._send(ready, [] if self._reply.begun else self._head(answer.headers))
                 patience.delivered()
             reader.end()
         finally:
@@ -107,9 +110,21 @@ class Passing:
             raise EngineLost("the engine ended its answer before it was complete; what came before is not the whole")
         return Ending(reader.held, None if self._reply.begun else self._head(answer.headers))
 
-    async def _send(self, data: bytes, headers: Headers) -> None:
+    async def _file(self, answer: EngineAnswer) -> Ending:
+        """A file whose length is known: as it comes, its last part held back. What it took is said in its head."""
+        length = answer.headers.get("content-length", "")
+        self.run.usage = _object(answer.headers.get("x-terascope-usage", ""))
+        head = self._head(answer.headers, length=int(length) if length.isdecimal() else None)
+        held = b""
+        async for chunk in answer.chunks():
+            if held:
+                await self._send(held, head)
+            held = chunk
+        return Ending(held, None if self._reply.begun else head)
+
+    async def _send(self, data: bytes, head: list[Header]) -> None:
         if not self._reply.begun:
-            await self._reply.begin(200, self._head(headers))
+            await self._reply.begin(200, head)
         self.answer_began = True
         self.run.first_byte()
         await self._reply.write(data)
@@ -153,6 +168,14 @@ class Passing:
 async def _collect(chunks: AsyncIterator[bytes]) -> bytes:
     parts = [chunk async for chunk in chunks]
     return parts[0] if len(parts) == 1 else b"".join(parts)
+
+
+def _object(text: str) -> dict[str, Any] | None:
+    try:
+        found = orjson.loads(text) if text else None
+    except orjson.JSONDecodeError:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _answer(body: bytes) -> object:

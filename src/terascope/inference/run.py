@@ -14,6 +14,7 @@ from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.fleet.replica import Replica
 from terascope.inference.turns import Place
+from terascope.internals.limits import BYTES_PER_MICRO, GRADIENT_SHARE
 from terascope.protocol.request import ModelRequest
 
 _TOLD_EVERY = 16  # tokens
@@ -126,13 +127,20 @@ class Run:
             attempts=self.attempts,
             project=self.grant.project if self.grant else "",
             user_id=self.principal.user_id,
-            cost=self.grant.price.cost(*self.billed()) if self.grant else 0,
+            cost=self._cost(),
         )
 
     @property
     def output_tokens(self) -> int:
         """How many tokens the answer has, as far as that is known."""
         return self._tokens()[1]
+
+    def _cost(self) -> int:
+        """Micro service units: of the tokens, and of what was captured."""
+        if self.grant is None:
+            return 0
+        captured = _count(self.usage or {}, "captured_bytes", most=1 << 53) if any(self.billed()) else 0
+        return self.grant.price.cost(*self.billed()) + -(-captured // BYTES_PER_MICRO)
 
     def billed(self) -> tuple[int, int]:
         """Prompt and answer tokens to pay for: none where it is not the client's doing that there is no answer.
@@ -144,7 +152,7 @@ class Run:
             return 0, 0
         if not told and self.attempts and self._request and self._version:
             prompt = probable_prompt_tokens(self._request, self._version)
-        return prompt, output
+        return prompt + GRADIENT_SHARE * _count(self.usage or {}, "gradient_tokens"), output
 
     def _tokens(self) -> tuple[int, int, bool]:
         """Prompt and completion tokens, and whether the engine said so; else events stand for tokens."""
@@ -160,9 +168,9 @@ class Run:
         return self._clock.monotonic() - self._start
 
 
-def _count(usage: dict[str, Any], name: str) -> int:
+def _count(usage: dict[str, Any], name: str, most: int = 1 << 31) -> int:
     value = usage.get(name)
-    return value if type(value) is int and 0 <= value < 1 << 31 else 0
+    return value if type(value) is int and 0 <= value < most else 0
 
 
 def _json(text: str) -> object:

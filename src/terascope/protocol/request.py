@@ -16,9 +16,11 @@ ENDPOINTS: dict[str, tuple[str, Mode]] = {
     "/v1/embeddings": ("embeddings", Mode.EMBED),
     "/tokenize": ("tokenize", Mode.QUERY),
     "/detokenize": ("detokenize", Mode.QUERY),
+    "/v1/traces": ("traces", Mode.INTERNALS),
+    "/v1/traces/sites": ("traces/sites", Mode.INTERNALS),
 }
 """Path of the gateway -> endpoint of the engine, and the mode of use that it needs."""
-_STREAMED = frozenset({"chat/completions", "completions"})
+_STREAMED = frozenset({"chat/completions", "completions", "traces"})
 """Endpoints that can stream; to others `stream` is a field like any that they do not know."""
 
 # The parameters that go into a run record: how the model was asked, never what.
@@ -71,7 +73,7 @@ class ModelRequest:
         options = fields.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise BadRequest("`stream_options` must be an object", param="stream_options")
-        keep_usage = bool(options and options.get("include_usage"))
+        keep_usage = endpoint == "traces" or bool(options and options.get("include_usage"))
         return cls(endpoint, mode, model, bool(stream) and endpoint in _STREAMED, keep_usage, len(raw), fields)
 
     @property

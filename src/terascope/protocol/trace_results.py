@@ -56,3 +56,29 @@ class TraceResult(Wire):
     rows: list[TraceRow] = Field([])
     usage: TraceUsage | None = None
     estimate: TraceEstimate | None = None
+
+
+class SiteAxis(Wire):
+    """An axis of what a site holds for one token."""
+
+    name: str
+    size: int
+
+
+class SiteView(Wire):
+    """A site of a model."""
+
+    site: str
+    axes: list[SiteAxis]
+    writable: bool = Field(description="Whether operations can change it.")
+    meaning: str
+
+
+class SiteViews(Wire):
+    """Answer of `POST /v1/traces/sites`."""
+
+    model: str
+    dtype: str = Field(description="Of captures, unless a plan says another.")
+    shape: dict[str, Any] = Field(description="The model's: layers, width, heads and so on.")
+    sites: list[SiteView]
+    modules: dict[str, list[int | None]] = Field({}, description="Paths for `module:PATH:...`, with their widths.")

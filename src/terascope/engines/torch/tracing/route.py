@@ -69,7 +69,9 @@ class Traces:
         """Carry `order` out. When the client leaves, the work ends."""
         headers = {"X-Request-Id": request_id}
         if order.plan.dry_run:
-            return _json({"estimate": asdict(order.cost)} | self._about(order, request_id).whole(), headers)
+            about = self._about(order, request_id)
+            nothing = dict.fromkeys(about.usage, 0)
+            return _json(about.whole(estimate=asdict(order.cost), usage=nothing), headers)
         seed = random.SystemRandom().randrange(_SEEDS)
         call = Call(order.plan, order.prompts, self._tools, request_id, priority=priority, seed=seed)
         specs = {name: self._specs(order, name) for name in call.order}

@@ -1,0 +1,150 @@
+"""What happens inside a real model, asked through the whole gateway."""
+
+import base64
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+import safetensors.torch
+import torch
+
+from terascope.cli import settings
+from terascope.client import Client
+from terascope.core.config import DEFAULT_MODELS, Config, DeploymentConfig
+from terascope.core.errors import BadRequest, NotAllowed
+from terascope.core.prices import formula
+from terascope.testing.gateway import Served, running_gateway
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+MODEL = "smollm2-135m-instruct"
+EIFFEL, COLOSSEUM = "The Eiffel Tower is in", "The Colosseum is in"
+
+
+@pytest.fixture(scope="module")
+def gateway() -> Iterator[Served]:
+    config = Config(models={MODEL: DEFAULT_MODELS[MODEL]}, deployments=[DeploymentConfig(model=MODEL)])
+    with running_gateway(config, cache_dir=settings.cache_dir()) as served:
+        yield served
+
+
+@pytest.fixture
+def client(gateway: Served) -> Iterator[Client]:
+    with Client(gateway.url, gateway.key) as one:
+        yield one
+
+
+@pytest.fixture
+def http(gateway: Served) -> Iterator[httpx.Client]:
+    with httpx.Client(base_url=gateway.url, headers=gateway.headers, timeout=60) as one:
+        yield one
+
+
+def tensor(data: Any) -> torch.Tensor:
+    assert data.dtype == "F32"
+    return torch.frombuffer(bytearray(base64.b64decode(data.data)), dtype=torch.float32).reshape(data.shape)
+
+
+def test_the_logits_are_those_that_answers_are_made_of(client: Client, http: httpx.Client) -> None:
+    [row] = client.traces.run(MODEL, [EIFFEL], [{"capture": "logits", "tokens": "last"}]).rows
+    inside = tensor(row.arrays["logits"])[0].log_softmax(-1)
+    asked = {"model": MODEL, "prompt": EIFFEL, "max_tokens": 1, "temperature": 0, "logprobs": 1}
+    said = http.post("/v1/completions", json=asked).json()["choices"][0]["logprobs"]
+    assert inside.max().item() == pytest.approx(said["token_logprobs"][0], abs=1e-3)
+
+
+def test_a_patch_carries_what_one_prompt_means_into_another(client: Client) -> None:
+    prompts = [{"name": "clean", "text": EIFFEL}, {"name": "other", "text": COLOSSEUM}]
+    capture = {"capture": "logits", "tokens": "last"}
+    patch = {"patch": "blocks.-1.residual.post", "in": "clean", "from": "other", "tokens": -1}
+    alone = {row.name: tensor(row.arrays["logits"]) for row in client.traces.run(MODEL, prompts, [capture]).rows}
+    mixed = {row.name: tensor(row.arrays["logits"]) for row in client.traces.run(MODEL, prompts, [patch, capture]).rows}
+    assert torch.allclose(mixed["clean"], alone["other"], atol=1e-3)  # after the last block nothing else is left
+    assert torch.allclose(mixed["other"], alone["other"], atol=1e-3)
+    assert not torch.allclose(alone["clean"], alone["other"], atol=1.0)
+
+
+def test_a_gradient_is_what_a_small_step_shows(client: Client) -> None:
+    wanted = {"of": {"logit": " Paris"}, "with_respect_to": ["blocks.20.residual.post"]}
+    [row] = client.traces.run(MODEL, [EIFFEL], gradient=wanted).rows
+    gradient = tensor(row.arrays["gradient/blocks.20.residual.post"])[-1]
+    step = gradient / gradient.norm() * 0.05
+    changed = {"add": "blocks.20.residual.post", "tokens": -1, "value": step.tolist()}
+    capture = {"capture": "logits", "tokens": "last"}
+    before, after = (
+        tensor(client.traces.run(MODEL, [EIFFEL], [*changes, capture]).rows[0].arrays["logits"])[0]
+        for changes in ([], [changed])
+    )
+    token = _token(client, " Paris")
+    assert (after - before)[token].item() == pytest.approx(gradient.norm().item() * 0.05, rel=0.1)
+
+
+def _token(client: Client, text: str) -> int:
+    return client.traces.run(MODEL, [text], [{"capture": "norm"}]).rows[0].tokens[-1]
+
+
+def test_a_file_of_tensors_is_read_by_the_library(http: httpx.Client) -> None:
+    plan = {"model": MODEL, "prompts": [EIFFEL, COLOSSEUM], "operations": [{"capture": "blocks.*.residual.post"}]}
+    answer = http.post("/v1/traces", json=plan | {"format": "safetensors"})
+    found = safetensors.torch.load(answer.content)
+    assert len(found) == 60
+    assert found["0/blocks.7.residual.post"].shape == (6, 576)
+    assert len(answer.content) == int(answer.headers["content-length"])
+    size = sum(one.nbytes for one in found.values())
+    assert len(answer.content) <= 1.02 * size
+    whole = http.post("/v1/traces", json=plan).json()["rows"][0]["arrays"]["blocks.7.residual.post"]
+    data = torch.frombuffer(bytearray(base64.b64decode(whole["data"])), dtype=torch.float32).reshape(whole["shape"])
+    assert torch.allclose(found["0/blocks.7.residual.post"], data, atol=1e-4)
+
+
+def test_steering_while_it_answers_and_streams(http: httpx.Client) -> None:
+    plan = {"model": MODEL, "prompts": [EIFFEL], "max_tokens": 6, "stream": True}
+    steer = {"add": "blocks.3.residual.post", "value": [3.0] * 576, "steps": "all"}
+    texts = []
+    for operations in ([], [steer]):
+        answer = http.post("/v1/traces", json=plan | {"operations": operations})
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        assert answer.text.rstrip().endswith("data: [DONE]")
+        texts.append(answer.text.partition('"text":"')[2].partition('"')[0])
+    assert texts[0]
+    assert texts[0] != texts[1]
+
+
+def test_what_it_costs(client: Client, http: httpx.Client) -> None:
+    capture = [{"capture": "blocks.3.residual.post"}]
+    estimate = client.traces.run(MODEL, [EIFFEL], capture, dry_run=True).estimate
+    assert estimate is not None
+    assert estimate.captured_bytes == 6 * 576 * 4
+    client.traces.run(MODEL, [EIFFEL], capture)
+    used, dry = http.get("/admin/v1/runs?limit=2").json()["data"]
+    assert (dry["endpoint"], dry["service_units"], dry["outcome"]) == ("traces", 0, "completed")
+    price = formula(134_515_008)
+    assert used["service_units"] == pytest.approx((price.cost(6, 0) + -(-estimate.captured_bytes // 4096)) / 1e6)
+
+
+def test_who_may_not_look_inside(gateway: Served, client: Client) -> None:
+    key = client.keys.create("reader", ["query", "embed"]).key
+    with Client(gateway.url, key) as reader, pytest.raises(NotAllowed, match="internals"):
+        reader.traces.run(MODEL, [EIFFEL], [{"capture": "logits"}])
+
+
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        ({"capture": "blocks.99.residual.post"}, "there is no layer 99"),
+        ({"capture": "blocks.3.residual.pots"}, "did you mean"),
+        ({"add": "blocks.3.residual.post", "value": [1.0, 2.0]}, "576"),
+        ({"scale": "blocks.3.residual.post", "by": 1.0, "tokens": 77}, "77"),
+    ],
+)
+def test_what_cannot_be_is_told_with_what_can(client: Client, operation: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadRequest, match=words) as refused:
+        client.traces.run(MODEL, [EIFFEL], [operation])
+    assert refused.value.code == "invalid_request"
+
+
+def test_the_sites_of_a_model(client: Client) -> None:
+    found = client.traces.sites(MODEL)
+    sites = {one.site: [axis.size for axis in one.axes] for one in found.sites}
+    assert sites["blocks.29.attention.heads"] == [9, 64]
+    assert sites["logits"] == [49152]
