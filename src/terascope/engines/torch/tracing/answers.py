@@ -48,7 +48,7 @@ class About:
         if result.error is not None:
             told["error"] = self.error(result.error)
         elif arrays:
-            told["arrays"] = {name: encode(one) for name, one in result.arrays.items()}
+            told["arrays"] = {one.spec.name: encode(one.array) for one in result.results}
         return told
 
     def error(self, error: ServiceError) -> Any:
@@ -62,7 +62,7 @@ class About:
     def used(self, results: Sequence[RowResult]) -> dict[str, int]:
         """Return what the call took."""
         made = sum(len(one.output_tokens) for one in results)
-        size = sum(array.nbytes for one in results for array in one.arrays.values())
+        size = sum(made.spec.nbytes for one in results for made in one.results)
         prompt = self.usage["prompt_tokens"]
         return {**self.usage, "completion_tokens": made, "total_tokens": prompt + made, "captured_bytes": size}
 
@@ -76,10 +76,10 @@ def as_json(about: About, plan: TracePlan, results: Sequence[RowResult]) -> byte
 def as_file(about: About, plan: TracePlan, results: Sequence[RowResult]) -> tuple[Layout, list[Array]]:
     """Return a safetensors file: its layout, and its arrays in order. Rows that failed have none, but their error."""
     ordered = _in_order(plan, results)
-    named = {f"{one.name}/{name}": array for one in ordered for name, array in one.arrays.items()}
     rows = [about.row(one, arrays=False) for one in ordered]
-    specs = [Spec(name, array.dtype, array.shape) for name, array in named.items()]
-    return Layout.of(specs, _metadata(about, rows, about.used(results))), list(named.values())
+    specs = [_of_row(one.name, made.spec) for one in ordered for made in one.results]
+    layout = Layout.of(specs, _metadata(about, rows, about.used(results)))
+    return layout, [made.array for one in ordered for made in one.results]
 
 
 async def stream_events(
@@ -132,8 +132,9 @@ async def stream_file(
     async for one in results:
         if one.error is not None:
             failed[one.name] = one.error.message
-        for spec in rows[one.name]:
-            for piece in [one.arrays[spec.name].data] if one.error is None else _missing(spec):
+        arrays = [[made.array.data] for made in one.results] if one.error is None else map(_missing, rows[one.name])
+        for pieces in arrays:
+            for piece in pieces:
                 await _write(response, piece)
     await response.write(_failures(failed))
     await response.write_eof()

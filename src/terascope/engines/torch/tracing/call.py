@@ -17,11 +17,10 @@ from terascope.engines.torch.sampling import Sampling
 from terascope.engines.torch.tracing.direct import Direct
 from terascope.engines.torch.tracing.gradients import Ask, Named, Work
 from terascope.engines.torch.tracing.passes import PlainRow
-from terascope.engines.torch.tracing.results import arrays_of
+from terascope.engines.torch.tracing.results import Result, results_of
 from terascope.engines.torch.tracing.row import RowTracer
 from terascope.engines.torch.tracing.scalars import Scalar
 from terascope.engines.torch.tracing.tools import Tools
-from terascope.internals.arrays import Array
 from terascope.internals.order import waves
 from terascope.internals.plan import Method, RowTrace, TracePlan, Where
 
@@ -31,14 +30,14 @@ _BYTES_AT_ONCE = 256 << 20  # what their results may take
 
 @dataclass(slots=True)
 class RowResult:
-    """What became of one row; with an `error` there are no arrays."""
+    """What became of one row; with an `error` there are no results."""
 
     name: str
     tokens: Sequence[int]
     text: str = ""
     output_tokens: list[int] = field(default_factory=list)
     finish: Finish | None = None
-    arrays: Mapping[str, Array] = field(default_factory=dict)
+    results: Sequence[Result] = ()
     error: ServiceError | None = None
 
 
@@ -97,7 +96,7 @@ class Call:
                 await self._read[name].wait()
             await self._compute(row, result)
         except ServiceError as error:
-            result.error, result.arrays = error, {}
+            result.error, result.results = error, ()
         finally:
             self._read[row.name].set()
             self._let_go(row)
@@ -123,8 +122,8 @@ class Call:
             self._read[row.name].set()
         gradients = await self._gradients(row, result.tokens) if row.gradient else {}
         length = len(result.tokens) + max(0, len(result.output_tokens) - 1)
-        result.arrays = await asyncio.to_thread(
-            arrays_of, row, tracer, gradients, self._tools.shape, length, self._plan.dtype or self._tools.dtype
+        result.results = await asyncio.to_thread(
+            results_of, row, tracer, gradients, self._tools.shape, length, self._plan.dtype or self._tools.dtype
         )
 
     async def _forward(self, row: RowTrace, tracer: RowTracer, result: RowResult) -> None:

@@ -218,9 +218,9 @@ def go_back(passes: Passes, rows: Sequence[tuple[Work, Watched]]) -> None:
 
 
 def _gradients(total: Tensor, parts: Sequence[Tensor]) -> list[Tensor]:
-    if not parts or total.grad_fn is None:
+    if not parts or not total.requires_grad:
         return [torch.zeros_like(part) for part in parts]
-    found = torch.autograd.grad(total, list(parts), allow_unused=True)
+    found: Sequence[Tensor | None] = torch.autograd.grad(total, list(parts), allow_unused=True)
     return [torch.zeros_like(part) if one is None else one for one, part in zip(found, parts, strict=True)]
 
 

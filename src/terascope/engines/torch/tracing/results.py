@@ -1,6 +1,7 @@
 """From what a row's captures and gradients hold to the arrays that were announced."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -15,22 +16,30 @@ from terascope.internals.plan import RowTrace
 from terascope.internals.shape import ModelShape
 
 
-def arrays_of(
+@dataclass(frozen=True, slots=True)
+class Result:
+    """An array, and what is said of it."""
+
+    spec: Spec
+    array: Array
+
+
+def results_of(
     row: RowTrace, tracer: RowTracer, gradients: Mapping[str, Tensor], shape: ModelShape, keys: int, dtype: DType
-) -> dict[str, Array]:
-    """Return a row's results by name; `keys` are its tokens when its last step was computed.
+) -> list[Result]:
+    """Return a row's results; `keys` are its tokens when its last step was computed.
 
     Raises `BadRequest` for what cannot be said of no token at all.
     """
-    found: dict[str, Array] = {}
+    found: list[Result] = []
     for capture in row.captures:
         named = tracer.found(capture.name)
-        for spec in capture_outputs(capture, shape, len(tracer.tokens(capture.name)), keys, dtype):
-            found[spec.name] = _array(spec, named.get(spec.name.removeprefix(capture.name)))
+        specs = capture_outputs(capture, shape, len(tracer.tokens(capture.name)), keys, dtype)
+        found += [Result(spec, _array(spec, named.get(spec.name.removeprefix(capture.name)))) for spec in specs]
     if row.gradient is not None:
         counts = [gradients[f"gradient/{where.site}"].shape[0] for where in row.gradient.sites]
-        for spec in gradient_outputs(row.gradient, shape, counts, keys, dtype):
-            found[spec.name] = _array(spec, gradients.get(spec.name))
+        specs = gradient_outputs(row.gradient, shape, counts, keys, dtype)
+        found += [Result(spec, _array(spec, gradients.get(spec.name))) for spec in specs]
     return found
 
 

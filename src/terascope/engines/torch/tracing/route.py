@@ -26,7 +26,6 @@ from terascope.protocol.openai import ChatMessage, TokenizeRequest
 from terascope.protocol.parse import parse
 from terascope.protocol.traces import TraceRequest
 
-_KEPT_BYTES = 64 << 20  # of results that are all made before the first is sent
 _MEMORY_SHARE = 4  # of what is available, one call may take a quarter
 _SEEDS = 2**53
 
@@ -38,19 +37,16 @@ class Order:
     plan: TracePlan
     prompts: Mapping[str, Sequence[int]]
     cost: Cost
-
-    @property
-    def flows(self) -> bool:
-        """True when results are sent while others are made: then they are too many to be kept."""
-        makes = any(row.generation.max_tokens for row in self.plan.rows)
-        return self.plan.format is Format.SAFETENSORS and not makes and self.cost.captured_bytes > _KEPT_BYTES
+    flows: bool
+    """Whether results are sent while others are made: then they are too many to be kept."""
 
 
 class Traces:
     """Answers the traces of one model."""
 
-    def __init__(self, served_name: str, tools: Tools) -> None:
-        self._served_name, self._tools = served_name, tools
+    def __init__(self, served_name: str, tools: Tools, kept_bytes: int = 64 << 20) -> None:
+        """Of a safetensors file up to `kept_bytes` is made before it is sent; a larger one is sent meanwhile."""
+        self._served_name, self._tools, self._kept_bytes = served_name, tools, kept_bytes
 
     def read(self, body: bytes) -> Order:
         """Return what a request asks. Takes as long as reading its arrays and tokenizing its prompts.
@@ -61,7 +57,9 @@ class Traces:
         plan = read_plan(asked, self._tools.shape)
         prompts = {row.name: self._tokens(row, number) for number, row in enumerate(plan.rows)}
         lengths = {name: len(tokens) for name, tokens in prompts.items()}
-        order = Order(plan, prompts, cost_of(plan, self._tools.shape, lengths, self._tools.dtype))
+        cost = cost_of(plan, self._tools.shape, lengths, self._tools.dtype)
+        known = plan.format is Format.SAFETENSORS and not any(row.generation.max_tokens for row in plan.rows)
+        order = Order(plan, prompts, cost, flows=known and cost.captured_bytes > self._kept_bytes)
         self._check(order)
         return order
 
