@@ -110,7 +110,7 @@ class _Mean:
             self._mean = now.prompt.mean(0)
         if self._mean is None:
             raise RuntimeError("a mean over the prompt was asked for before the prompt was read")
-        return self._mean.expand_as(x)
+        return _fit(self._mean, x)
 
 
 def _basis(directions: Tensor) -> Tensor:

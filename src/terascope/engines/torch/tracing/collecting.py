@@ -179,9 +179,10 @@ def _translator(reduction: TunedLens, device: torch.device) -> Callable[[Tensor]
 
 def _joined(parts: Sequence[Tensor]) -> Tensor:
     """Parts one after the other; where their last axis is the row's tokens, shorter ones are filled up with 0."""
-    longest = max(one.shape[-1] for one in parts) if parts[0].dim() else 0
-    fitted = [one if one.shape[-1] == longest else _filled(one, longest) for one in parts]
-    return fitted[0] if len(fitted) == 1 else torch.cat(fitted)
+    if len(parts) == 1 or parts[0].dim() == 1:
+        return torch.cat(list(parts))
+    longest = max(one.shape[-1] for one in parts)
+    return torch.cat([one if one.shape[-1] == longest else _filled(one, longest) for one in parts])
 
 
 def _filled(x: Tensor, length: int) -> Tensor:

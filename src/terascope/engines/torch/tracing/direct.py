@@ -117,7 +117,7 @@ class Direct:
         here = torch.zeros_like(made)
         here[self._at] = made[self._at]  # other tokens' streams are not this one
         chosen = Chosen(where, self._ask.pieces).of_prompt
-        return select(here, where, torch.tensor(chosen, device=here.device))
+        return select(here, where, torch.tensor(chosen, dtype=torch.long, device=here.device))
 
     def _of_heads(self, where: Where, along: Tensor) -> Tensor:
         """Each head's part of what attention adds; [tokens, heads]."""

@@ -73,7 +73,7 @@ class Watched:
             for number, where in enumerate(self.sites):
                 first, last, at = _span(where, part)
                 found = sorted(set(self._chosen[number].of_prompt))
-                index = torch.tensor([at.index(one) for one in found], device=self.ask.tracer.device)
+                index = torch.tensor([at.index(one) for one in found], dtype=torch.long, device=self.ask.tracer.device)
                 tap = self._tap(number, where, index)
                 stack.enter_context(self._taps.open(where.site, first, last, tap))
             stack.enter_context(self.ask.scalar.attach(self._taps, part))

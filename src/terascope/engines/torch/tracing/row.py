@@ -99,6 +99,8 @@ class RowTracer:
     def logits_at(self) -> frozenset[int]:
         """Tokens of the prompt whose logits are seen or changed."""
         acting = self._sites.get(Site(Place.LOGITS), ())
+        if any(one.whole for one in acting):
+            return frozenset(range(self._length))
         return frozenset(at for one in acting for at in one.chosen.of_prompt)
 
     def found(self, name: str) -> Named:
@@ -145,16 +147,21 @@ class RowTracer:
         todo = [
             (one, found)
             for one in acting
-            for found in self._groups(one.chosen.within(places.start, places.stop, answer), at)
+            for found in self._groups(one, one.chosen.within(places.start, places.stop, answer), at)
         ]
         if todo:
             stack.enter_context(self._bench.taps.open(site, first, last, self._tap(site, todo, at)))
 
-    def _groups(self, found: Sequence[int], places: Sequence[int]) -> list[list[int]]:
-        """The positions that are at hand: those of the prompt, then those of the answer; none of them empty."""
+    def _groups(self, one: _Acting, found: Sequence[int], places: Sequence[int]) -> list[list[int]]:
+        """The positions that are at hand: those of the prompt, then those of the answer.
+
+        A part without any is left out, but for the prompt of what needs all of it to act later.
+        """
         here = set(places)
-        parts = [[at for at in found if at < self._length], [at for at in found if at >= self._length]]
-        return [kept for part in parts if (kept := [at for at in part if at in here])]
+        prompt = [at for at in found if at < self._length and at in here]
+        answer = [at for at in found if at >= self._length and at in here]
+        reads = one.whole and bool(places) and places[0] < self._length
+        return [*([prompt] if prompt or reads else []), *([answer] if answer else [])]
 
     def _answer(self, part: Part) -> list[bytes]:
         """The bytes of the answer's tokens so far, if anybody looks for texts."""
@@ -166,7 +173,9 @@ class RowTracer:
         at = {place: number for number, place in enumerate(places)}
         device = self._bench.device
         indices = [
-            None if len(found) == len(places) else torch.tensor([at[one] for one in found], device=device)
+            None
+            if len(found) == len(places)
+            else torch.tensor([at[one] for one in found], dtype=torch.long, device=device)
             for _, found in todo
         ]
         return _RowTap(self, site, [(one, found, index) for (one, found), index in zip(todo, indices, strict=True)])
@@ -202,7 +211,7 @@ class RowTracer:
 
     def _made(self, site: Site, one: _Acting, found: list[int], index: Index, x: Tensor) -> Tensor:
         before = wide(select(x, one.where, index))
-        prompt = wide(select(x, one.where, None)) if one.whole and found[0] < self._length else None
+        prompt = wide(select(x, one.where, None)) if one.whole and (not found or found[0] < self._length) else None
         prompt = prompt if prompt is None else prompt[: self._length]
         assert one.changer is not None  # noqa: S101 - the caller has looked
         made = one.changer(before, Now(one.chosen.ordinals(found), len(one.chosen.of_prompt), prompt)).to(x.dtype)

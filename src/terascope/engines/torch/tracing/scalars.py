@@ -54,7 +54,7 @@ class Scalar:
         first, last, at = part.first, part.last, list(range(part.last - part.first))
         if where.site.place is Place.LOGITS:
             first, last, at = part.logits.start, part.logits.stop, list(part.logits_at)
-        index = torch.tensor([at.index(one) for one in self._chosen.of_prompt], device=self._device)
+        index = torch.tensor([at.index(one) for one in self._chosen.of_prompt], dtype=torch.long, device=self._device)
 
         def tap(x: Tensor) -> None:
             self._seen = select(x, where, index)
