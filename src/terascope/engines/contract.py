@@ -20,21 +20,24 @@ class EngineCall:
     `endpoint` is a path below `/v1` (`chat/completions`, `completions`, `embeddings`), or `tokenize` or
     `detokenize`. `body` is JSON whose `model` is the engine's served name. `scope` says who may share computed
     prefixes with whom: an engine that keeps them gives them only to calls of the same scope. It is opaque, ASCII,
-    at most 128 characters; "" is the scope of those who chose to share with everybody.
+    at most 128 characters; "" is the scope of those who chose to share with everybody. `priority` says whose turn
+    comes first where requests wait for each other inside the engine: 0 is urgent, 1 interactive, 2 batch. An engine
+    may ignore it; it changes when an answer comes and never what it says.
     """
 
     request_id: str
     endpoint: str
     body: bytes
     scope: str = ""
+    priority: int = 1
 
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What an engine says about itself once it answers; goes into run records.
 
-    `slots` is how many requests it runs at once, 0 when it does not say; `extra` how many more of those that are
-    urgent or interactive.
+    `slots` is how many requests it works on at once, 0 when it does not say; what is over waits inside it. `extra`
+    is how many requests of priority 0 and 1 it works on beside those.
     """
 
     engine: str

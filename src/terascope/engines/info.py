@@ -31,6 +31,8 @@ def read_info(body: bytes) -> EngineInfo:
             dtype=str(said.get("dtype") or ""),
             device=str(said.get("device") or ""),
             details=tuple((str(name), str(value)) for name, value in (said.get("details") or {}).items()),
+            slots=max(0, int(said.get("slots") or 0)),
+            extra=max(0, int(said.get("extra") or 0)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise EngineUnreachable("the engine's description of itself cannot be read", detail=repr(error)) from error

@@ -218,26 +218,26 @@ class HttpEngine:
         *,
         served_name: str = "",
         probe_timeout_s: float = 10.0,
-        tells_scope: bool = True,
+        tells_terms: bool = True,
         tls: ssl.SSLContext | None = None,
     ) -> None:
         """Connect to nothing yet.
 
-        `served_name`, when given, must be what the engine says it serves. With `tells_scope` the engine is told
-        the scope of each call, "" too, in `X-Terascope-Scope`. Raises `ConfigError` when the endpoint is not the
-        address of an engine.
+        `served_name`, when given, must be what the engine says it serves. With `tells_terms` the engine is told
+        the scope of each call, "" too, in `X-Terascope-Scope`, and its priority in `X-Terascope-Priority`. Raises
+        `ConfigError` when the endpoint is not the address of an engine.
         """
         secret = [("Authorization", f"Bearer {endpoint.secret}")] if endpoint.secret else []
         self._client = HttpClient(endpoint.url, headers=secret, tls=tls)
         self._served_name = served_name
         self._probe_timeout_s = probe_timeout_s
-        self._tells_scope = tells_scope
+        self._tells_terms = tells_terms
 
     async def generate(self, call: EngineCall) -> HttpAnswer:
         path = f"/{call.endpoint}" if call.endpoint in _AT_ROOT else f"/v1/{call.endpoint}"
         headers = [("X-Request-Id", call.request_id)]
-        if self._tells_scope:
-            headers.append(("X-Terascope-Scope", call.scope))
+        if self._tells_terms:
+            headers += [("X-Terascope-Scope", call.scope), ("X-Terascope-Priority", str(call.priority))]
         return await self._client.request("POST", path, call.body, headers=headers)
 
     async def probe(self) -> EngineInfo:

@@ -9,6 +9,7 @@ import orjson
 from terascope.access.accounts import Meter, NoMeter
 from terascope.core.errors import EngineError, EngineLost, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
+from terascope.core.projects import PRIORITIES, Qos
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
 from terascope.fleet.replica import Replica
 from terascope.inference.patience import Beat, Patience
@@ -43,11 +44,11 @@ class Passing:
         place: Place | None = None,
         *,
         scope: str,
+        qos: Qos = Qos.INTERACTIVE,
         meter: Meter | None = None,
     ) -> None:
-        """`scope` says with whom computed prefixes are shared, as in `EngineCall`; `meter` what is paid for.
-
-        `place` is where the request waits.
+        """`place` is where the request waits; `scope` says with whom computed prefixes are shared, as in `EngineCall`;
+        `qos` how urgent it is to the engine, too; `meter` what is paid for.
         """
         self.run = run
         self.answer_began = False
@@ -57,6 +58,7 @@ class Passing:
         self._version = version
         self._reply = reply
         self._scope = scope
+        self._priority = PRIORITIES[qos]
         self._meter = meter or NoMeter()
         self._place = place
         self._limits = [(name.encode(), value.encode()) for name, value in run.admitted.headers.items()]
@@ -68,7 +70,7 @@ class Passing:
         """
         self.run.sent_to(replica)
         body = self._request.body_for(replica.served_name)
-        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope)
+        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope, self._priority)
         patience.engine_works()
         answer = await replica.engine.generate(call)
         try:

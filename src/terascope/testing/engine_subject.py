@@ -83,13 +83,15 @@ class Streamed:
 class Subject:
     """An engine, the model it serves, and what it says of itself.
 
-    `exact`: the same request gets the same text, whatever runs beside it (temperature 0, a seed).
+    `exact`: the same request gets the same text, whatever runs beside it (temperature 0, a seed). `priority` is that
+    of its calls.
     """
 
     engine: Engine
     model: str
     info: EngineInfo
     exact: bool = True
+    priority: int = 1
 
     async def ask(self, endpoint: str, **fields: object) -> Said:
         """Send a request and take in its whole answer."""
@@ -97,7 +99,9 @@ class Subject:
 
     async def send(self, endpoint: str, body: bytes) -> Said:
         """Send bytes and take in the whole answer."""
-        answer = await self.engine.generate(EngineCall(f"req_check{next(_numbers)}", endpoint, body))
+        answer = await self.engine.generate(
+            EngineCall(f"req_check{next(_numbers)}", endpoint, body, priority=self.priority)
+        )
         try:
             data = b"".join([chunk async for chunk in answer.chunks()])
         finally:

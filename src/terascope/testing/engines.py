@@ -5,7 +5,7 @@ import base64
 import math
 import struct
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import orjson
 
@@ -293,6 +293,15 @@ async def check_answers_side_by_side(subject: Subject) -> None:
     assert [one.text for one in together] == alone * 2
 
 
+async def check_priorities(subject: Subject) -> None:
+    """Requests of every priority get the answers that each would get alone, and none waits forever."""
+    texts = [_WORDS, _MANY_SCRIPTS, "red green blue"]
+    alone = [content(await subject.chat(text, max_tokens=12, **_GREEDY)) for text in texts]
+    subjects = [replace(subject, priority=priority) for priority in (2, 2, 1, 2, 0, 1)]
+    asked = [one.chat_stream(text, max_tokens=12, **_GREEDY) for one in subjects for text in texts]
+    assert [one.text for one in await asyncio.gather(*asked)] == alone * len(subjects)
+
+
 async def check_leaving_early(subject: Subject) -> None:
     """An answer that is left in the middle ends at once, and the engine goes on with others."""
     body = {"model": subject.model, "messages": user(_WORDS), "stream": True, "ignore_eos": True, "max_tokens": 2000}
@@ -363,6 +372,7 @@ ENGINE_CHECKS = (
     EngineCheck(check_bad_inputs, _EMBEDDINGS),
     EngineCheck(check_unknown_model, _CHAT),
     EngineCheck(check_answers_side_by_side, _CHAT, exact=True),
+    EngineCheck(check_priorities, _CHAT, exact=True),
     EngineCheck(check_reproducible, _CHAT, frozenset({Feature.REPRODUCIBLE})),
     EngineCheck(check_leaving_early, _CHAT),
     EngineCheck(check_cancelling, _CHAT),

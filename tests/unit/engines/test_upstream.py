@@ -130,24 +130,26 @@ async def test_what_a_request_looks_like() -> None:
 
     async with engine(play) as running:
         one = HttpEngine(Endpoint(f"{running.url}/prefix/", "the-secret"))
-        await (await one.generate(EngineCall("req_7", "chat/completions", b'{"a":1}', "key_1"))).read(10)
+        await (await one.generate(EngineCall("req_7", "chat/completions", b'{"a":1}', "key_1", 2))).read(10)
         await one.aclose()
     lines = heads[0].split(b"\r\n")
     assert lines[0] == b"POST /prefix/v1/chat/completions HTTP/1.1"
     assert set(lines[1:-2]) == {
         b"Host: " + running.url.removeprefix("http://").encode(), b"Authorization: Bearer the-secret",
         b"Accept-Encoding: identity", b"X-Request-Id: req_7", b"Content-Type: application/json", b"Content-Length: 7",
-        b"X-Terascope-Scope: key_1",
+        b"X-Terascope-Scope: key_1", b"X-Terascope-Priority: 2",
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("tells", "expected"), [(True, ["key_1", ""]), (False, [None, None])])
-async def test_a_scope_is_told_where_it_is_to_be_told(tells: bool, expected: list[str | None]) -> None:
+async def test_scope_and_priority_are_told_where_they_are_to_be_told(tells: bool, expected: list[str | None]) -> None:
     async with faulty() as served:
-        one = HttpEngine(served.endpoint, tells_scope=tells)
+        one = HttpEngine(served.endpoint, tells_terms=tells)
         for scope in ("key_1", ""):
             await (await one.generate(EngineCall("req_1", "tokenize", b"{}", scope))).read(1 << 20)
         assert [heard.headers.get("x-terascope-scope") for heard in served.engine.received] == expected
+        told = [heard.headers.get("x-terascope-priority") for heard in served.engine.received]
+        assert told == (["1", "1"] if tells else [None, None])
         await one.aclose()
 
 
@@ -431,7 +433,7 @@ def test_what_is_no_address(url: str) -> None:
 
 def test_info_round_trip() -> None:
     info = EngineInfo(
-        "torch", "1", Capabilities(frozenset({"a"}), frozenset({"b"})), 9, "float32", "cpu", (("c", "d"),)
+        "torch", "1", Capabilities(frozenset({"a"}), frozenset({"b"})), 9, "float32", "cpu", (("c", "d"),), 32, 4
     )
     assert read_info(info_json(info)) == info
     for body in (b"", b"[]", b"{}", b'{"engine":"a","version":"b","capabilities":[]}', b'{"engine":1}', b"null"):

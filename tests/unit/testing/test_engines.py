@@ -3,6 +3,7 @@
 import asyncio
 import re
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
@@ -70,6 +71,14 @@ class _Forgets(EchoEngine):
         return await super().generate(EngineCall(call.request_id, call.endpoint, call.body.replace(b"one two", b"two")))
 
 
+class _Hurries(EchoEngine):
+    """Gives the least urgent a shorter answer."""
+
+    async def generate(self, call: EngineCall) -> EchoAnswer:
+        body = call.body.replace(b'"max_tokens":12', b'"max_tokens":2') if call.priority == 2 else call.body
+        return await super().generate(replace(call, body=body))
+
+
 class _Crowded(EchoEngine):
     """Rounds its log-probabilities otherwise when it has much to do, and says the same text."""
 
@@ -114,7 +123,7 @@ async def test_numbers_that_depend_on_the_neighbours_are_found() -> None:
     await engine.aclose()
 
 
-@pytest.mark.parametrize("kind", [_StaysOpen, _SaysNothing, _Forgets])
+@pytest.mark.parametrize("kind", [_StaysOpen, _SaysNothing, _Forgets, _Hurries])
 async def test_a_wrong_engine_does_not_pass(kind: type[EchoEngine]) -> None:
     with pytest.raises(AssertionError):
         await check_engine(kind(Settings("m")), model="m")

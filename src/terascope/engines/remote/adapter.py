@@ -27,7 +27,7 @@ class RemoteEngine(HttpEngine):
     """`HttpEngine` for a server that need not know Terascope: it is asked for its models instead."""
 
     def __init__(self, endpoint: Endpoint, *, served_name: str) -> None:
-        super().__init__(endpoint, served_name=served_name, tells_scope=False)  # who asks is not a stranger's to know
+        super().__init__(endpoint, served_name=served_name, tells_terms=False)  # who asks is not a stranger's to know
         self._name = served_name
 
     async def probe(self) -> EngineInfo:

@@ -13,14 +13,14 @@ from terascope.engines.upstream import Address, HttpEngine
 
 _WORKER = "terascope.engines.torch.worker"
 _DTYPES = ("", "float32", "bfloat16", "float16")
-_OPTIONS = ("cache_tokens", "step_tokens")
+_OPTIONS = {"cache_tokens": 1, "step_tokens": 1, "extra_rows": 0}  # and the least that each may be
 
 
 class TorchKind:
     """Models run by transformers in a worker process of ours."""
 
     def command(self, launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
-        """See `EngineKind.command`; options of the deployment are `cache_tokens` and `step_tokens`."""
+        """See `EngineKind.command`; options of the deployment are `cache_tokens`, `step_tokens` and `extra_rows`."""
         deployment, version = launch.deployment, launch.version
         _check(deployment, version.directory)
         converted = _cache_dir() / "converted" / version.digest
@@ -58,8 +58,10 @@ def _check(deployment: DeploymentConfig, directory: str) -> None:
     for key, text in deployment.options.items():
         if key not in _OPTIONS:
             raise ConfigError(f"deployment {name}: torch has no option {key!r}; there are {', '.join(_OPTIONS)}")
-        if not text.isdecimal() or int(text) < 1:
-            raise ConfigError(f"deployment {name}: option {key} is {text!r}; write a whole number")
+        if not text.isdecimal() or int(text) < _OPTIONS[key]:
+            raise ConfigError(
+                f"deployment {name}: option {key} is {text!r}; write a whole number from {_OPTIONS[key]} on"
+            )
 
 
 def _place(endpoint: Endpoint) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ Rows that bring one token are computed together, a row that brings more by itsel
 
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -30,16 +30,22 @@ class PackedAttention:
         self._blocks = blocks
         self._layers: dict[int, LayerStore] = {}
         self._layout: Layout | None = None
+        self._between: Callable[[float], None] | None = None
+        self._begun = 0  # layers of this step
         AttentionInterface.register(NAME, _active)
 
     @contextmanager
-    def at(self, layout: Layout) -> Iterator[None]:
-        """Let this be what `NAME` means in this thread, for one step with `layout`."""
-        self._layout, _here.attention = layout, self
+    def at(self, layout: Layout, between: Callable[[float], None] | None = None) -> Iterator[None]:
+        """Let this be what `NAME` means in this thread, for one step with `layout`.
+
+        `between` is called in every layer with the part of the layers that are done, 0 to 1; it may raise.
+        """
+        self._layout, self._between, _here.attention = layout, between, self
+        self._begun = 0
         try:
             yield
         finally:
-            self._layout, _here.attention = None, None
+            self._layout, self._between, _here.attention = None, None, None
 
     def clear(self, blocks: list[int]) -> None:
         """Zero `blocks` in every layer."""
@@ -67,6 +73,9 @@ class PackedAttention:
         layout = self._layout
         if layout is None:
             raise RuntimeError("a packed model was called outside of a step")
+        if self._between is not None:
+            self._between(self._begun / max(len(self._layers), self._begun, 1))
+            self._begun += 1
         layer = self._layers.setdefault(_layer_index(module), LayerStore(self._blocks))
         layer.write(layout.places, key[0], value[0])
         attend = _Attend(query.shape[-1] ** -0.5 if scaling is None else scaling, softcap, s_aux)

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import operator
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -16,11 +15,13 @@ from terascope.engines.torch.batching import Padded
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.metrics import Metrics
+from terascope.engines.torch.precedence import Precedence
 
 _log = logging.getLogger(__name__)
 _LOOK_AHEAD = 256  # waiting texts among which those of like length are sought, where they are filled up
 _STEP_TOKENS = 1024  # a CPU gains hardly anything by more, and a new request would wait longer
 _GPU_STEP_TOKENS = 8192
+_PATIENCE = 3  # batches that begin with texts of better priority, before one that begins with others
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,23 +33,35 @@ class Vector:
     error: ServiceError | None = None
 
 
-Tokens = Sequence[int]
-TextJob = Job[Tokens, Vector]
+@dataclass(frozen=True, slots=True)
+class TextPlan:
+    """A text to be embedded, as it was admitted. Texts of smaller `priority` (0 urgent to 2 batch) go first."""
+
+    tokens: Sequence[int]
+    priority: int = 1
+
+
+TextJob = Job[TextPlan, Vector]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Text:
     job: TextJob
     index: int
-    tokens: Tokens
+    plan: TextPlan
     turn: int
 
+    @property
+    def tokens(self) -> Sequence[int]:
+        return self.plan.tokens
 
-class EmbedLoop(ComputeThread[Tokens, Vector]):
+
+class EmbedLoop(ComputeThread[TextPlan, Vector]):
     """Computes all jobs' texts in batches.
 
-    Jobs take turns, a text of each job in a round. A new job joins at the end of the next round, so it waits for about
-    two texts of every other job, however many those have; and none waits forever, however many come.
+    Jobs of better priority go first, but of four batches one begins with the others. Jobs of one priority take turns,
+    a text of each job in a round. A new job joins at the end of the next round, so it waits for about two texts of
+    every other job, however many those have; and none waits forever, however many come.
     """
 
     def __init__(
@@ -73,15 +86,17 @@ class EmbedLoop(ComputeThread[Tokens, Vector]):
         self._max_batch = max_batch
         on_gpu = encoder.module.device.type == "cuda"
         self._step_tokens = step_tokens or (_GPU_STEP_TOKENS if on_gpu else _STEP_TOKENS)
-        self._waiting: list[_Text] = []
+        self._waiting: list[_Text] = []  # in the order of their turns
+        self._precedence = Precedence(_PATIENCE)
 
     def _jobs(self) -> Sequence[TextJob]:
         return tuple({text.job: None for text in self._waiting})
 
     def _begin(self, job: TextJob) -> None:
-        first = self._waiting[0].turn + 1 if self._waiting else 0
-        self._waiting += [_Text(job, index, tokens, first + index) for index, tokens in enumerate(job.work)]
-        self._waiting.sort(key=operator.attrgetter("turn"))
+        equals = (text.turn for text in self._waiting if text.plan.priority == job.work[0].priority)
+        first = next(equals, -1) + 1
+        self._waiting += [_Text(job, index, plan, first + index) for index, plan in enumerate(job.work)]
+        self._waiting.sort(key=lambda text: text.turn)
 
     def _end(self, job: TextJob) -> None:
         self._waiting = [text for text in self._waiting if text.job is not job]
@@ -108,11 +123,12 @@ class EmbedLoop(ComputeThread[Tokens, Vector]):
         self._metrics.load(0, len(self._waiting), 0)
 
     def _batch(self) -> list[_Text]:
-        """The texts whose turn it is, as many as fit; where texts are filled up, those of like length as the first."""
-        texts, padded = self._waiting, isinstance(self._encoder.batching, Padded)
+        """The texts whose turn it is, as many as fit; where texts are filled up, those of like priority and length."""
+        texts, padded = self._in_order(), isinstance(self._encoder.batching, Padded)
         if padded:
-            first = len(texts[0].tokens)
-            texts = sorted(texts[:_LOOK_AHEAD], key=lambda text: abs(len(text.tokens) - first))
+            first = texts[0]
+            like = [text for text in texts[:_LOOK_AHEAD] if text.plan.priority == first.plan.priority]
+            texts = sorted(like, key=lambda text: abs(len(text.tokens) - len(first.tokens)))
         batch: list[_Text] = []
         jobs: set[TextJob] = set()
         tokens = longest = 0
@@ -125,6 +141,13 @@ class EmbedLoop(ComputeThread[Tokens, Vector]):
                 break
             batch.append(text)
         return batch
+
+    def _in_order(self) -> list[_Text]:
+        """The texts that wait, those of the priority whose turn it is first."""
+        waiting = {text.plan.priority for text in self._waiting}
+        lead = self._precedence.first(waiting)
+        self._precedence.took(lead, waiting)
+        return sorted(self._waiting, key=lambda text: (text.plan.priority != lead, text.plan.priority))
 
     def _tell(self, batch: Sequence[_Text], vectors: Tensor) -> None:
         finite = vectors.isfinite().all(-1).tolist()

@@ -1,7 +1,7 @@
 """From a request on the wire to rows for the loop; everything that can be refused is refused here."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from terascope.core.errors import BadRequest, ContextLengthExceeded, UnsupportedFeature
@@ -17,8 +17,32 @@ _MOST_ROWS = 1024
 _RANDOM_SEEDS = 2**53  # so that every JSON reader gets the seed as it is
 _LEAST_ANSWER = 1
 
+_PRIORITIES = {"0": 0, "1": 1, "2": 2}
+_INTERACTIVE = 1
+
 Applied = dict[str, int | float | str | bool]
 """The sampling that was really applied, for the receipt."""
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the gateway says of a request beside its body.
+
+    `scope` says with whom prefixes are shared, without one with nobody; `priority` whose turn comes first, as in
+    `EngineCall`.
+    """
+
+    scope: str | None = None
+    priority: int = _INTERACTIVE
+
+    @classmethod
+    def read(cls, headers: Mapping[str, str]) -> "Terms":
+        """Return what `headers` say; a priority that is none of 0, 1 and 2 is that of interactive requests."""
+        priority = _PRIORITIES.get(headers.get("X-Terascope-Priority", ""), _INTERACTIVE)
+        return cls(headers.get("X-Terascope-Scope"), priority)
+
+
+_NO_TERMS = Terms()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +69,8 @@ class Intake:
         self._vocabulary = vocabulary
         self._context_length = context_length
 
-    def chat(self, request: ChatCompletionRequest, scope: str | None = None) -> Order:
-        """Return what is to be computed; `scope` says with whom prefixes are shared, without one with nobody.
+    def chat(self, request: ChatCompletionRequest, terms: Terms = _NO_TERMS) -> Order:
+        """Return what is to be computed, on the gateway's `terms`.
 
         Raises `BadRequest`, also as `UnsupportedFeature` or `ContextLengthExceeded`; so do all here.
         """
@@ -60,9 +84,9 @@ class Intake:
         asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
         if asked == 0:
             raise BadRequest("an answer needs at least one token", param="max_tokens")
-        return self._order(request, [prompt], asked, logprobs, grammar, scope, use=use)
+        return self._order(request, [prompt], asked, logprobs, grammar, terms, use=use)
 
-    def completion(self, request: CompletionRequest, scope: str | None = None) -> Order:
+    def completion(self, request: CompletionRequest, terms: Terms = _NO_TERMS) -> Order:
         """See `chat`."""
         if request.suffix:
             raise UnsupportedFeature("this engine cannot fill in before a suffix", param="suffix")
@@ -73,7 +97,7 @@ class Intake:
         texts = self._texts(request) if request.echo else ()
         score = request.logprobs if request.echo else None
         asked, told = request.max_tokens, request.logprobs
-        return self._order(request, prompts, asked, told, grammar, scope, score=score, texts=texts)
+        return self._order(request, prompts, asked, told, grammar, terms, score=score, texts=texts)
 
     def tokens(self, text: str, *, special: bool, param: str) -> list[int]:
         """Return the tokens of `text`. One that is certainly too long is refused before it is read."""
@@ -118,7 +142,7 @@ class Intake:
         asked: int | None,
         logprobs: int | None,
         grammar: Grammar | None,
-        scope: str | None,
+        terms: Terms,
         *,
         score: int | None = None,
         texts: Sequence[str] = (),
@@ -146,8 +170,9 @@ class Intake:
                     bool(request.ignore_eos),
                     self._grammars().matcher(grammar) if grammar else None,
                     score if choice == 0 else None,
-                    _scope(request, scope),
+                    _scope(request, terms.scope),
                     reproducible=bool(request.reproducible),
+                    priority=terms.priority,
                 )
                 rows.append(plan)
         applied = _applied(request, rows[0], asked, grammar)

@@ -36,6 +36,7 @@ class ComputeThread(ABC, Generic[Work, News]):
         self._loop = loop
         self._crashed = crashed
         self._orders: SimpleQueue[tuple[str, Job[Work, News] | None]] = SimpleQueue()
+        self._noted: list[tuple[str, Job[Work, News] | None]] = []
         self._out: list[tuple[Job[Work, News], News]] = []
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
@@ -97,11 +98,18 @@ class ComputeThread(ABC, Generic[Work, News]):
             self._loop.call_soon_threadsafe(self._crashed, error)
             raise
 
+    def _arrived(self) -> Sequence[Job[Work, News]]:
+        """The jobs that have come during this step; they begin after it."""
+        while not self._orders.empty():
+            self._noted.append(self._orders.get())
+        return [job for verb, job in self._noted if verb == "begin" and job is not None]
+
     def _obey(self) -> bool:
         """Carry out the orders, waiting for one when there is nothing to do; false when one was to stop."""
-        found = [] if self._jobs() else [self._orders.get()]
-        while not self._orders.empty():
-            found.append(self._orders.get())
+        if not (self._jobs() or self._noted):
+            self._noted.append(self._orders.get())
+        self._arrived()
+        found, self._noted = self._noted, []
         for verb, job in found:
             if job is not None:
                 (self._begin if verb == "begin" else self._end)(job)

@@ -12,6 +12,7 @@ from terascope.core.errors import EngineOutOfMemory, InternalError, ServiceError
 from terascope.engines.torch import memory
 from terascope.engines.torch.attachment import Insert, Part
 from terascope.engines.torch.cache import BLOCK
+from terascope.engines.torch.interruption import Interrupted, Interruptions, worthwhile
 from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.packed import PackedModel, Step
@@ -37,13 +38,19 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         *,
         max_batch: int = 32,
         step_tokens: int = 512,
+        extra_rows: int = 0,
     ) -> None:
-        """See `ComputeThread`. `max_batch` rows run at most, and `step_tokens` tokens are computed at once."""
+        """See `ComputeThread`. `max_batch` rows run at most, and `step_tokens` tokens are computed at once.
+
+        `extra_rows` more run that are not of the worst priority. A step is given up when a row comes that is better
+        than one in it, and computed again afterwards, unless it is nearly done or too much was thrown away before.
+        """
         super().__init__("batch-loop", loop, crashed)
         self._packed = packed
         self._vocabulary = vocabulary
         self._metrics = metrics
-        self._schedule = Scheduler(packed.pool, max_batch, step_tokens, packed.fixed_rows)
+        self._schedule = Scheduler(packed.pool, max_batch, step_tokens, packed.fixed_rows, extra_rows)
+        self._interruptions = Interruptions()
         self._rows: dict[RowJob, list[Row]] = {}
         self._followers: dict[Row, list[Row]] = {}
         self._job_of: dict[Row, RowJob] = {}
@@ -66,7 +73,8 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
 
     def _end(self, job: RowJob) -> None:
         for row in self._rows.pop(job, ()):
-            self._leave(row, clean=row.made > 0)  # one that chose a token has computed nothing but numbers
+            # one that chose a token has computed nothing but numbers
+            self._leave(row, clean=row.made > 0 and not row.doubtful)
 
     def _leave(self, row: Row, *, clean: bool) -> None:
         """Forget `row`. What is not a number must not stay in its blocks: they are zeroed unless it is `clean`."""
@@ -95,6 +103,8 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         self._note(turns, start)
         try:
             self._compute(turns, start)
+        except Interrupted:
+            self._interrupted(turns, time.perf_counter() - start)
         except Exception as error:  # noqa: BLE001 - the edge of a step: its rows fail, the worker goes on
             self._failed(turns, error)
 
@@ -104,6 +114,26 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
             if not turn.row.begun:
                 turn.row.begun = True
                 self._metrics.began(now - turn.row.came, turn.row.cached)
+
+    def _interrupted(self, turns: Sequence[Turn], seconds: float) -> None:
+        """Nothing of the step counts."""
+        for turn in turns:
+            turn.row.doubtful = True
+        self._interruptions.lost(seconds)
+        self._metrics.interrupted(seconds)
+
+    def _between(self, turns: Sequence[Turn]) -> Callable[[float], None] | None:
+        """What gives the step up when somebody comes who must not wait for it; none when nobody could."""
+        worst = max(turn.row.priority for turn in turns)
+        attached = any(turn.row.plan.attachments for turn in turns)  # they would see some layers twice
+        if worst == 0 or attached or self._schedule.full or not self._interruptions.allowed:
+            return None
+
+        def between(done: float) -> None:
+            if worthwhile(done) and any(job.work[0].priority < worst for job in self._arrived()):
+                raise Interrupted
+
+        return between
 
     def _failed(self, turns: Sequence[Turn], error: Exception) -> None:
         _log.exception("step failed", extra={"rows": len(turns)})
@@ -119,10 +149,12 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         step = self._step_of(turns)
         prompt, made = sum(turn.of_prompt for turn in turns), sum(turn.chooses for turn in turns)
         planned = time.perf_counter()
-        logits = self._packed.run(step)
+        logits = self._packed.run(step, self._between(turns))
         computed = time.perf_counter()
+        self._interruptions.computed(computed - planned)
         for turn in turns:
             turn.row.computed = turn.span.end
+            turn.row.doubtful = turn.row.doubtful and not turn.last
         self._score(turns, logits)
         self._choose([turn for turn in turns if turn.chooses], logits)
         for turn in turns:

@@ -21,6 +21,9 @@ class Metrics:
         self._cache = Gauge(f"{name}_cache_tokens", "Tokens that the KV cache holds.", ["state"], registry=registry)
         self._parts = Counter(f"{name}_step_seconds", "Time in parts of steps.", ["part"], registry=registry)
         self._step = Histogram(f"{name}_step_time_seconds", "Time of steps.", buckets=_STEP_BUCKETS, registry=registry)
+        self._lost = Counter(
+            f"{name}_interrupted_seconds", "Time in steps that were given up for urgent requests.", registry=registry
+        )
         self._batch = Histogram(f"{name}_batch_rows", "Rows in a step.", buckets=_ROW_BUCKETS, registry=registry)
         self._queue = Histogram(
             f"{name}_queue_seconds",
@@ -57,6 +60,10 @@ class Metrics:
         for part, seconds in (("plan", plan_s), ("compute", compute_s), ("choose", choose_s)):
             self._parts.labels(part).inc(seconds)
         self._step.observe(plan_s + compute_s + choose_s)
+
+    def interrupted(self, seconds: float) -> None:
+        """Note a step that was given up after `seconds`."""
+        self._lost.inc(seconds)
 
     def request(self, endpoint: str, status: int) -> None:
         """Count a request that has been answered."""

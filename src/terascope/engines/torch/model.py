@@ -117,7 +117,7 @@ def _context(config: PretrainedConfig, asked: int) -> int:
 
 def _cache_tokens(settings: WorkerSettings, context: int, bytes_per_token: int, device: torch.device) -> int:
     """Room for as many full rows as may run, or for what memory allows."""
-    wanted = settings.cache_tokens or settings.max_batch * (context + BLOCK)
+    wanted = settings.cache_tokens or (settings.max_batch + settings.extra_rows) * (context + BLOCK)
     fits = memory.for_cache(device) // bytes_per_token
     tokens = wanted if settings.cache_tokens else min(wanted, fits)
     if tokens < context + BLOCK:

@@ -1,7 +1,7 @@
 """A causal model that computes parts of many rows in one forward pass, and the proof that it does so rightly."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 
@@ -67,8 +67,12 @@ class PackedModel:
         return self.pool.blocks * BLOCK
 
     @torch.inference_mode()
-    def run(self, step: Step) -> Tensor:
-        """Compute `step`, and keep its tokens' keys and values; return the logits [len(keep), vocabulary]."""
+    def run(self, step: Step, between: Callable[[float], None] | None = None) -> Tensor:
+        """Compute `step`, and keep its tokens' keys and values; return the logits [len(keep), vocabulary].
+
+        `between` is called in every layer, except where a step is replayed, with the part that is done, 0 to 1. What
+        it raises ends the step; the places of the step's tokens then hold anything.
+        """
         if self._shapes is not None and step.simple:
             return self._shapes.run(step.tokens, step.spans)[list(step.keep)]
         padding = max(0, step.rows - len(step.tokens))
@@ -78,14 +82,20 @@ class PackedModel:
         with ExitStack() as stack:
             for attachment, part in step.attached:
                 stack.enter_context(attachment.attach(self.module, part))
-            return self._forward(inputs, layout, keep)
+            return self._forward(inputs, layout, keep, between)
 
     def _of_singles(self, tokens: Tensor, layout: Layout) -> Tensor:
         return self._forward({"input_ids": tokens}, layout, layout.singles[0].index)
 
-    def _forward(self, inputs: dict[str, Tensor], layout: Layout, keep: Tensor) -> Tensor:
+    def _forward(
+        self,
+        inputs: dict[str, Tensor],
+        layout: Layout,
+        keep: Tensor,
+        between: Callable[[float], None] | None = None,
+    ) -> Tensor:
         extra = {"logits_to_keep": keep} if self._keeps else {}
-        with self._attention.at(layout):
+        with self._attention.at(layout, between):
             result = self.module(**inputs, position_ids=layout.positions[None], use_cache=False, **extra)
         logits: Tensor = result.logits[0]
         return logits if self._keeps else logits[keep]

@@ -11,10 +11,10 @@ from terascope.engines.contract import EngineInfo
 from terascope.engines.torch import vectors
 from terascope.engines.torch.answers import Answer, ChatAnswer, CompletionAnswer
 from terascope.engines.torch.chat import prompt_of
-from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, Vector
+from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, TextPlan, Vector
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.httpd import REQUEST_ID
-from terascope.engines.torch.intake import Intake, Order
+from terascope.engines.torch.intake import Intake, Order, Terms
 from terascope.engines.torch.jobs import Job
 from terascope.engines.torch.loop import BatchLoop, RowJob
 from terascope.engines.torch.model import CausalModel
@@ -35,7 +35,6 @@ from terascope.protocol.parse import ignored_fields, parse
 from terascope.protocol.sse import DONE, event
 
 _MOST_IGNORED = 20  # names of ignored fields told in a header
-_SCOPE = "X-Terascope-Scope"
 Headers = dict[str, str]
 
 
@@ -87,10 +86,12 @@ class Generator(_Model):
     async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         """See `Served.answer`."""
         if endpoint == "v1/chat/completions":
-            asked, order = await asyncio.to_thread(self._read_chat, await request.read(), _scope(request))
+            asked, order = await asyncio.to_thread(self._read_chat, await request.read(), Terms.read(request.headers))
             return await self._generate(request, asked, order, ChatAnswer(*self._parts(order)))
         if endpoint == "v1/completions":
-            text_asked, order = await asyncio.to_thread(self._read_completion, await request.read(), _scope(request))
+            text_asked, order = await asyncio.to_thread(
+                self._read_completion, await request.read(), Terms.read(request.headers)
+            )
             return await self._generate(request, text_asked, order, CompletionAnswer(*self._parts(order)))
         if endpoint in ("tokenize", "detokenize"):
             return await self._words(endpoint, request)
@@ -107,15 +108,15 @@ class Generator(_Model):
     def _parts(self, order: Order) -> tuple[Order, TokenTable, str, str]:
         return order, self._vocabulary.table, self._served_name, self._fingerprint
 
-    def _read_chat(self, body: bytes, scope: str | None) -> tuple[ChatCompletionRequest, Order]:
+    def _read_chat(self, body: bytes, terms: Terms) -> tuple[ChatCompletionRequest, Order]:
         asked = parse(ChatCompletionRequest, body)
         self._check_name(asked.model)
-        return asked, self._intake.chat(asked, scope)
+        return asked, self._intake.chat(asked, terms)
 
-    def _read_completion(self, body: bytes, scope: str | None) -> tuple[CompletionRequest, Order]:
+    def _read_completion(self, body: bytes, terms: Terms) -> tuple[CompletionRequest, Order]:
         asked = parse(CompletionRequest, body)
         self._check_name(asked.model)
-        return asked, self._intake.completion(asked, scope)
+        return asked, self._intake.completion(asked, terms)
 
     async def _generate(
         self, request: web.Request, asked: SamplingFields, order: Order, answer: Answer
@@ -168,7 +169,8 @@ class Embedder(_Model):
 
     async def _embed(self, request: web.Request) -> web.StreamResponse:
         asked, order = await asyncio.to_thread(self._read, await request.read())
-        job: TextJob = Job(request[REQUEST_ID], order.inputs)
+        priority = Terms.read(request.headers).priority
+        job: TextJob = Job(request[REQUEST_ID], [TextPlan(one, priority) for one in order.inputs])
         self._loop.submit(job)
         found: list[Vector | None] = [None] * len(order.inputs)
         try:
@@ -253,11 +255,6 @@ def _told(asked: SamplingFields, order: Order) -> Headers:
 def _ignored(asked: Wire) -> Headers:
     names = [quote(name[:64]) for name in ignored_fields(asked)[:_MOST_IGNORED]]
     return {"X-Terascope-Ignored": ",".join(names)} if names else {}
-
-
-def _scope(request: web.Request) -> str | None:
-    """With whom the gateway says that prefixes may be shared; when nobody says, with nobody."""
-    return request.headers.get(_SCOPE)
 
 
 def _id_header(request: web.Request) -> Headers:

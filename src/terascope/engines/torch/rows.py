@@ -13,6 +13,10 @@ from terascope.engines.torch.sampling import Chooser, Draw, Sampling, TokenInfo
 from terascope.engines.torch.text import TextStream
 from terascope.engines.torch.vocabulary import Vocabulary
 
+WORST = 2
+"""The worst priority that a row can have."""
+_LOSSES = 2  # of its blocks, after which a row's priority is one better
+
 
 class Finish(StrEnum):
     """Why an answer ended."""
@@ -29,7 +33,8 @@ class RowPlan:
     with so many rivals each. `scope` says with whom computed prefixes are shared: with rows of the same scope, so it
     must name all that shapes them besides the tokens; none shares nothing. `inserts` replace embeddings of the
     prompt, `attachments` see or change what is inside the model. A `reproducible` row has the same bits at every
-    repeat; it is computed in steps of fixed shape.
+    repeat; it is computed in steps of fixed shape. Rows of smaller `priority` (0 urgent, 1 interactive, 2 batch) go
+    first.
     """
 
     prompt: Sequence[int]
@@ -44,6 +49,7 @@ class RowPlan:
     inserts: tuple[Insert, ...] = ()
     attachments: tuple[Attachment, ...] = ()
     reproducible: bool = False
+    priority: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +89,9 @@ class Row:
         self.published = 0  # blocks that others can find
         self.cached = 0  # tokens of the prompt that were not computed for it
         self.last_round = 0  # when it last had its turn in a step of fixed shape
+        self.priority = plan.priority
+        self.doubtful = False  # a step was given up that had begun to write to its blocks
+        self._losses = 0
         self.came = came
         self.begun = False
         self._table = vocabulary.table
@@ -94,6 +103,11 @@ class Row:
     def pending(self) -> int:
         """Tokens that must be computed before the next one can be chosen."""
         return len(self.tokens) - self.computed
+
+    @property
+    def reading(self) -> bool:
+        """True while its prompt is read; a reproducible row computes its answer again token by token."""
+        return self.computed < len(self.plan.prompt) if self.plan.reproducible else self.pending > 1
 
     @property
     def made(self) -> int:
@@ -110,6 +124,13 @@ class Row:
         self.computed, self.published = blocks * BLOCK, blocks
         if not self.made:
             self.cached = self.computed
+
+    def lost_memory(self) -> None:
+        """Begin anew. So that it does not happen to one row forever, it gets a better priority now and then."""
+        self.computed = self.published = 0
+        self.doubtful = False
+        self._losses += 1
+        self.priority = max(0, self.plan.priority - self._losses // _LOSSES)
 
     def draw(self) -> Draw:
         """The row's turn at choosing."""

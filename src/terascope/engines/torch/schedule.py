@@ -1,77 +1,37 @@
-"""Who computes what in the next step: a token budget, blocks of the cache, turns."""
+"""Who computes what in the next step: a token budget, blocks of the cache, priorities, turns."""
 
-from collections import OrderedDict, deque
-from collections.abc import Iterator
+from collections import defaultdict
+from collections.abc import Sequence
 
 from terascope.engines.torch.cache import BLOCK, BlockPool, blocks_for
 from terascope.engines.torch.layout import Span
-from terascope.engines.torch.rows import Row, Turn
+from terascope.engines.torch.precedence import Precedence
+from terascope.engines.torch.reading import QUANTUM, Reading
+from terascope.engines.torch.rows import WORST, Row, Turn
+from terascope.engines.torch.waiting import Waiting
 
-_SCORED_AT_ONCE = 128  # tokens of a prompt whose logits are all kept in one step
 _LEAST_PREFILL = 16  # tokens of prompts that get into a step however many rows are running
-_QUANTUM = 128  # tokens of a prompt after which the next one's turn comes
 _FIXED_PART = 128  # tokens of a reproducible row's prompt in one step
-
-
-class Queue:
-    """Rows that wait. Requests take turns, so that one with many rows does not hold up the next."""
-
-    def __init__(self) -> None:
-        self._groups: OrderedDict[object, deque[Row]] = OrderedDict()
-        self._again: deque[Row] = deque()
-
-    def __len__(self) -> int:
-        return len(self._again) + sum(map(len, self._groups.values()))
-
-    def __iter__(self) -> Iterator[Row]:
-        yield from self._again
-        for group in self._groups.values():
-            yield from group
-
-    def add(self, row: Row) -> None:
-        """Put `row` behind those of its request."""
-        self._groups.setdefault(row.group, deque()).append(row)
-
-    def add_first(self, row: Row) -> None:
-        """Put `row` before all others: it has run before."""
-        self._again.appendleft(row)
-
-    def first(self) -> Row | None:
-        """Whose turn it is."""
-        if self._again:
-            return self._again[0]
-        return next(iter(self._groups.values()))[0] if self._groups else None
-
-    def pop(self) -> Row:
-        """Take out the first; the next request's turn comes."""
-        if self._again:
-            return self._again.popleft()
-        group, rows = self._groups.popitem(last=False)
-        row = rows.popleft()
-        if rows:
-            self._groups[group] = rows
-        return row
-
-    def remove(self, row: Row) -> bool:
-        """Take out `row`; return whether it was there."""
-        if row in self._again:
-            self._again.remove(row)
-            return True
-        rows = self._groups.get(row.group)
-        if rows is None or row not in rows:
-            return False
-        rows.remove(row)
-        if not rows:
-            del self._groups[row.group]
-        return True
+_LATELY = 256  # steps after a row of better priority in which prompts are read in small parts, for the next one's sake
+_PATIENCE = 3  # steps for prompts of better priority after which the others take part in one
 
 
 class Scheduler:
-    """Holds the waiting and the running rows. Not thread-safe."""
+    """Holds the waiting and the running rows. Not thread-safe.
 
-    def __init__(self, pool: BlockPool, max_batch: int, step_tokens: int, fixed_rows: int = 1) -> None:
-        """At most `max_batch` rows run, with `step_tokens` tokens a step; `fixed_rows` in a step of fixed shape."""
-        self.waiting = Queue()
+    Rows of better priority are let in first, and their prompts are read first. While one reads its prompt, rows of
+    worse priority pause: they keep their blocks and have no part in the step, but in every fourth they have. So
+    nobody waits forever. Priorities decide when something is computed, never what.
+    """
+
+    def __init__(
+        self, pool: BlockPool, max_batch: int, step_tokens: int, fixed_rows: int = 1, extra_rows: int = 0
+    ) -> None:
+        """At most `max_batch` rows of the worst priority run, and `extra_rows` more in all.
+
+        A step has `step_tokens` tokens, one of fixed shape `fixed_rows` rows.
+        """
+        self.waiting = Waiting()
         self.running: list[Row] = []
         self.preemptions = 0
         self.doubtful: list[int] = []
@@ -79,15 +39,22 @@ class Scheduler:
         before the next step is computed."""
         self._pool = pool
         self._max_batch = max_batch
-        self._step_tokens = max(step_tokens, max_batch + _LEAST_PREFILL)
+        self._places = max_batch + extra_rows
+        self._step_tokens = max(step_tokens, self._places + _LEAST_PREFILL)
         self._fixed_rows = fixed_rows
-        self._reading: deque[Row] = deque()  # running rows whose prompt is being read, in the order of their turns
-        self._turn = _QUANTUM  # tokens that the turn of the first of them still has
+        self._reading: defaultdict[int, Reading] = defaultdict(Reading)  # by priority
+        self._precedence = Precedence(_PATIENCE)
         self._fixed_turn = False
         self._round = 0
+        self._seen: dict[int, int] = {}  # when rows of each priority were running last
+
+    @property
+    def full(self) -> bool:
+        """True when no row can be let in, whatever its priority."""
+        return len(self.running) >= self._places
 
     def add(self, row: Row) -> None:
-        """Put `row` at the end of the queue."""
+        """Put `row` at the end of the queue of its priority."""
         self.waiting.add(row)
 
     def drop(self, row: Row) -> list[int]:
@@ -102,11 +69,20 @@ class Scheduler:
         """Return the next step; all its turns are of fixed shape, or none is.
 
         Rows that answer come first; prompts take turns. A row that needs a block when there is none takes those of
-        the youngest row, which is computed again later. Reproducible rows and others take turns in whole steps.
+        the youngest row of the worst priority, which is computed again later. Reproducible rows and others take turns
+        in whole steps.
         """
         self._admit()
-        self._fixed_turn = not self._fixed_turn
-        return self._fixed() or self._free() if self._fixed_turn else self._free() or self._fixed()
+        self._round += 1
+        self._seen |= dict.fromkeys((row.priority for row in self.running), self._round)
+        lead, rows = self._taking_part()
+        fixed = [row for row in rows if row.plan.reproducible]
+        free = [row for row in rows if not row.plan.reproducible]
+        if fixed and free:
+            self._fixed_turn = not self._fixed_turn
+        if self._fixed_turn:
+            return self._fixed(fixed) or self._free(free, lead)
+        return self._free(free, lead) or self._fixed(fixed)
 
     def publish(self, row: Row) -> None:
         """Let full blocks of `row` be found by others; its numbers must be known to be numbers."""
@@ -116,18 +92,34 @@ class Scheduler:
                 self._pool.publish(row.blocks[number], digest)
             row.published = full
 
-    def _free(self) -> list[Turn]:
-        rows = [row for row in self.running if not row.plan.reproducible]
-        turns = self._answering([row for row in rows if row.pending == 1])
-        return turns + self._prompts(self._step_tokens - len(turns))
+    def _taking_part(self) -> tuple[int, list[Row]]:
+        """The rows that have a part in the step, and the priority whose prompts are read first in it."""
+        best = min((row.priority for row in self.running if row.reading), default=WORST)
+        waiting = {best, *(row.priority for row in self.running if row.priority > best)}
+        lead = self._precedence.first(waiting)
+        self._precedence.took(lead, waiting)
+        return lead, [row for row in self.running if lead > best or row.priority <= best]
 
-    def _fixed(self) -> list[Turn]:
+    def _free(self, rows: Sequence[Row], lead: int) -> list[Turn]:
+        turns = self._answering([row for row in rows if row.pending == 1])
+        budget = self._step_tokens - len(turns)
+        reading = {row.priority for row in rows if row.pending > 1}
+        for priority in sorted(reading, key=lambda one: (one != lead, one)):
+            shares = self._reading[priority].take(min(budget, QUANTUM) if self._hurries(priority) else budget)
+            turns += [Turn(row, _span(row, count)) for row, count in shares.items()]
+            budget -= sum(shares.values())
+        return turns
+
+    def _hurries(self, priority: int) -> bool:
+        """Whether a step's length matters to rows of better priority than this: it is what their tokens wait for."""
+        return any(one < priority and self._round - seen < _LATELY for one, seen in self._seen.items())
+
+    def _fixed(self, rows: Sequence[Row]) -> list[Turn]:
         """A part of one prompt, cut at the same places whenever it is computed, or one token of several rows.
 
         Whichever the row wants that has waited longest.
         """
-        rows = sorted((row for row in self.running if row.plan.reproducible), key=lambda row: row.last_round)
-        self._round += 1
+        rows = sorted(rows, key=lambda row: row.last_round)
         if rows and (left := len(rows[0].plan.prompt) - rows[0].computed) > 0:
             turns = [Turn(rows[0], _span(rows[0], min(_FIXED_PART, left)))]
         else:
@@ -137,45 +129,42 @@ class Scheduler:
             turn.row.last_round, turn.fixed = self._round, True
         return turns
 
-    def _answering(self, rows: list[Row]) -> list[Turn]:
+    def _answering(self, rows: Sequence[Row]) -> list[Turn]:
         turns = [Turn(row, _span(row, 1)) for row in rows if self._grow(row)]
         return [turn for turn in turns if turn.row in self.running]
 
-    def _prompts(self, budget: int) -> list[Turn]:
-        """Parts of prompts, `_QUANTUM` tokens a turn; who is cut short by the budget has the rest in the next step."""
-        turns = deque(row for row in self._reading if row.pending > 1)
-        shares: dict[Row, int] = {}
-        full: list[Row] = []
-        while budget > 0 and turns:
-            row = turns.popleft()
-            left = min(row.pending, _SCORED_AT_ONCE if row.unscored else row.pending) - shares.get(row, 0)
-            count = min(self._turn, budget, left)
-            shares[row] = shares.get(row, 0) + count
-            budget -= count
-            self._turn -= count
-            if count < left and self._turn:
-                turns.appendleft(row)  # the budget is used up
-                break
-            (full if count == left else turns).append(row)
-            self._turn = _QUANTUM
-        self._reading = turns + deque(full)
-        return [Turn(row, _span(row, count)) for row, count in shares.items()]
-
     def _admit(self) -> None:
-        while len(self.running) < self._max_batch and (row := self.waiting.first()) is not None:
+        while (row := self.waiting.first(self._admissible())) is not None:
             found = self._found(row)
             needed = blocks_for(len(row.tokens)) - len(found)
             room = self._pool.free - self._pool.resting(found)
             if needed + len(self.running) > room and (self.running or needed > room):
-                return  # a block for the next tokens of everyone else is left
-            self.waiting.pop()
+                if not self._make_room(row, needed + len(self.running) - room):
+                    return  # a block for the next tokens of everyone else is left
+                continue
+            self.waiting.pop(row)
             self._pool.share(found)
             row.blocks = found + self._pool.take(needed)
             row.found(len(found))
             row.last_round = self._round
             self.running.append(row)
             if not row.plan.reproducible:
-                self._reading.append(row)
+                self._reading[row.priority].add(row)
+
+    def _admissible(self) -> int:
+        """The worst priority of which a row can be let in; less than all when none can."""
+        if self.full:
+            return -1
+        worst = sum(row.priority == WORST for row in self.running)
+        return WORST if worst < self._max_batch else WORST - 1
+
+    def _make_room(self, row: Row, missing: int) -> bool:
+        """Preempt a row of worse priority than `row`, if all of them together have `missing` blocks."""
+        worse = [one for one in self.running if one.priority > row.priority]
+        if sum(len(one.blocks) for one in worse) < missing:
+            return False
+        self._preempt(_youngest_of_worst(worse))
+        return True
 
     def _found(self, row: Row) -> list[int]:
         """Blocks that `row` can take over; at least one token is left, since something must give its logits."""
@@ -189,26 +178,30 @@ class Scheduler:
             if self._pool.free:
                 row.blocks += self._pool.take(1)
             else:
-                self._preempt(self.running[-1])
+                self._preempt(_youngest_of_worst(self.running))
         return row in self.running
 
     def _preempt(self, row: Row) -> None:
         self._stop(row)
         freed = self._release(row)
-        if not row.made:
+        if not row.made or row.doubtful:
             self.doubtful += freed
-        row.computed = row.published = 0
+        row.lost_memory()
         self.waiting.add_first(row)
         self.preemptions += 1
 
     def _stop(self, row: Row) -> None:
         self.running.remove(row)
-        if row in self._reading:
-            self._reading.remove(row)
+        self._reading[row.priority].remove(row)
 
     def _release(self, row: Row) -> list[int]:
         blocks, row.blocks = row.blocks, []
         return self._pool.give_back(blocks)
+
+
+def _youngest_of_worst(rows: Sequence[Row]) -> Row:
+    worst = max(row.priority for row in rows)
+    return next(row for row in reversed(rows) if row.priority == worst)
 
 
 def _span(row: Row, count: int) -> Span:

@@ -56,6 +56,7 @@ def _generator(
         metrics,
         max_batch=settings.max_batch,
         step_tokens=settings.step_tokens,
+        extra_rows=settings.extra_rows,
     )
     features = set(Feature)
     if not model.vocabulary.grammars:
@@ -119,4 +120,14 @@ def _info(
         **details,
     }
     pairs = tuple((name, str(value)) for name, value in told.items())
-    return EngineInfo("torch", __version__, capabilities, context_length, dtype, str(device), pairs)
+    return EngineInfo(
+        "torch",
+        __version__,
+        capabilities,
+        context_length,
+        dtype,
+        str(device),
+        pairs,
+        slots=settings.max_batch,
+        extra=settings.extra_rows,
+    )

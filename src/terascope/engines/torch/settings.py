@@ -25,6 +25,7 @@ class WorkerSettings:
     converted_dir: Path | None = None
     cache_tokens: int = 0
     step_tokens: int = 512
+    extra_rows: int = 4
 
 
 def parse_arguments(arguments: list[str] | None = None) -> WorkerSettings:
@@ -46,6 +47,7 @@ def parse_arguments(arguments: list[str] | None = None) -> WorkerSettings:
     add("--converted-dir", type=Path, help="where a GGUF checkpoint, unpacked, is kept for the next start")
     add("--cache-tokens", type=_count, default=0, help="size of the KV cache, in tokens; default: what fits")
     add("--step-tokens", type=_count, default=512, help="most tokens computed in one step")
+    add("--extra-rows", type=_count, default=4, help="requests of priority 0 and 1 that may run beyond --max-batch")
     found = vars(parser.parse_args(arguments))
     if found["max_batch"] < 1 or found["step_tokens"] < 1:
         parser.error("--max-batch and --step-tokens must be at least 1")

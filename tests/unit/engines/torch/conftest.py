@@ -142,6 +142,12 @@ def broken_tiny(tiny_dir: Path) -> CausalModel:
 
 
 @pytest.fixture(scope="session")
+def half_tiny(tiny_dir: Path) -> CausalModel:
+    """The tiny model in bfloat16, where a row's last bits depend on the step's shape."""
+    return load_causal(WorkerSettings(tiny_dir, "tiny", cache_tokens=1600, dtype="bfloat16"), lambda _: None)
+
+
+@pytest.fixture(scope="session")
 def plain_tiny(tmp_path_factory: pytest.TempPathFactory) -> CausalModel:
     """The same with a chat template that knows no tools."""
     directory = make_checkpoint(tmp_path_factory.mktemp("plain"), PLAIN_TEMPLATE)
@@ -198,17 +204,18 @@ class Server:
         *,
         max_batch: int = 8,
         step_tokens: int = 64,
+        extra_rows: int = 0,
         secret: str = "",
     ) -> None:
         self.crashes: list[BaseException] = []
         self.metrics = Metrics()
         self.shell = Shell(secret, self.metrics)
-        self.loop = self._serve(model, max_batch, step_tokens)
+        self.loop = self._serve(model, max_batch=max_batch, step_tokens=step_tokens, extra_rows=extra_rows)
         self._runner = web.AppRunner(self.shell.application(), handler_cancellation=True, access_log=None)
         self.socket = socket
         self._session: aiohttp.ClientSession | None = None
 
-    def _serve(self, model: CausalModel | Encoder, max_batch: int, step_tokens: int) -> Any:
+    def _serve(self, model: CausalModel | Encoder, *, max_batch: int, step_tokens: int, extra_rows: int) -> Any:
         features = frozenset(map(str, set(Feature)))
         able = Capabilities(frozenset(ENDPOINTS[isinstance(model, Encoder)]), features)
         info = EngineInfo("torch", "0", able, model.context_length, model.dtype)
@@ -217,7 +224,14 @@ class Server:
             texts = EmbedLoop(model, *common, max_batch=max_batch, step_tokens=step_tokens)
             self.shell.served = Embedder("tiny", info, model, texts)
             return texts
-        rows = BatchLoop(model.packed, model.vocabulary, *common, max_batch=max_batch, step_tokens=step_tokens)
+        rows = BatchLoop(
+            model.packed,
+            model.vocabulary,
+            *common,
+            max_batch=max_batch,
+            step_tokens=step_tokens,
+            extra_rows=extra_rows,
+        )
         self.shell.served = Generator("tiny", info, model, rows)
         return rows
 

@@ -49,12 +49,19 @@ class Asked:
 class Driver(BatchLoop):
     """Takes steps when it is told to."""
 
-    def __init__(self, model: CausalModel, cache_tokens: int = 40_000, max_batch: int = 32, step_tokens: int = 512):
+    def __init__(
+        self,
+        model: CausalModel,
+        cache_tokens: int = 40_000,
+        max_batch: int = 32,
+        step_tokens: int = 512,
+        extra_rows: int = 0,
+    ) -> None:
         closed = asyncio.new_event_loop()
         closed.close()  # news are read here instead
         packed = PackedModel(model.packed.module, cache_tokens)
         packed.fixed_rows = model.packed.fixed_rows
-        options = {"max_batch": max_batch, "step_tokens": step_tokens}
+        options = {"max_batch": max_batch, "step_tokens": step_tokens, "extra_rows": extra_rows}
         super().__init__(packed, model.vocabulary, closed, _crashed, Metrics(), **options)
         self.steps = 0
         self.computed = 0
@@ -65,10 +72,15 @@ class Driver(BatchLoop):
         """Begin a request with these rows."""
         job: RowJob = Job("", plans)
         self._begin(job)
-        self._asked[job] = Asked(job, self._rows[job])
         return self._asked[job]
 
+    def _begin(self, job: RowJob) -> None:
+        super()._begin(job)
+        self._asked[job] = Asked(job, self._rows[job])
+
     def step(self) -> None:
+        if self._arrived():
+            self._obey()
         self._step()
         for job, event in self._out:
             self._asked[job].events.append(event)
@@ -83,7 +95,7 @@ class Driver(BatchLoop):
     def finish(self, limit: int = 5000) -> None:
         """Take steps until nobody wants any; everything must be in its place then."""
         for _ in range(limit):
-            if not self._rows:
+            if not (self._rows or self._arrived()):
                 break
             self.step()
         pool = self._packed.pool
@@ -115,11 +127,21 @@ def plan(
     inserts: Sequence[Insert] = (),
     attachments: Sequence[Attachment] = (),
     reproducible: bool = False,
+    priority: int = 1,
 ) -> RowPlan:
     """A row that goes on to the end of what it may have; greedy without a seed."""
     sampling = Sampling(temperature=0 if seed is None else temperature, seed=seed or 0, logprobs=0)
-    bring = {"inserts": tuple(inserts), "attachments": tuple(attachments)}
-    return RowPlan(prompt, sampling, most, ignore_eos=True, scope=scope, reproducible=reproducible, **bring)  # type: ignore[arg-type]
+    return RowPlan(
+        prompt,
+        sampling,
+        most,
+        ignore_eos=True,
+        scope=scope,
+        inserts=tuple(inserts),
+        attachments=tuple(attachments),
+        reproducible=reproducible,
+        priority=priority,
+    )
 
 
 def generated(module: PreTrainedModel, prompt: Sequence[int], most: int) -> list[int]:

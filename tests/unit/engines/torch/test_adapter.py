@@ -42,11 +42,12 @@ def test_the_worker_understands_the_command(tmp_path: Path, set_environment: Cal
 
 def test_every_setting_reaches_the_worker() -> None:
     fields: dict[str, Any] = {"dtype": "bfloat16", "device": "cpu", "threads": 3, "max_batch": 5, "context_length": 100}
-    options = {"cache_tokens": "2000", "step_tokens": "77"}
+    options = {"cache_tokens": "2000", "step_tokens": "77", "extra_rows": "0"}
     found = _settings(_command(Endpoint("http://10.0.0.1:8123", "s"), **fields, options=options))
     for name, value in fields.items():
         assert getattr(found, name) == value
-    assert (found.host, found.port, found.cache_tokens, found.step_tokens) == ("10.0.0.1", 8123, 2000, 77)
+    assert (found.host, found.port) == ("10.0.0.1", 8123)
+    assert (found.cache_tokens, found.step_tokens, found.extra_rows) == (2000, 77, 0)
     assert _settings(_command(version=replace(VERSION, task=Task.EMBED))).task is Task.EMBED
 
 
@@ -63,6 +64,8 @@ def test_the_secret_is_not_on_the_command_line() -> None:
         ({"max_batch": 0}, "max_batch"),
         ({"options": {"magic": "1"}}, "magic"),
         ({"options": {"cache_tokens": "many"}}, "many"),
+        ({"options": {"step_tokens": "0"}}, "from 1 on"),
+        ({"options": {"extra_rows": "-1"}}, "extra_rows"),
     ],
 )
 def test_impossible_settings(fields: dict[str, Any], words: str) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from terascope.core.errors import Overloaded
 from terascope.engines.torch.batching import Padded
-from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, Vector
+from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, TextPlan, Vector
 from terascope.engines.torch.encoder import Encoder, load_encoder
 from terascope.engines.torch.jobs import Job
 from terascope.engines.torch.metrics import Metrics
@@ -75,8 +75,8 @@ async def make(encoder_dir: Path) -> AsyncIterator[Make]:
         await one.stop()
 
 
-def _job(*texts: list[int]) -> TextJob:
-    return Job("r", texts)
+def _job(*texts: list[int], priority: int = 1) -> TextJob:
+    return Job("r", [TextPlan(text, priority) for text in texts])
 
 
 async def _vectors(job: TextJob) -> list[Vector]:
@@ -148,6 +148,27 @@ async def test_at_most_so_many_requests_share_a_batch(make: Make) -> None:
     for job in jobs:
         await _vectors(job)
     assert worked.packed == [[5, 6], [7, 8, 9, 10]]
+
+
+@pytest.mark.parametrize("padded", [False, True])
+async def test_better_priorities_go_first_and_the_others_go_on(make: Make, *, padded: bool) -> None:
+    worked = make(padded=padded, step_tokens=2)
+    jobs = [_job(*[[token]] * 12, priority=priority) for token, priority in ((7, 2), (6, 1), (5, 0))]
+    for job in jobs:
+        worked.loop.submit(job)
+    worked.loop.start()
+    for job in jobs:
+        assert [one.index for one in await _vectors(job)] == list(range(12))
+    order = [token for batch in worked.batches for row in batch for token in row]
+    assert order[:2] == [5, 5]
+    for batches in (order[:10], order[10:20]):  # of five, one is 6's and one 7's
+        assert set(batches) == {5, 6, 7}
+    assert order.index(7) < 10
+    assert (
+        max(at for at, token in enumerate(order) if token == 5)
+        < max(at for at, token in enumerate(order) if token == 6)
+        < max(at for at, token in enumerate(order) if token == 7)
+    )
 
 
 async def test_where_texts_are_filled_up_those_of_like_length_go_together(make: Make) -> None:

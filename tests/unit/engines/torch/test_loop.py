@@ -129,14 +129,14 @@ async def test_a_bad_number_late_ends_the_stream_with_an_error(broken_tiny: Caus
 class Failing(PackedModel):
     """A model whose computer has too little memory for some tokens, and a broken one for others."""
 
-    def run(self, step: Step) -> torch.Tensor:
+    def run(self, step: Step, between: Callable[[float], None] | None = None) -> torch.Tensor:
         if 77 in step.tokens:
             raise RuntimeError(
                 "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"
             )
         if 78 in step.tokens:
             raise IndexError("a mistake")
-        return super().run(step)
+        return super().run(step, between)
 
 
 @pytest.mark.parametrize(("token", "status", "code"), [(77, 503, "engine_out_of_memory"), (78, 500, "internal_error")])

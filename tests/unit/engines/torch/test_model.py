@@ -20,7 +20,9 @@ from .conftest import make_tokenizer
 
 
 def _load(directory: Path, **settings: Any) -> CausalModel:
-    return load_causal(WorkerSettings(directory, "tiny", **{"max_batch": 2, **settings}), lambda _: None)
+    return load_causal(
+        WorkerSettings(directory, "tiny", **{"max_batch": 2, "extra_rows": 0, **settings}), lambda _: None
+    )
 
 
 def _changed(source: Path, target: Path, **config: Any) -> Path:
@@ -45,6 +47,7 @@ def test_types(tiny_dir: Path) -> None:
 def test_the_cache_holds_what_may_run(tiny_dir: Path) -> None:
     assert _load(tiny_dir).packed.cache_tokens == 2 * (512 + BLOCK)
     assert _load(tiny_dir, context_length=100).packed.cache_tokens == 240
+    assert _load(tiny_dir, extra_rows=1).packed.cache_tokens == 3 * (512 + BLOCK)
     assert _load(tiny_dir, cache_tokens=4096).packed.cache_tokens == 4096
 
 

@@ -38,11 +38,6 @@ def _prompt(number: int, length: int) -> list[int]:
     return [(number * 41 + i * 13 + 3) % SIZE for i in range(length)]
 
 
-@pytest.fixture(scope="module")
-def half_tiny(tiny_dir: Path) -> CausalModel:
-    return load_causal(WorkerSettings(tiny_dir, "tiny", cache_tokens=1600, dtype="bfloat16"), lambda _: None)
-
-
 def _loaded(directory: Path, module: Any) -> CausalModel:
     module.save_pretrained(directory)
     make_tokenizer().save_pretrained(directory)

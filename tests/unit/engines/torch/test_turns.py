@@ -37,6 +37,7 @@ class Wish:
     score: int | None = None
     reproducible: bool = False
     step: int = 0  # when it comes
+    priority: int = 1
 
     def row(self, number: int) -> Row:
         prompt = [3] * (self.prefix * BLOCK) + [number + 10] * self.own
@@ -47,6 +48,7 @@ class Wish:
             score_prompt=self.score,
             scope=None if self.reproducible else self.scope,
             reproducible=self.reproducible,
+            priority=self.priority,
         )
         return Row(number, plan, Words(), self.request)  # type: ignore[arg-type]
 
@@ -54,10 +56,11 @@ class Wish:
 class Engine:
     """Does with a scheduler what the loop does, and sees in every step that nobody is wronged."""
 
-    def __init__(self, blocks: int = 1000, max_batch: int = 4, step_tokens: int = 512) -> None:
+    def __init__(self, blocks: int = 1000, max_batch: int = 4, step_tokens: int = 512, extra_rows: int = 0) -> None:
         self.pool = BlockPool(blocks * BLOCK)
-        self.schedule = Scheduler(self.pool, max_batch, step_tokens, FIXED_ROWS)
+        self.schedule = Scheduler(self.pool, max_batch, step_tokens, FIXED_ROWS, extra_rows)
         self.max_batch = max_batch
+        self.extra_rows = extra_rows
         self.step_tokens = self.schedule._step_tokens
         self.rows: list[Row] = []
         self.steps = 0
@@ -93,7 +96,9 @@ class Engine:
         assert self.pool.free == self.pool.blocks
 
     def _check(self, turns: Sequence[Turn]) -> None:
-        assert len(self.schedule.running) <= self.max_batch
+        running = self.schedule.running
+        assert len(running) <= self.max_batch + self.extra_rows
+        assert sum(row.priority == 2 for row in running) <= self.max_batch
         assert len({turn.row for turn in turns}) == len(turns)
         assert len({turn.fixed for turn in turns}) <= 1
         if turns and turns[0].fixed:
@@ -145,15 +150,22 @@ wishes = st.builds(
     score=st.sampled_from([None, None, 1]),
     reproducible=st.sampled_from([False, False, True]),
     step=st.integers(0, 30),
+    priority=st.integers(0, 2),
 )
 
 
 @settings(max_examples=150)
 @given(
-    st.lists(wishes, min_size=1, max_size=12), st.integers(11, 40), st.integers(1, 6), st.sampled_from([1, 30, 64, 512])
+    st.lists(wishes, min_size=1, max_size=12),
+    st.integers(11, 40),
+    st.integers(1, 6),
+    st.sampled_from([1, 30, 64, 512]),
+    st.integers(0, 2),
 )
-def test_everybody_gets_everything(given_wishes: list[Wish], blocks: int, max_batch: int, step_tokens: int) -> None:
-    engine = Engine(blocks, max_batch, step_tokens)
+def test_everybody_gets_everything(
+    given_wishes: list[Wish], blocks: int, max_batch: int, step_tokens: int, extra_rows: int
+) -> None:
+    engine = Engine(blocks, max_batch, step_tokens, extra_rows)
     tokens = sum(wish.prefix * BLOCK + wish.own + wish.most for wish in given_wishes)
     for now in range(31):
         for wish in given_wishes:

@@ -127,7 +127,7 @@ async def test_a_thousand_connections_while_it_is_busy(run: Run, tiny_dir: Path)
 
 
 async def test_the_gateways_adapter_speaks_to_it(run: Run, tiny_dir: Path) -> None:
-    started: Process = await run(tiny_dir)
+    started: Process = await run(tiny_dir, "--max-batch", "6", "--extra-rows", "2")
     version = ModelVersion("tiny", "1", "", "path:x", str(tiny_dir), Task.GENERATE, 512)
     launch = Launch(DeploymentConfig(model="tiny", served_name="tiny"), version)
     engine = engine_kind("torch").connect(launch, Endpoint(f"unix:{started.socket}", SECRET))
@@ -137,6 +137,7 @@ async def test_the_gateways_adapter_speaks_to_it(run: Run, tiny_dir: Path) -> No
     await started.said("ready")
     info = await engine.probe()
     assert (info.engine, info.context_length, info.dtype, info.device) == ("torch", 512, "float32", "cpu")
+    assert (info.slots, info.extra) == (6, 2)
     assert {"chat/completions", "completions", "tokenize", "detokenize"} == info.capabilities.endpoints
     assert {"logprobs", "seed", "tools", "json_schema", "echo", "token_prompts"} <= info.capabilities.features
     answer = await engine.generate(EngineCall("r", "completions", b'{"model":"tiny","prompt":"x","max_tokens":2}'))
