@@ -4,8 +4,8 @@ import heapq
 import math
 import random
 from collections import deque
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from terascope.core.projects import Qos
@@ -202,12 +202,41 @@ def entitled(demand: dict[str, float], shares: dict[str, int], capacity: float) 
     return found
 
 
-def share_error(served: dict[str, float], due: dict[str, float]) -> float:
+def share_error(served: Mapping[str, float], due: Mapping[str, float]) -> float:
     """The largest difference of a project's service from what it is entitled to, as a part of that."""
     return max(abs(served[name] - due[name]) / due[name] for name in due)
 
 
-def jain(served: dict[str, float], due: dict[str, float]) -> float:
+def jain(served: Mapping[str, float], due: Mapping[str, float]) -> float:
     """Jain's index of service over entitlement: 1 when it is the same for all."""
     parts = [served[name] / due[name] for name in due]
     return sum(parts) ** 2 / (len(parts) * math.fsum(part * part for part in parts))
+
+
+def projects(count: int = 200) -> dict[str, Kind]:
+    """Of every ten: four want three times their part, two work six hours a day, one has long answers, one short ones,
+    two want half of their part; and the first of all wants a hundred times its part."""
+    found = {}
+    for number in range(count):
+        kinds = [Kind(0, 3.0)] * 4 + [Kind(0, 1.0, active=0.25, period_s=86_400.0)] * 2
+        kinds += [Kind(0, 1.5, tokens=400), Kind(0, 2.0, tokens=25), Kind(0, 0.5), Kind(0, 0.5)]
+        found[f"p{number:03d}"] = replace(kinds[number % 10], shares=1 + number % 4)
+    found["p000"] = replace(found["p000"], demand=100.0)
+    return found
+
+
+def compare(hours: float) -> dict[str, dict[str, float]]:
+    """`share_error` and `jain` of every order."""
+    one = Simulation(projects(), hours * 3600)
+    orders: dict[str, Callable[[], Order]] = {
+        "terascope": lambda: Ours(one.shares, lambda: one.now, half_life_s=7 * 86_400.0),
+        "vtc": lambda: VirtualTokenCounter(one.shares),
+        "round_robin": RoundRobin,
+        "fifo": Fifo,
+    }
+    demand, found = one.demand(), {}
+    for name, order in orders.items():
+        served = one.run(order())
+        due = entitled(demand, one.shares, sum(served.values()))
+        found[name] = {"share_error": share_error(served, due), "jain": jain(served, due)}
+    return found

@@ -93,6 +93,7 @@ class Connection(asyncio.Protocol):
         self.answer: Answer | None = None
         self._whole: asyncio.Future[None] | None = None
         self._transport: asyncio.WriteTransport | None = None
+        self._lost: asyncio.Future[None] | None = None
 
     async def open(self, host: str, port: int) -> None:
         """Connect, unless connected already."""
@@ -120,11 +121,20 @@ class Connection(asyncio.Protocol):
         if fault and self._transport:
             self._transport.abort()
 
+    async def close(self) -> None:
+        """End what is under way, and return when the connection is gone."""
+        self.end("closed")
+        if self._lost:
+            await self._lost
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._lost = asyncio.get_running_loop().create_future()
         self._transport = cast(asyncio.WriteTransport, transport)  # uvloop's are no subclass
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None
+        if self._lost and not self._lost.done():  # whoever waits may have been cancelled
+            self._lost.set_result(None)
         self.end(f"connection lost: {exc}")
 
     def data_received(self, data: bytes) -> None:

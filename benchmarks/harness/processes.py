@@ -82,6 +82,11 @@ class Process:
         """Resident memory of the program and all its children, in MiB."""
         return sum(_rss(pid) for pid in tree(self.pid)) / 2**20
 
+    def cpu_s(self) -> float:
+        """Processor time that the program itself has used so far."""
+        fields = _stat(self.pid)
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK") if fields else 0.0
+
     def stop(self, patience: float = 15.0) -> None:
         """End the program and its children: politely, then by force. Idempotent; a second Ctrl-C waits for it."""
         with _undisturbed():

@@ -59,7 +59,8 @@ def served(
     """
     gc.disable()
     try:
-        return uvloop.run(_served(server, model, words, rivals, warm_s, seconds))
+        found: dict[str, int] = uvloop.run(_served(server, model, words, rivals, warm_s, seconds))
+        return found
     finally:
         gc.enable()
 

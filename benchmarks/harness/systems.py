@@ -41,11 +41,12 @@ class Server:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a system runs: its engine (none: without engines), an empty directory for its files, its cores."""
+    """Where a system runs: its engine (none: without engines), the directory of its files, cores, environment."""
 
     engine: Server | None
     directory: Path
     cores: set[int] | None = None
+    env: Mapping[str, str] | None = None
 
 
 System = Callable[[Place], AbstractContextManager[Server]]
@@ -100,8 +101,16 @@ def terascope_with(config: Mapping[str, object], place: Place) -> Iterator[Serve
         Path(sys.executable).parent / "terascope", "serve", "--config", config_file,
         "--data-dir", place.directory / "data", "--port", str(port), "--key-file", key_file,
     ]  # fmt: skip
-    with _gateway(command, place, port, "/ready") as (url, process, ready_s):
-        yield Server(url, key_file.read_text().strip(), process, ready_s)
+    with _gateway(command, place, port, "/ready", env=place.env) as (url, process, ready_s):
+        yield Server(url, _operators_key(place.directory), process, ready_s)
+
+
+def _operators_key(directory: Path) -> str:
+    """The first key where this start made it; else that which the gateway leaves for its own machine's operator."""
+    if (key_file := directory / "key").exists():
+        return key_file.read_text().strip()
+    found: dict[str, str] = json.loads((directory / "data" / "operator.json").read_text())
+    return found["key"]
 
 
 @contextmanager
@@ -138,7 +147,7 @@ def vllm_router(place: Place) -> Iterator[Server]:
 
 @contextmanager
 def _gateway(
-    command: list[str | Path], place: Place, port: int, ready: str, env: dict[str, str] | None = None
+    command: list[str | Path], place: Place, port: int, ready: str, env: Mapping[str, str] | None = None
 ) -> Iterator[tuple[str, Process, float]]:
     url = f"http://127.0.0.1:{port}"
     log = place.directory / "gateway.log"
@@ -174,19 +183,20 @@ def wrk(server: Server, *, connections: int, seconds: float, cores: set[int]) ->
         "wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--timeout", "20s", "-s", str(HERE / "post.lua"),
         f"{server.url}{CHAT}", "--", server.key, json.dumps(body),
     ]  # fmt: skip
-    return _json_line(command, cores, seconds + 60)
+    return json_line(command, cores, seconds + 60)
 
 
 def load(server: Server, *options: object, cores: set[int], limit: float = 180) -> dict[str, float]:
     """Streams by load.py with its `options`; returns what it reports."""
     command = [sys.executable, str(HERE / "load.py"), f"{server.url}{CHAT}", "--key", server.key, *map(str, options)]
-    result = _json_line(command, cores, limit)
+    result = json_line(command, cores, limit)
     if result["bad"]:
         install.say(f"{result['bad']} answers were not whole; the first: {result['bad_example']}")
     return result
 
 
-def _json_line(command: list[str], cores: set[int], limit: float) -> dict[str, float]:
+def json_line(command: list[str], cores: set[int], limit: float) -> dict[str, float]:
+    """What a program that runs on `cores` prints as its last line. Raises Failed when it fails or exceeds `limit` s."""
     pin = ["taskset", "-c", ",".join(map(str, sorted(cores)))]
     try:
         done = subprocess.run([*pin, *command], capture_output=True, text=True, timeout=limit, check=False)

@@ -32,7 +32,7 @@ def burst(
     gc.disable()
     try:
         found: dict[str, float] = uvloop.run(
-            _burst(server, [_request(server, model, one, tokens, fields or {}) for one in asked], tokens)
+            _burst(server, [request(server, model, one, tokens, fields) for one in asked], tokens)
         )
         return found
     finally:
@@ -49,13 +49,21 @@ async def _burst(server: Server, requests: Sequence[bytes], tokens: int) -> dict
     for client in clients:
         client.end("done")
     for answer in answers:
-        _check(answer, tokens)
+        check(answer, tokens)
     start, end = min(one.started for one in answers), max(one.last for one in answers)
     first = statistics.mean(one.first - one.started for one in answers)
     return {"seconds": (end - start) / 1e9, "first": first / 1e9, "made": tokens * len(answers)}
 
 
-def _request(server: Server, model: str, prompt: Prompt, tokens: int, fields: Mapping[str, object]) -> bytes:
+def request(
+    server: Server,
+    model: str,
+    prompt: Prompt,
+    tokens: int,
+    fields: Mapping[str, object] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> bytes:
+    """A streamed completion of `tokens` tokens, ready for the wire."""
     wanted = {
         "model": model,
         "prompt": prompt,
@@ -64,19 +72,23 @@ def _request(server: Server, model: str, prompt: Prompt, tokens: int, fields: Ma
         "ignore_eos": True,
         "stream": True,
         "stream_options": {"include_usage": True},
-        **fields,
+        **(fields or {}),
     }
     body = json.dumps(wanted).encode()
     host = urlsplit(server.url).netloc
+    more = "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
     head = (
         f"POST /v1/completions HTTP/1.1\r\nHost: {host}\r\nAuthorization: Bearer {server.key}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"{more}Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body
 
 
-def _check(answer: Answer, tokens: int) -> None:
-    """The usage event says how many tokens came: several may be in one event, and some have no text."""
+def check(answer: Answer, tokens: int) -> None:
+    """Raise Failed when `answer` is not whole.
+
+    The usage event says how many tokens came: several may be in one event, and some have no text.
+    """
     events = b"".join(answer.parts).decode(errors="replace").split("data: ")
     last = json.loads(events[-2]) if answer.status == 200 and len(events) > 2 else {}
     made = (last.get("usage") or {}).get("completion_tokens")

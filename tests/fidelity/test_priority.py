@@ -12,6 +12,7 @@ PRIORITY = "x-terascope-priority"
 @pytest.mark.parametrize("stream", [True, False])
 @pytest.mark.parametrize(("qos", "expected"), [("urgent", "0"), ("interactive", "1"), ("batch", "2"), (None, "1")])
 async def test_the_qos_is_the_priority(through: Between, *, qos: str | None, expected: str, stream: bool) -> None:
+    """What a client says of its QOS is what the engine is told, and nothing else is."""
     headers = {"X-Terascope-QOS": qos} if qos else {}
     got = await through.ask(model=OURS, stream=stream, headers=headers)
     assert got.status == 200
@@ -27,6 +28,7 @@ async def test_a_client_cannot_choose_its_priority(through: Between) -> None:
 
 
 async def test_the_priority_stays_when_a_request_is_sent_again(through: Between) -> None:
+    """A second try is as urgent as the first."""
     got = await through.ask("no_answer times=2", model=OURS, headers={"X-Terascope-QOS": "batch"})
     tried = [one.headers[PRIORITY] for one in through.engine.received if one.headers["x-request-id"] == got.id]
     assert tried == ["2"] * 3

@@ -1,9 +1,15 @@
-"""Whole gateways, for tests that look at them from outside."""
+"""Whole gateways, for tests that look at them from outside, and programs of others that they are used with."""
 
-from collections.abc import Iterator
+import os
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NoReturn
 
 import httpx
 import pytest
+from platformdirs import user_cache_path
 
 from terascope.testing.gateway import Served, running_gateway
 
@@ -20,3 +26,34 @@ def http(echo: Served) -> Iterator[httpx.Client]:
     """An HTTP client with an operator's key."""
     with httpx.Client(base_url=echo.url, headers=echo.headers, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def npm_package() -> Callable[[str], Path]:
+    """Finds where `name@version` is installed; fetched once for all runs on this machine. Skips without it."""
+    return _installed
+
+
+def _installed(package: str) -> Path:
+    npm = shutil.which("npm")
+    if npm is None:
+        missing("npm is not installed; `make tools` as root installs it")
+    directory = user_cache_path("terascope-tests") / package.replace("@", "-")
+    if not (directory / "node_modules").is_dir():
+        fresh = directory.with_name(f"{directory.name}.{os.getpid()}")
+        fresh.mkdir(parents=True)
+        command = [npm, "install", "--prefix", str(fresh), "--ignore-scripts", "--no-audit", "--no-fund", package]
+        done = subprocess.run(command, cwd=fresh, capture_output=True, text=True, check=False, timeout=300)
+        if done.returncode != 0:
+            shutil.rmtree(fresh)
+            missing(f"npm could not install {package}: {done.stderr[-2000:]}")
+        shutil.rmtree(directory, ignore_errors=True)
+        fresh.rename(directory)
+    return directory
+
+
+def missing(reason: str) -> NoReturn:
+    """In CI everything must be there; elsewhere the test is skipped."""
+    if os.environ.get("CI") == "true":
+        pytest.fail(reason)
+    pytest.skip(reason)

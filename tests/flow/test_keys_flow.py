@@ -31,6 +31,7 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("POST", "/v1/embeddings"): frozenset({"embed", OPERATOR}),
     ("POST", "/tokenize"): frozenset({"query", OPERATOR}),
     ("POST", "/detokenize"): frozenset({"query", OPERATOR}),
+    ("GET", "/v1/me"): ANYONE,
     ("GET", "/v1/models"): ANYONE,
     ("GET", "/v1/models/{model:path}"): ANYONE,
     ("GET", "/admin/v1/models"): OPERATORS,
@@ -40,9 +41,12 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("PUT", "/admin/v1/models/aliases/{alias:path}"): OPERATORS,
     ("DELETE", "/admin/v1/models/aliases/{alias:path}"): OPERATORS,
     ("GET", "/admin/v1/keys"): OPERATORS,
-    ("POST", "/admin/v1/keys"): OPERATORS,
+    ("POST", "/admin/v1/keys"): ANYONE,  # in a project that they lead; test_roles.py has what each role may
     ("DELETE", "/admin/v1/keys/{key_id}"): OPERATORS,
-    ("GET", "/admin/v1/projects"): ANYONE,  # their own; test_roles.py has what each role may
+    ("GET", "/admin/v1/service-accounts"): ANYONE,
+    ("POST", "/admin/v1/service-accounts"): ANYONE,
+    ("DELETE", "/admin/v1/service-accounts/{project}/{name}"): ANYONE,
+    ("GET", "/admin/v1/projects"): ANYONE,  # their own
     ("POST", "/admin/v1/projects"): OPERATORS,
     ("GET", "/admin/v1/projects/{project}"): ANYONE,
     ("PATCH", "/admin/v1/projects/{project}"): OPERATORS,
@@ -65,6 +69,7 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/admin/v1/audit"): OPERATORS,
     ("GET", "/admin/v1/runs"): ANYONE,  # of their own
     ("GET", "/admin/v1/runs/{run_id}"): ANYONE,
+    ("GET", "/.well-known/terascope"): PUBLIC,
     ("GET", "/health"): PUBLIC,
     ("GET", "/ready"): PUBLIC,
     ("GET", "/metrics"): PUBLIC,

@@ -2,9 +2,12 @@
 
 import hmac
 import secrets
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from terascope.access.accounts import Accounts
 from terascope.access.allocations import Allocations
+from terascope.access.issuance import Issuance
 from terascope.access.keys import Keys
 from terascope.access.limits import Limits
 from terascope.access.principal import Grant, Principal
@@ -12,13 +15,18 @@ from terascope.access.projects import Projects
 from terascope.access.reservations import Reservations
 from terascope.access.scopes import OPERATOR
 from terascope.core.clock import Clock
-from terascope.core.config import AccountingConfig, LimitsConfig
+from terascope.core.config import AccountingConfig, IssuerConfig, LimitsConfig
 from terascope.core.errors import NotAuthenticated
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.store.audit import AuditStore
 from terascope.store.database import Database
+from terascope.store.identities import IdentityStore
 from terascope.store.keys import KeyStore
+from terascope.store.service_accounts import ServiceAccountStore
+
+if TYPE_CHECKING:
+    from terascope.access.tokens import Tokens
 
 LOCAL_KEY_ID = "key_local"
 LOCAL_USER = "local operator"
@@ -33,6 +41,7 @@ class Access:
         clock: Clock,
         config: AccountingConfig | None = None,
         limits: LimitsConfig | None = None,
+        issuers: Sequence[IssuerConfig] = (),
     ) -> None:
         self.limits = Limits(limits or LimitsConfig(), clock)
         self.projects = Projects(database, clock)
@@ -41,13 +50,15 @@ class Access:
         self.allocations = Allocations(database, self.projects, clock)
         self.reservations = Reservations(database, self.projects, clock)
         self.keys = Keys(KeyStore(database), clock, self.projects)
+        self.issuance = Issuance(self.keys, ServiceAccountStore(database), self.projects, clock)
+        self._tokens = _tokens(database, clock, self.projects, issuers)
         self.local_token = secrets.token_urlsafe(32)
         """The CLI's key on the gateway's own machine: made at every start, never stored in the database."""
 
     async def identify(self, authorization: str) -> Principal:
-        """Return the caller that an `Authorization` header names.
+        """Return the caller that an `Authorization` header names, by an API key or by a token of an issuer.
 
-        Raises `NotAuthenticated` when there is no bearer token or it is not valid.
+        Raises `NotAuthenticated` when there is no bearer token or it is not valid, and what `Tokens.identify` does.
         """
         scheme, _, token = authorization.partition(" ")
         token = token.strip()
@@ -55,6 +66,8 @@ class Access:
             raise NotAuthenticated("no API key; send it as `Authorization: Bearer KEY`")
         if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self.local_token.encode()):
             return Principal(LOCAL_KEY_ID, "local operator", frozenset({OPERATOR}), LOCAL_USER)
+        if self._tokens is not None and "." in token:  # as every JWT has it, and no API key
+            return await self._tokens.identify(token)
         return await self.keys.identify(token)
 
     async def admit(
@@ -69,3 +82,12 @@ class Access:
         payer.check(version, mode, qos)
         paid = (payer.name, qos, version.price, payer.shares, payer.unlimited)
         return Grant(principal, mode, version.public_name, *paid)
+
+
+def _tokens(database: Database, clock: Clock, projects: Projects, issuers: Sequence[IssuerConfig]) -> "Tokens | None":
+    """Loaded only where there is an issuer: cryptography takes its time."""
+    if not issuers:
+        return None
+    from terascope.access.tokens import Tokens
+
+    return Tokens(issuers, IdentityStore(database), projects, clock)

@@ -1,8 +1,11 @@
 """Who pays: holds before an answer, more while it runs, and settlements when it is over."""
 
+import logging
 import math
+from collections.abc import Awaitable
 from typing import Protocol
 
+from terascope.access.blocks import FRESH_S, Blocks
 from terascope.access.estimate import Estimate
 from terascope.access.principal import Grant
 from terascope.access.projects import Projects
@@ -14,6 +17,8 @@ from terascope.core.prices import units
 from terascope.core.runs import RunRecord
 from terascope.store.database import Database
 from terascope.store.holds import Held, HoldStore
+
+log = logging.getLogger(__name__)
 
 
 class Meter(Protocol):
@@ -63,7 +68,8 @@ class Accounts:
         self._projects = projects
         self._config = config
         self._clock = clock
-        self._live: set[str] = set()
+        self._live: set[str] = set()  # requests for which something is held alone
+        self._blocks = Blocks(self._holds, clock)
 
     @property
     def slice_tokens(self) -> int:
@@ -80,16 +86,24 @@ class Accounts:
         amount = grant.price.cost(estimate.prompt, output)
         if grant.unlimited or not amount:
             return NoMeter()
+        if not self._blocks.take(run_id, grant.project, amount):
+            await self._hold(run_id, grant, amount)
+        return SliceMeter(self, run_id, grant, estimate) if estimate.output is None else NoMeter()
+
+    async def _hold(self, run_id: str, grant: Grant, amount: int) -> None:
         self._live.add(run_id)
-        held = await self._holds.hold(self._asked(run_id, grant, amount))
+        held = await self._blocks.hold(self._asked(run_id, grant, amount))
         if not held.had:
             self._live.discard(run_id)
             raise await self._exhausted(grant, amount, held)
-        return SliceMeter(self, run_id, grant, estimate) if estimate.output is None else NoMeter()
+        if held.block is not None:
+            self._live.discard(run_id)
 
     async def extend(self, run_id: str, grant: Grant, amount: int) -> None:
         """Bring what the request holds up to `amount`. Raises `AllocationExhausted`."""
-        held = await self._holds.extend(self._asked(run_id, grant, amount))
+        share = self._blocks.share(run_id)
+        self._live.add(run_id)
+        held = await self._holds.extend(self._asked(run_id, grant, amount - (share.amount if share else 0)))
         if not held.had:
             raise await self._exhausted(grant, amount, held)
 
@@ -97,28 +111,41 @@ class Accounts:
         """What is to be settled for the request of `record`; None when nothing was held and nothing is due."""
         if grant is None:
             return None
-        held = record.id in self._live
+        alone = record.id in self._live
         self._live.discard(record.id)
-        if not held and not record.cost:
+        share = self._blocks.settled(record.id, record.cost)
+        if not alone and not record.cost:
             return None
         return Settlement(
-            record.id, grant.project, record.cost, self._clock.now(), grant.unlimited if not held else "",
+            record.id, grant.project, record.cost, self._clock.now(), "" if alone or share else grant.unlimited,
             user_id=record.user_id, key_id=record.key_id, model=record.model,
             prompt_tokens=prompt_tokens, output_tokens=record.completion_tokens,
+            share=share, more=alone,
         )  # fmt: skip
 
     async def tend(self) -> None:
         """Renew this gateway's holds, and return those of gateways that died; once."""
         now = self._clock.now()
-        if self._live:
-            await self._holds.renew(sorted(self._live), now + self._config.hold_s)
+        if live := sorted([*self._live, *self._blocks.ids()]):
+            await self._holds.renew(live, now + self._config.hold_s)
         await self._holds.expire(now)
+        await self._blocks.look()
 
     async def keep_tending(self) -> None:
         """Tend holds now and several times within their lives, until cancelled."""
         while True:
-            await self.tend()
+            await _tried(self.tend())
             await self._clock.sleep(self._config.hold_s / 4)
+
+    async def keep_giving_back(self) -> None:
+        """Return what is held in bulk for projects that ask no more, until cancelled."""
+        while True:
+            await self._clock.sleep(FRESH_S)
+            await _tried(self._blocks.give_back())
+
+    async def aclose(self) -> None:
+        """Return all that is held in bulk and not in use; without a database that takes it, it expires."""
+        await _tried(self._blocks.give_back(all=True))
 
     def _asked(self, run_id: str, grant: Grant, amount: int) -> Hold:
         now = self._clock.now()
@@ -132,6 +159,14 @@ class Accounts:
             f"the project {grant.project} has {_shown(held.available)} service units left, and this request may need "
             f"{_shown(amount)}; set a smaller max_tokens, or ask {whom} for more"
         )
+
+
+async def _tried(work: Awaitable[None]) -> None:
+    """Do it; when the database cannot be reached say so: it is done again in a while."""
+    try:
+        await work
+    except Exception:  # a server that is away for a moment must not end what keeps holds alive
+        log.exception("holds could not be tended")
 
 
 def _shown(micro: int) -> str:

@@ -36,14 +36,21 @@ class Keys:
         self._loading: dict[str, asyncio.Future[tuple[float, KeyRow, Principal]]] = {}
 
     async def create(
-        self, name: str, scopes: list[str], *, expires: float | None = None, user: str = "", project: str = ""
+        self,
+        name: str,
+        scopes: list[str],
+        *,
+        expires: float | None = None,
+        user: str = "",
+        project: str = "",
+        confined: bool = False,
     ) -> tuple[str, KeyRow]:
         """Make a key; return it with its row. The key cannot be had again.
 
         `expires` is a time (seconds since the epoch). `user` is whose key it is, by default `name`; `project` pays
-        unless a request says otherwise, by default `local`, and has the user as a member on return. Raises
-        `BadRequest` for an unknown scope, an empty or overlong name, or a time that has passed, `NotFound` for an
-        unknown project.
+        unless a request says otherwise, by default `local`, and has the user as a member on return; with `confined`
+        the key works in no other, whatever else the user is a member of. Raises `BadRequest` for an unknown scope, an
+        empty or overlong name, or a time that has passed, `NotFound` for an unknown project.
         """
         name = name.strip()
         if not name or len(name) > 200 or not name.isprintable():
@@ -53,15 +60,23 @@ class Keys:
         key = PREFIX + secrets.token_urlsafe(32)
         row = KeyRow(
             new_id("key"), name, key[:_SHOWN], _hash(key), checked(scopes), self._clock.now(), expires,
-            user_id=checked_text(user or name, "user"), project=project or LOCAL_PROJECT,
+            user_id=checked_text(user or name, "user"), project=project or LOCAL_PROJECT, confined=confined,
         )  # fmt: skip
         await self._store.add(row, Role.PI if OPERATOR in row.scopes else Role.MEMBER)
         self._projects.forget(row.project)
         return key, row
 
-    async def list(self) -> list[KeyRow]:
-        """Return every key, oldest first."""
-        return await self._store.all()
+    async def list(self, *, project: str = "") -> list[KeyRow]:
+        """Return every key, or those of one project, oldest first."""
+        return await self._store.all(project=project)
+
+    async def get(self, key_id: str) -> KeyRow | None:
+        """Return the key of that id."""
+        return await self._store.by_id(key_id)
+
+    def forget(self) -> None:
+        """Look at every key anew the next time."""
+        self._cache.clear()
 
     async def revoke(self, key_id: str) -> KeyRow:
         """Make a key void from now on; one that is already void stays so.
@@ -69,7 +84,7 @@ class Keys:
         Raises `NotFound` when there is no such key.
         """
         await self._store.revoke(key_id, self._clock.now())
-        self._cache.clear()
+        self.forget()
         if row := await self._store.by_id(key_id):
             return row
         raise NotFound(f"there is no key {key_id[:60]!r}; `terascope keys list` shows them")
@@ -101,7 +116,10 @@ class Keys:
         if row is None or not hmac.compare_digest(row.sha256, sha256):
             self._cache.pop(sha256, None)
             raise NotAuthenticated("this API key is not known here; ask an operator for one")
-        who = Principal(row.id, row.name, frozenset(row.scopes), row.user_id, row.project)
+        who = Principal(
+            row.id, row.name, frozenset(row.scopes), row.user_id, row.project,
+            confined=row.confined, expires=row.expires,
+        )  # fmt: skip
         found = self._cache[sha256] = (self._clock.monotonic(), row, who)
         self._cache.move_to_end(sha256)
         if len(self._cache) > _CACHED:

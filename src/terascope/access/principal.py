@@ -1,23 +1,33 @@
 """Who asks: the result of identification."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from terascope.access.scopes import OPERATOR
 from terascope.core.errors import NotAllowed
 from terascope.core.models import Mode
 from terascope.core.prices import FREE, Price
-from terascope.core.projects import LOCAL_PROJECT, Qos
+from terascope.core.projects import LOCAL_PROJECT, Qos, Role
 
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A verified caller: the key used, what it may do, whose it is, and which project pays by default."""
+    """A verified caller: the key used, what it may do, whose it is, and which project pays by default.
+
+    A caller with a token has a `key_id` of its user's own, the same for all tokens of that user.
+    """
 
     key_id: str
     name: str
     scopes: frozenset[str]
     user_id: str = ""
     project: str = LOCAL_PROJECT
+    roles: Mapping[str, Role] = field(default_factory=dict, hash=False)
+    """Roles by project that the caller has by its groups, besides those of the user."""
+    confined: bool = False
+    """Whether `project` is the only one that the caller may use or see."""
+    expires: float | None = None
+    """When it ends (seconds since the epoch); None: never."""
 
     @property
     def operator(self) -> bool:

@@ -1,10 +1,12 @@
 """Projects: who their members are and what they may do; whatever is not allowed is denied."""
 
+import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
+from functools import partial
 
 from terascope.access.principal import Principal
 from terascope.core.clock import Clock
@@ -18,6 +20,7 @@ from terascope.core.projects import (
     checked_project,
     checked_shares,
     checked_text,
+    is_service,
 )
 from terascope.store.allocations import AllocationStore
 from terascope.store.database import Database
@@ -61,8 +64,14 @@ class Project:
 
     def allows(self, who: Principal, right: Right) -> bool:
         """Whether `who` may do that here."""
-        role = self.roles.get(who.user_id)
-        return who.operator or (role is not None and right in RIGHTS[role])
+        return who.operator or any(right in RIGHTS[role] for role in self.roles_of(who))
+
+    def roles_of(self, who: Principal) -> list[Role]:
+        """What `who` is here, as a member and by its groups: none, one or two roles, that of a PI first."""
+        if who.confined and who.project != self.name:
+            return []
+        found = {self.roles.get(who.user_id), who.roles.get(self.name)}
+        return [role for role in Role if role in found]
 
     def check(self, version: ModelVersion, mode: Mode, qos: Qos) -> None:
         """Raise `NotAllowed` unless the project may use `version` so."""
@@ -91,6 +100,7 @@ class Projects:
         self._allocations = AllocationStore(database)
         self._clock = clock
         self._cache: OrderedDict[str, tuple[float, Project | None]] = OrderedDict()
+        self._loading: dict[str, asyncio.Future[Project | None]] = {}
 
     def known(self, name: str) -> Project | None:
         """The project when it was looked at within the last seconds, without waiting."""
@@ -103,11 +113,27 @@ class Projects:
         if not re.fullmatch(PROJECT_PATTERN, name):
             return None
         if found is None or self._clock.monotonic() - found[0] > _CACHE_S:
-            found = self._cache[name] = (self._clock.monotonic(), await self._load(name))
-            self._cache.move_to_end(name)
-            if len(self._cache) > _CACHED:
-                self._cache.popitem(last=False)
+            return await self._load_once(name)
         return found[1]
+
+    async def _load_once(self, name: str) -> Project | None:
+        """Requests that come together share one look into the store."""
+        loading = self._loading.get(name)
+        if loading is None:
+            loading = self._loading[name] = asyncio.ensure_future(self._load(name))
+            loading.add_done_callback(partial(self._loaded, name, self._clock.monotonic()))
+        return await asyncio.shield(loading)
+
+    def _loaded(self, name: str, began: float, loading: asyncio.Future[Project | None]) -> None:
+        if self._loading.get(name) is not loading:
+            return  # it was changed since
+        del self._loading[name]
+        if loading.cancelled() or loading.exception():
+            return
+        self._cache[name] = (began, loading.result())
+        self._cache.move_to_end(name)
+        if len(self._cache) > _CACHED:
+            self._cache.popitem(last=False)
 
     async def for_use(self, who: Principal, name: str) -> Project:
         """Return the project that is to pay for a request of `who`. Raises `NotAllowed`, whether it exists or not."""
@@ -133,7 +159,10 @@ class Projects:
 
     async def visible_to(self, who: Principal) -> list[ProjectRow]:
         """Return the projects that `who` may see, by name."""
-        return await self._projects.all(of_user=None if who.operator else who.user_id)
+        if who.operator:
+            return await self._projects.all()
+        found = await self._projects.all(of_user=who.user_id, besides=tuple(who.roles))
+        return [row for row in found if not who.confined or row.name == who.project]
 
     async def all(self) -> list[ProjectRow]:
         """Return every project, by name."""
@@ -151,7 +180,7 @@ class Projects:
         row = ProjectRow(checked_project(name), checked_text(title, "title", empty=True), self._clock.now())
         leader = checked_text(pi, "pi", empty=True)
         await self._projects.add(row)
-        self._cache.pop(name, None)
+        self.forget(name)
         if leader:
             await self.put_member(name, leader, Role.PI)
         return row
@@ -173,7 +202,7 @@ class Projects:
         if closed is not None:
             row = replace(row, closed=(row.closed or self._clock.now()) if closed else None)
         await self._projects.put(row)
-        self._cache.pop(name, None)
+        self.forget(name)
         return row
 
     async def members(self, name: str) -> list[MemberRow]:
@@ -182,15 +211,21 @@ class Projects:
 
     async def put_member(self, name: str, user_id: str, role: Role) -> MemberRow:
         """Make a user a member or change their role. Raises `BadRequest`, `NotFound`."""
+        if is_service(user_id):
+            raise BadRequest(
+                "a service account gets its role when it is made; remove it and make it anew", param="user"
+            )
         row = MemberRow(name, checked_text(user_id, "user"), role, self._clock.now())
         stored = await self._members.put(row)
-        self._cache.pop(name, None)
+        self.forget(name)
         return stored
 
     async def remove_member(self, name: str, user_id: str) -> None:
-        """Make a user no member any more: their next request is refused. Raises `NotFound`."""
+        """Make a user no member any more: their next request is refused. Raises `BadRequest`, `NotFound`."""
+        if is_service(user_id):
+            raise BadRequest("a service account goes with `terascope service-accounts remove`", param="user")
         await self._members.remove(name, user_id)
-        self._cache.pop(name, None)
+        self.forget(name)
 
     async def policies(self, name: str) -> list[PolicyRow]:
         """Return what a project may do, by model."""
@@ -202,17 +237,18 @@ class Projects:
             ModelName.parse(model)
         row = PolicyRow(name, model, _chosen(modes, Mode, "modes"), _chosen(qos, Qos, "qos"))
         await self._policies.put(row)
-        self._cache.pop(name, None)
+        self.forget(name)
         return row
 
     async def remove_policy(self, name: str, model: str) -> None:
         """Allow a model no more. Raises `NotFound`."""
         await self._policies.remove(name, model)
-        self._cache.pop(name, None)
+        self.forget(name)
 
     def forget(self, name: str) -> None:
-        """Look at the project anew the next time."""
+        """Look at the project anew the next time, even where somebody is looking now."""
         self._cache.pop(name, None)
+        self._loading.pop(name, None)
 
     async def _load(self, name: str) -> Project | None:
         row = await self._projects.get(name)

@@ -20,8 +20,15 @@ INTERRUPTED = 130
 NOUNS: dict[str, tuple[str, str]] = {
     "serve": ("terascope.cli.serve_command", "Run the gateway and its engines until Ctrl-C."),
     "chat": ("terascope.cli.chat", "Talk with a model in the terminal."),
+    "login": ("terascope.cli.login", "Sign in at the gateway's issuer; the commands and the SDK then act as you."),
+    "logout": ("terascope.cli.logout", "Forget the login at the gateway, and tell the issuer so."),
+    "whoami": ("terascope.cli.whoami", "Show who one is at the gateway, and what one may do."),
     "models": ("terascope.cli.models", "Models: what is served, and what the catalogue holds."),
     "keys": ("terascope.cli.keys", "API keys: who may ask."),
+    "service-accounts": (
+        "terascope.cli.service_accounts",
+        "Service accounts: users that are no person, each of one project.",
+    ),
     "projects": ("terascope.cli.projects", "Projects: who may use which models, and how."),
     "members": ("terascope.cli.members", "Members of projects and their roles: pi, member or auditor."),
     "allocations": ("terascope.cli.allocations", "Allocations: the service units of projects."),
@@ -32,6 +39,14 @@ NOUNS: dict[str, tuple[str, str]] = {
     ),
     "audit": ("terascope.cli.audit", "Show who changed access or money: what, when, from where; newest first."),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
+    "backup": (
+        "terascope.cli.backup",
+        "Write a gateway's whole state, as it is at one moment, into FILE; it may run meanwhile.",
+    ),
+    "restore": (
+        "terascope.cli.restore",
+        "Make the state of a gateway what FILE says, all of it or nothing; it must not run.",
+    ),
     "doctor": ("terascope.cli.doctor", "Check the machine, the configuration and each model, and say what to do."),
     "version": ("terascope.cli.version", "Show the versions of Terascope and of what it runs on."),
     "worker": ("terascope.cli.worker", "Run the torch engine's server; `serve` starts it by itself."),
@@ -85,7 +100,7 @@ def root(
     """Very large models as a shared scientific instrument.
 
     The gateway is found by --url and --key, TERASCOPE_URL and TERASCOPE_API_KEY, or, on its own machine, by its
-    data directory.
+    data directory. Without a key it is the login of `terascope login` that counts.
     """
     context.obj.debug = debug
 

@@ -6,7 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from terascope.access.access import Access
+from terascope.access.issuers import checked_issuers
 from terascope.catalog.catalog import Catalog
+from terascope.cli import settings
+from terascope.cli.files import make_private
 from terascope.core.clock import Clock, SystemClock
 from terascope.core.config import Config, DeploymentConfig, SchedulerConfig
 from terascope.core.errors import ConfigError, ModelNotFound, ServiceError
@@ -24,7 +27,7 @@ from terascope.inference.inference import Inference
 from terascope.inference.turns import Turns
 from terascope.provenance.recorder import Recorder
 from terascope.scheduler.usage import Usage
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.store.runs import RunStore
 
 Show = Callable[[str, str], None]
@@ -52,13 +55,14 @@ async def opened(
     launchers = all_launchers(clock)
     _check(config, launchers, engine_kind)
     async with AsyncExitStack() as stack:
-        _make_private(data_dir)
+        make_private(data_dir)
         lock = DirectoryLock(data_dir)
         lock.acquire()
         stack.callback(lock.release)
-        database = await _database(config, data_dir)
+        database = await Database.open(settings.database_url(config, data_dir), durability=config.database.durability)
         stack.push_async_callback(database.aclose)
-        access = Access(database, clock, config.accounting, config.limits)
+        access = Access(database, clock, config.accounting, config.limits, config.auth.issuers)
+        stack.push_async_callback(access.accounts.aclose)
         catalog = await Catalog.open(database, cache_dir, clock)
         fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
         stack.push_async_callback(fleet.aclose)
@@ -145,6 +149,7 @@ def _check(config: Config, launchers: Mapping[str, Launcher], engine_kind: Engin
     _check_scheduler(config.scheduler)
     if unknown := set(config.limits.qos) - set(Qos):
         raise ConfigError(f"limits.qos has {min(unknown)!r}; choose from {', '.join(Qos)}")
+    checked_issuers(config.auth.issuers)
     names = [_name(deployment) for deployment in config.deployments]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"two deployments are called {', '.join(twice)}; give each a `name` of its own")
@@ -161,15 +166,3 @@ def _check_scheduler(config: SchedulerConfig) -> None:
 
 def _name(deployment: DeploymentConfig) -> str:
     return deployment.name or deployment.model.partition("@")[0]
-
-
-async def _database(config: Config, data_dir: Path) -> Database:
-    url = config.database.url or sqlite_url(data_dir / "terascope.db")
-    return await Database.open(url, durability=config.database.durability)
-
-
-def _make_private(directory: Path) -> None:
-    try:
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"cannot make the data directory {directory}: {error.strerror}") from None

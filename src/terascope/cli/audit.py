@@ -1,8 +1,6 @@
 """`terascope audit`: who changed access or money."""
 
-import csv
 import json
-import sys
 from typing import Annotated
 
 import typer
@@ -11,6 +9,7 @@ from terascope.cli.connection import with_client
 from terascope.cli.show import Json, print_json, table, when
 from terascope.client import Client
 from terascope.protocol.allocations import AuditView
+from terascope.protocol.spreadsheet import csv_text
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 _PAGE = 1000
@@ -29,9 +28,8 @@ def audit(
     """Show who changed access or money: what, when, from where; newest first."""
     found = _newest(client, limit, target, user)
     if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(AuditView.model_fields)
-        writer.writerows((one.model_dump() | {"details": json.dumps(one.details)}).values() for one in found)
+        cells = ((one.model_dump() | {"details": json.dumps(one.details)}).values() for one in found)
+        print(csv_text(AuditView.model_fields, cells, line_end="\n"), end="")
     elif as_json:
         print_json(found)
     else:

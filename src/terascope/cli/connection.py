@@ -13,7 +13,7 @@ from typing import Annotated, Any, Concatenate, ParamSpec
 import typer
 
 from terascope.cli import settings
-from terascope.client import Client
+from terascope.client import Client, logins
 from terascope.client.clients import DEFAULT_URL, checked_url
 from terascope.core import environment
 from terascope.core.errors import ConfigError, GatewayUnreachable, NotAuthenticated
@@ -32,20 +32,24 @@ _LOCAL = Path(".terascope")  # where `make serve` keeps its data
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """A gateway and a key for it; `key` is empty when none is known. `looked` says what was looked at in vain."""
+    """A gateway and a key for it; `key` is empty when none is known. `looked` says what was looked at in vain.
+
+    `login`: there is no key, but a token of `terascope login`, which the client finds by itself.
+    """
 
     url: str
     key: str = field(repr=False)
     found: bool = True
     looked: str = ""
+    login: bool = False
 
 
 def find(url: str = "", key: str = "", data_dir: Path | None = None) -> Connection:
     """Find the gateway: by option, by environment, or by the file a gateway on this machine leaves while it runs.
 
-    A data directory that is named outright goes before the environment.
-    The file's key is the operator's; it goes to the URL beside it and to no other. Raises `ConfigError` for
-    something that is no URL.
+    A data directory that is named outright goes before the environment. The file's key is the operator's; it goes to
+    the URL beside it and to no other. Who has signed in there with `terascope login` is that user, and no operator,
+    unless a key or a data directory is named. Raises `ConfigError` for something that is no URL.
     """
     if data_dir is None:
         url, key = url or environment.url(), key or environment.api_key()
@@ -57,9 +61,11 @@ def find(url: str = "", key: str = "", data_dir: Path | None = None) -> Connecti
             looked.append(f"{directory}: {error.strerror}")
             continue
         if local is not None and (not url or checked_url(url) == local.url):
-            return Connection(local.url, key or local.key)
+            login = data_dir is None and not key and logins.load(local.url) is not None
+            return Connection(local.url, "" if login else key or local.key, login=login)
         looked.append(f"{directory}: {'another gateway' if local else 'none runs'}")
-    return Connection(checked_url(url or DEFAULT_URL), key, bool(url), "; ".join(looked))
+    where = checked_url(url or DEFAULT_URL)
+    return Connection(where, key, bool(url), "; ".join(looked), login=not key and logins.load(where) is not None)
 
 
 @contextmanager
@@ -69,13 +75,15 @@ def connected(url: str, key: str, data_dir: Path | None) -> Iterator[Client]:
     Raises `GatewayUnreachable` or `NotAuthenticated`, with the next step, when there is none or no key for it.
     """
     connection = find(url, key, data_dir)
-    if not connection.found and not connection.key:
+    if not (connection.found or connection.key or connection.login):
         raise GatewayUnreachable(
             f"no gateway is known ({connection.looked}); start one with `terascope serve`, "
             "or set TERASCOPE_URL and TERASCOPE_API_KEY"
         )
-    if not connection.key:
-        raise NotAuthenticated(f"no API key for {connection.url}; set TERASCOPE_API_KEY, or ask an operator for one")
+    if not connection.key and not connection.login:
+        raise NotAuthenticated(
+            f"no API key for {connection.url}; sign in with `terascope login`, or set TERASCOPE_API_KEY"
+        )
     with Client(connection.url, connection.key) as client:
         yield client
 

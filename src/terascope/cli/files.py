@@ -1,4 +1,4 @@
-"""Files that only their owner may read."""
+"""Files and directories that only their owner may read."""
 
 import os
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TextIO
 
-from terascope.core.errors import Conflict
+from terascope.core.errors import ConfigError, Conflict
 
 
 @contextmanager
@@ -27,3 +27,11 @@ def private_file(path: Path) -> Iterator[TextIO]:
     except BaseException:
         path.unlink(missing_ok=True)
         raise
+
+
+def make_private(directory: Path) -> None:
+    """Make a data directory, for its owner alone, unless it is there. Raises `ConfigError`."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make the data directory {directory}: {error.strerror}") from None

@@ -45,7 +45,10 @@ def create(
     project: Annotated[str, typer.Option(help="Who pays; the user becomes a member of it.", show_default="local")] = "",
     as_json: Json = False,
 ) -> None:
-    """Make a key. It is shown once and cannot be had again."""
+    """Make a key. It is shown once and cannot be had again.
+
+    A PI makes keys for her own project; they work in no other.
+    """
     until = expiry(expires, time.time()) if expires else None
     create_key = partial(client.keys.create, name, scope or (), expires=until, user=user, project=project)
     if key_file is None:
@@ -61,9 +64,13 @@ def create(
 
 @app.command("list")
 @with_client
-def list_keys(client: Client, as_json: Json = False) -> None:
+def list_keys(
+    client: Client,
+    project: Annotated[str, typer.Option(help="Only those of this project; a PI names hers.")] = "",
+    as_json: Json = False,
+) -> None:
     """List every key, without the keys."""
-    found = client.keys.list().data
+    found = client.keys.list(project=project).data
     if as_json:
         print_json(found)
         return

@@ -79,6 +79,7 @@ async def _run(
             services.recorder.keep_forgetting(),
             services.access.accounts.keep_tending(),
             services.access.reservations.keep_looking(),
+            services.access.accounts.keep_giving_back(),
         )
     ]
     for task in upkeep:

@@ -49,6 +49,13 @@ def cache_dir() -> Path:
     return (environment.cache_dir() or user_cache_path("terascope")).absolute()
 
 
+def database_url(config: Config, data_dir: Path) -> str:
+    """The URL of the database that a gateway with `config` over `data_dir` has."""
+    from terascope.store.database import sqlite_url  # most commands need no database
+
+    return config.database.url or sqlite_url(data_dir / "terascope.db")
+
+
 def _read(path: Path) -> Any:
     try:
         return yaml.safe_load(path.read_text(encoding="utf-8"))

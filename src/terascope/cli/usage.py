@@ -1,7 +1,5 @@
 """`terascope usage`: what was used, by project, user, model and day."""
 
-import csv
-import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +8,7 @@ from terascope.cli.connection import with_client
 from terascope.cli.show import Json, print_json, table
 from terascope.client import Client
 from terascope.protocol.allocations import UsageView
+from terascope.protocol.spreadsheet import csv_text
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 _COLUMNS = ("project", "user", "model", "day", "requests", "tokens in", "out", "service units")
@@ -30,9 +29,8 @@ def usage(
     """Show what was used: everybody's for an operator, of one's project for a PI and an auditor, else one's own."""
     found = client.usage.list(project=project, user=user, model=model, first=first, last=last).data
     if as_csv:
-        writer = csv.writer(sys.stdout, lineterminator="\n")
-        writer.writerow(UsageView.model_fields)
-        writer.writerows(one.model_dump().values() for one in found)
+        rows = (one.model_dump().values() for one in found)
+        print(csv_text(UsageView.model_fields, rows, line_end="\n"), end="")
     elif as_json:
         print_json(found)
     else:

@@ -1,6 +1,5 @@
 """The two clients: how a request is sent, and nothing else."""
 
-import ipaddress
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import TracebackType
@@ -10,15 +9,19 @@ import httpx
 from pydantic import BaseModel, ValidationError
 
 from terascope._version import __version__
+from terascope.client import logins
 from terascope.client.allocations import Allocations, Audit, UsageReports
 from terascope.client.ask import Ask, Sender, Sends, SendsLater
+from terascope.client.auth import LoginAuth
 from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, chat_body
 from terascope.client.errors import error_from, stranger, told
+from terascope.client.identity import Identity, ServiceAccounts
 from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
 from terascope.client.projects import Members, Projects
 from terascope.client.reservations import Reservations
 from terascope.core import environment
 from terascope.core.errors import ConfigError
+from terascope.core.urls import is_loopback
 
 T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -43,6 +46,8 @@ class _Root(Gateway[Sender]):
         self.reservations = Reservations(client)
         self.usage = UsageReports(client)
         self.audit = Audit(client)
+        self.identity = Identity(client)
+        self.service_accounts = ServiceAccounts(client)
         self._options = _options(self.url, key or environment.api_key())
 
 
@@ -52,7 +57,8 @@ class Client(_Root[Sends]):
     def __init__(self, url: str = "", key: str = "") -> None:
         """Ask the gateway at `url` with `key`; by default those of TERASCOPE_URL and TERASCOPE_API_KEY.
 
-        Makes no connection yet. Raises `ConfigError` for something that is no URL or no key.
+        Without a key it is the token of `terascope login` at that gateway, if there is one, renewed when it is about to
+        expire. Makes no connection yet. Raises `ConfigError` for something that is no URL or no key.
         """
         super().__init__(self, url, key)
         self._http = httpx.Client(**self._options)
@@ -147,21 +153,18 @@ def checked_url(text: str) -> str:
     return text.rstrip("/").removesuffix("/v1").rstrip("/")
 
 
-def is_local(url: str) -> bool:
-    """True when `url` names this very machine by a loopback address."""
-    host = httpx.URL(url).host
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
-
-
 def _options(url: str, key: str) -> dict[str, Any]:
     headers = {"user-agent": f"terascope/{__version__}"}
     if key:
         headers["authorization"] = f"Bearer {_checked_key(key)}"
-    # A proxy of the environment cannot reach this machine's own loopback address.
-    return {"base_url": url, "headers": headers, "timeout": _timeout(_TIMEOUT_S), "trust_env": not is_local(url)}
+    login = None if key else logins.load(url)
+    return {
+        "base_url": url,
+        "headers": headers,
+        "auth": LoginAuth(login) if login else None,
+        "timeout": _timeout(_TIMEOUT_S),
+        "trust_env": not is_loopback(url),  # a proxy of the environment cannot reach this machine's own address
+    }
 
 
 def _checked_key(key: str) -> str:

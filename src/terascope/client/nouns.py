@@ -93,7 +93,7 @@ class Catalog(Noun[Sender]):
 
 
 class Keys(Noun[Sender]):
-    """The API keys; needs an operator's key."""
+    """The API keys: all of them for an operator, for a PI those of her project."""
 
     @call
     def create(
@@ -112,9 +112,9 @@ class Keys(Noun[Sender]):
         return Ask("DELETE", _path(_KEYS, key_id), KeyView)
 
     @call
-    def list(self) -> Ask[KeyViews]:
-        """Return every key, without the keys."""
-        return Ask("GET", _KEYS, KeyViews)
+    def list(self, *, project: str = "") -> Ask[KeyViews]:
+        """Return every key, or those of one project, without the keys."""
+        return Ask("GET", _KEYS, KeyViews, query={"project": project} if project else {})
 
 
 class Runs(Noun[Sender]):

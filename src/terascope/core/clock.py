@@ -21,6 +21,27 @@ class Clock(Protocol):
         ...
 
 
+class SteadyTime:
+    """The time of `clock`, but never set back: at least as much passes as on its monotonic clock.
+
+    For what must end when it should, even when somebody corrects the machine's time. A clock that was ahead when this
+    began and is set right later stays ahead here until the next start.
+    """
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._start = clock.now() - clock.monotonic()
+
+    def now(self) -> float:
+        """Return seconds since the epoch (UTC)."""
+        return max(self._clock.now(), self._start + self._clock.monotonic())
+
+    @property
+    def set_back(self) -> float:
+        """By how many seconds the clock has been set back since this began."""
+        return self.now() - self._clock.now()
+
+
 class SystemClock:
     """The machine's own clock."""
 

@@ -59,12 +59,61 @@ class BlobsConfig:
 
 
 @dataclass(frozen=True)
+class GroupConfig:
+    """One entry of `groups`: what the members of a group of the issuer are in a project."""
+
+    group: str = _key("", "Name of the group, as the claim has it.")
+    project: str = _key("", "Project here.")
+    role: Literal["pi", "member", "auditor"] = _key(
+        "member", "What they are in it, for as long as their tokens name the group."
+    )
+
+
+@dataclass(frozen=True)
+class LoginConfig:
+    """How `terascope login` signs its users in there."""
+
+    client_id: str = _key("", "The public client that `terascope login` is at the issuer; empty: no login there.")
+    scopes: list[str] = _key(["openid", "offline_access"], "Scopes to ask for.")
+    resource: str = _key("", "Resource indicator (RFC 8707) to ask for, where the issuer needs one.")
+
+
+@dataclass(frozen=True)
+class IssuerConfig:
+    """One entry of `auth.issuers`: an OpenID Connect issuer whose tokens are taken beside API keys."""
+
+    url: str = _key("", "The issuer, exactly as its tokens and its discovery document name it; https.")
+    name: str = _key("", "Short name; its users are called `NAME:USER` here. Empty means the URL's host.")
+    audience: str = _key("", "What `aud` must name; for `token: id` the client's id.")
+    token: Literal["access", "id"] = _key(
+        "access", "What its users send: access tokens that are JWTs (RFC 9068), or ID tokens where it has no others."
+    )
+    algorithms: list[str] = _key(["RS256", "ES256", "PS256", "EdDSA"], "Signatures that are taken.")
+    leeway_s: float = _key(30.0, "Seconds by which its clock and ours may differ; at most 300.")
+    user_claim: str = _key("sub", "Claim that names the user: `sub`, `email` or `preferred_username`.")
+    groups_claim: str = _key("groups", "Claim that lists the user's groups; dots lead into nested claims.")
+    groups: list[GroupConfig] = _key([], "What groups are in projects.")
+    operator_users: list[str] = _key([], "Users (`NAME:USER`) who are operators.")
+    operator_groups: list[str] = _key([], "Groups whose members are operators.")
+    scopes: list[str] = _key(["query", "embed"], "What all its users may do, as the scopes of a key.")
+    project: str = _key("local", "Who pays by default for a user whom no group puts into a project.")
+    clients: dict[str, str] = _key(
+        {}, "Service accounts (`PROJECT/NAME`) by the `sub` of their client's tokens (client credentials)."
+    )
+    jwks_cache_s: float = _key(3600.0, "Seconds after which its keys are fetched anew.")
+    jwks_retry_s: float = _key(10.0, "Seconds between two attempts to fetch them, at least.")
+    jwks_stale_s: float = _key(86400.0, "Seconds that keys are used for while the issuer cannot be reached.")
+    login: LoginConfig = _part(LoginConfig, "How `terascope login` signs its users in there.")
+
+
+@dataclass(frozen=True)
 class AuthConfig:
     """Who may ask."""
 
     metrics: Literal["open", "operator"] = _key(
         "open", "`open`: /metrics and /metrics/engines need no key (they name no user); `operator`: an operator's key."
     )
+    issuers: list[IssuerConfig] = _key([], "OpenID Connect issuers whose tokens are taken beside API keys.")
 
 
 @dataclass(frozen=True)

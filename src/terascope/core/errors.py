@@ -7,8 +7,10 @@
     │   ├── RequestTimeout     408  the client was too slow to send its request
     │   ├── UnsupportedFeature 400  no engine of that model can do what is asked
     │   ├── ContextLengthExceeded 400  prompt and answer do not fit into the model's context
+    │   ├── BackupUnusable     400  a file is no whole backup that this program can restore
     │   └── Conflict           409
     ├── NotAuthenticated       401  no key, or not a valid one
+    │   └── InvalidToken       401  a token that is not, or no longer, valid here
     ├── NotAllowed             403
     ├── AllocationExhausted    402  the project has not enough service units left
     ├── NotFound               404
@@ -17,6 +19,7 @@
     ├── Overloaded             503  try again later
     │   ├── ModelUnavailable   503  the model has no replica that can answer
     │   ├── EngineOutOfMemory  503  the engine's memory did not suffice for the request
+    │   ├── IssuerUnavailable  503  the issuer of a token cannot be asked just now
     │   └── ServerStopping     503  the gateway is being stopped
     ├── EngineError            502  the engine failed before it answered
     │   └── EngineUnreachable  502  no connection to the engine
@@ -107,6 +110,12 @@ class ContextLengthExceeded(BadRequest):
     code = "context_length_exceeded"
 
 
+class BackupUnusable(BadRequest):
+    """A file cannot be restored: it is no backup, not a whole one, or one of a newer Terascope."""
+
+    code = "backup_unusable"
+
+
 class Conflict(BadRequest):
     """The change contradicts what is there."""
 
@@ -120,6 +129,12 @@ class NotAuthenticated(ServiceError):
     status = 401
     code = "invalid_api_key"
     type = "authentication_error"
+
+
+class InvalidToken(NotAuthenticated):
+    """The token is forged, malformed, expired, or not meant for this gateway."""
+
+    code = "invalid_token"
 
 
 class NotAllowed(ServiceError):
@@ -179,6 +194,12 @@ class EngineOutOfMemory(Overloaded):
     """The engine's memory did not suffice for the request; others go on."""
 
     code = "engine_out_of_memory"
+
+
+class IssuerUnavailable(Overloaded):
+    """The issuer of a token cannot be asked for its keys just now, so the token cannot be judged."""
+
+    code = "issuer_unavailable"
 
 
 class ServerStopping(Overloaded):

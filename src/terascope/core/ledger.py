@@ -25,9 +25,34 @@ class Hold:
 
 
 @dataclass(frozen=True, slots=True)
-class Settlement:
-    """What the request `id` really cost: its hold is returned and `cost` is charged.
+class Share:
+    """What one request has of a block: `amount` of the hold `block` on `allocation`."""
 
+    block: str
+    allocation: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Redraw:
+    """A hold that may be had as a share of a block, a hold in bulk that the gateway shares out without the database.
+
+    The block `old` of the project, if there is one, is brought down to `keep`, which its shares still need. Where an
+    allocation has plenty, a block of up to `want` is held on it: under `old.block` if it is the same, else under `new`.
+    """
+
+    hold: Hold
+    want: int
+    new: str
+    old: Share | None = None
+    keep: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """What the request `id` really cost: its hold is returned and `cost` is charged, to its `share` first.
+
+    `more` says that beyond its share something is held for it alone.
     `unlimited` names the allocation without a limit that pays, for which nothing was held; else it is empty.
     """
 
@@ -41,6 +66,8 @@ class Settlement:
     model: str = ""
     prompt_tokens: int = 0
     output_tokens: int = 0
+    share: Share | None = None
+    more: bool = False
 
 
 @dataclass(frozen=True, slots=True)

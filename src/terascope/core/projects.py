@@ -8,6 +8,8 @@ from terascope.core.errors import BadRequest
 LOCAL_PROJECT = "local"
 """The project that every gateway has: who uses one alone need not know of projects."""
 PROJECT_PATTERN = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+SERVICE = "service"
+"""The users `service:PROJECT/NAME` are service accounts: no person, and of one project alone."""
 
 
 class Role(StrEnum):
@@ -57,3 +59,25 @@ def checked_text(text: str, what: str, *, most: int = 200, empty: bool = False) 
     if len(text) > most or not text.isprintable() or not (text or empty):
         raise BadRequest(f"`{what}` must be printable and of at most {most} characters", param=what)
     return text
+
+
+def service_user(project: str, name: str) -> str:
+    """The user that a service account is."""
+    return f"{SERVICE}:{project}/{name}"
+
+
+def is_service(user: str) -> bool:
+    """Whether a user is a service account."""
+    return user.startswith(f"{SERVICE}:")
+
+
+def checked_account(account: str) -> tuple[str, str]:
+    """Return project and name of the service account `PROJECT/NAME`. Raises `BadRequest`."""
+    project, slash, name = account.partition("/")
+    if not slash or not re.fullmatch(PROJECT_PATTERN, project) or not re.fullmatch(PROJECT_PATTERN, name):
+        raise BadRequest(
+            "a service account is PROJECT/NAME; its name has lower-case letters, digits, dots, dashes and underscores, "
+            "and begins with a letter or digit",
+            param="name",
+        )
+    return project, name

@@ -38,8 +38,10 @@ from terascope.gateway.routes import (
     admin_projects,
     admin_reservations,
     admin_runs,
+    admin_service_accounts,
     console,
     health,
+    identity,
     models,
 )
 from terascope.gateway.routes.inference import ModelRoute
@@ -49,8 +51,8 @@ from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
 _PARTS = (
-    health, models, admin_models, admin_keys, admin_projects, admin_allocations, admin_reservations, admin_audit,
-    admin_runs, console,
+    health, identity, models, admin_models, admin_keys, admin_service_accounts, admin_projects, admin_allocations,
+    admin_reservations, admin_audit, admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model

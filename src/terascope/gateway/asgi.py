@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any
 
-from terascope.core.errors import BodyTooLarge, MethodNotAllowed, ServiceError
+from terascope.core.errors import BodyTooLarge, InvalidToken, MethodNotAllowed, ServiceError
 from terascope.inference.reply import Header
 from terascope.protocol.errors import error_body
 from terascope.protocol.sse import event
@@ -120,7 +120,7 @@ def error_headers(error: ServiceError) -> Iterable[Header]:
     for name, value in error.headers.items():
         yield name.encode(), value.encode()
     if error.status == 401:
-        yield b"www-authenticate", b"Bearer"
+        yield b"www-authenticate", b'Bearer error="invalid_token"' if isinstance(error, InvalidToken) else b"Bearer"
     if isinstance(error, MethodNotAllowed):
         yield b"allow", error.allow.encode()
 

@@ -59,7 +59,7 @@ _PREFIX_SHARING: dict[str, Any] = {
     "this one: those of the same key (`own`), or all requests that say `all`.",
     "schema": {"type": "string", "enum": ["own", "all"], "default": "own"},
 }
-_OPEN = ("/health", "/ready")  # no key needed
+_OPEN = ("/health", "/ready", "/.well-known/terascope")  # no key needed
 _METRICS = ("/metrics", "/metrics/engines")  # nor here, unless `auth.metrics` says so
 _ERRORS = {
     "400": "The request is not valid, or no engine of the model can do what is asked.",

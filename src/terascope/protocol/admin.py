@@ -106,6 +106,7 @@ class KeyView(BaseModel):
     revoked: float | None
     user: str = Field(description="Whose it is.")
     project: str = Field(description="Who pays, unless a request names another project.")
+    confined: bool = Field(default=False, description="Whether that is the only project that the key works in.")
 
 
 class KeyViews(BaseModel):

@@ -51,16 +51,39 @@ async def audited(database: Database, change: Change, argument: Any, action: str
 
     Returns and raises what `change` does. Who did it is whoever is `acting`.
     """
+    return await database.writer.submit(_both, (change, argument, entry(action, target, **details)))
+
+
+async def note(database: Database, action: str, target: str, **details: Any) -> None:
+    """Enter into the audit log what changes nothing in the database; durable on return."""
+    await audited(database, _nothing, None, action, target, **details)
+
+
+def enter(connection: Connection, action: str, target: str, **details: Any) -> None:
+    """Enter something into the audit log within the transaction that `connection` is in."""
+    insert_entry(connection, entry(action, target), details)
+
+
+def entry(action: str, target: str, **details: Any) -> AuditRow:
+    """An entry, now and by whoever is `acting`, for `insert_entry`."""
     actor, audit_id = acting(), new_id("audit")
     who = (actor.user_id, actor.key_id, actor.address)
-    row = AuditRow(audit_id, time_of(audit_id), action, target, details, *who)
-    return await database.writer.submit(_both, (change, argument, row))
+    return AuditRow(audit_id, time_of(audit_id), action, target, details, *who)
+
+
+def insert_entry(connection: Connection, row: AuditRow, details: Mapping[str, Any]) -> None:
+    """Enter `row` with its `details` in the transaction that `connection` is in."""
+    values = {name: getattr(row, name) for name in AuditRow.__slots__}
+    connection.execute(insert(audit).values(values | {"details": dict(details)}))
+
+
+def _nothing(_connection: Connection, _arguments: Sequence[Any]) -> None:
+    return
 
 
 def _both(connection: Connection, asked: Sequence[tuple[Change, Any, AuditRow]]) -> list[Any]:
     results = []
     for change, argument, row in asked:
         results.append((change(connection, [argument]) or [None])[0])
-        values = {name: getattr(row, name) for name in AuditRow.__slots__}
-        connection.execute(insert(audit).values(values | {"details": dict(row.details)}))
+        insert_entry(connection, row, row.details)
     return results

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from terascope.core.ledger import EntryKind, Settlement
+from terascope.core.ledger import EntryKind, Redraw, Settlement, Share
 from terascope.store.plain import LOCK, Plain, PlainIn
 
 _DAY_S = 86_400
@@ -20,9 +20,23 @@ _HOLDS = PlainIn("SELECT id, allocation, amount FROM holds WHERE id IN ({}) ORDE
 _ADJUST = Plain("UPDATE allocations SET balance = balance + ?, held = held + ? WHERE id = ?")
 _ADD_HOLD = Plain("INSERT INTO holds (id, allocation, amount, expires) VALUES (?, ?, ?, ?)")
 _DROP_HOLD = Plain("DELETE FROM holds WHERE id = ? AND allocation = ?")
-_ENTRY = Plain(
+_SHRINK_HOLD = Plain("UPDATE holds SET amount = amount - ? WHERE id = ? AND allocation = ?")
+_PLENTY = 8  # a block takes no more than this part of what is available, so that other gateways find enough
+_FEWEST = 4  # requests that a block must serve, or it is not worth having
+_ENTRIES = (
     "INSERT INTO entries (id, allocation, project, kind, amount, time, day, user_id, key_id, model, prompt_tokens, "
-    "output_tokens, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "output_tokens, note)"
+)
+_ENTRY = Plain(f"{_ENTRIES} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
+_PAY_ALONE = Plain(
+    "WITH cost AS "  # noqa: S608 - of our own columns, no value is in it
+    "(SELECT CAST(? AS bigint) AS amount, CAST(? AS text) AS block, CAST(? AS text) AS allocation), "
+    "paid AS (UPDATE holds SET amount = holds.amount - cost.amount FROM cost WHERE holds.id = cost.block "
+    "AND holds.allocation = cost.allocation AND holds.amount >= cost.amount RETURNING holds.id), "
+    "charged AS (UPDATE allocations SET balance = balance - cost.amount, held = held - cost.amount FROM cost "
+    "WHERE allocations.id = cost.allocation AND EXISTS (SELECT FROM paid)) "
+    f"{_ENTRIES} SELECT ?, cost.allocation, ?, ?, -cost.amount, ?, ?, ?, ?, ?, ?, ?, '' FROM cost "
+    "WHERE EXISTS (SELECT FROM paid) RETURNING id"
 )
 
 
@@ -77,6 +91,7 @@ class Book:
         self.accounts = {row[0]: Account(row[0], row[1], bool(row[2]), *row[3:]) for row in rows}
         self._parts: dict[str, list[_Part]] = {}
         self._dropped: list[tuple[str, str]] = []
+        self._shrunk: dict[tuple[str, str], int] = {}
         self._added: list[tuple[str, str, int, float]] = []
         self._entries: list[tuple[object, ...]] = []
 
@@ -110,6 +125,36 @@ class Book:
                 amount -= part
         return ""
 
+    def block(self, redraw: Redraw) -> Share | None:
+        """Hold a block on the first allocation that has plenty; None, with nothing changed, when none has."""
+        hold = redraw.hold
+        accounts = self.open_accounts(hold.project, hold.now)
+        for account in accounts if not any(one.unlimited for one in accounts) else ():
+            amount = min(redraw.want, account.available // _PLENTY)
+            if amount >= hold.amount * _FEWEST:
+                old = redraw.old
+                block = old.block if old is not None and old.allocation == account.id else redraw.new
+                account.hold(amount)
+                self._add_part(block, account, amount, hold.expires)
+                return Share(block, account.id, amount)
+        return None
+
+    def keep(self, block: Share, amount: int) -> None:
+        """Bring a block that was looked up down to `amount`, or to what is left of it when that is less."""
+        part = self._part_of(block)
+        if part is not None and part.amount > amount:
+            self._shrink(block, part, part.amount - amount)
+
+    def _part_of(self, share: Share) -> _Part | None:
+        parts = self._parts.get(share.block, ())
+        return next((part for part in parts if part.account.id == share.allocation), None)
+
+    def _shrink(self, block: Share, part: _Part, amount: int) -> None:
+        part.amount -= amount
+        part.account.hold(-amount)
+        key = (block.block, block.allocation)
+        self._shrunk[key] = self._shrunk.get(key, 0) + amount
+
     def _add_part(self, hold_id: str, account: Account, amount: int, expires: float) -> None:
         parts = self._parts.setdefault(hold_id, [])
         there = next((part for part in parts if part.account is account), None)
@@ -117,6 +162,7 @@ class Book:
             parts.append(_Part(account, amount))
         else:
             self._dropped.append((hold_id, account.id))
+            self._shrunk.pop((hold_id, account.id), None)
             there.amount += amount
             amount = there.amount
             self._added = [one for one in self._added if one[:2] != (hold_id, account.id)]
@@ -131,6 +177,7 @@ class Book:
         parts = self._parts.pop(hold_id, [])
         for part in parts:
             part.account.hold(-part.amount)
+            self._shrunk.pop((hold_id, part.account.id), None)
             self._dropped.append((hold_id, part.account.id))
         self._added = [one for one in self._added if one[0] != hold_id]
         return parts
@@ -138,18 +185,35 @@ class Book:
     def settle(self, settlement: Settlement) -> int:
         """Return the hold of a request and charge what it cost; return what nobody could pay for.
 
-        What was held pays first, then whatever else the project may use: never more than is there.
+        Its share of a block pays first, then what else was held, then whatever the project may use: never more than
+        is there.
         """
-        left = settlement.cost
+        paid = self._settle_share(settlement)
+        if settlement.share is not None and not settlement.more and sum(paid.values()) == settlement.cost:
+            self.charge(settlement, settlement.share.allocation, settlement.cost)
+            return 0
         order = sorted((part.account for part in self.release(settlement.id)), key=_first_to_end)
         order += [one for one in self.open_accounts(settlement.project, settlement.now) if one not in order]
         for account in order:
+            left = settlement.cost - sum(paid.values())
             taken = left if account.unlimited else max(0, min(left, account.available))
             if taken:
                 account.add(-taken)
-                self.charge(settlement, account.id, taken, tokens=left == settlement.cost)
-                left -= taken
-        return left
+                paid[account.id] = paid.get(account.id, 0) + taken
+        for number, (allocation, amount) in enumerate(paid.items()):
+            self.charge(settlement, allocation, amount, tokens=number == 0)
+        return settlement.cost - sum(paid.values())
+
+    def _settle_share(self, settlement: Settlement) -> dict[str, int]:
+        """Let the block pay that the request has a share of; return how much, by allocation."""
+        share = settlement.share
+        part = self._part_of(share) if share is not None else None
+        taken = 0 if share is None or part is None else min(settlement.cost, share.amount, part.amount)
+        if share is None or part is None or not taken:
+            return {}
+        self._shrink(share, part, taken)
+        part.account.add(-taken)
+        return {share.allocation: taken}
 
     def charge(self, settlement: Settlement, allocation: str, amount: int, *, tokens: bool = True) -> None:
         """Enter a charge; the balance is changed elsewhere. Of several parts one has the tokens."""
@@ -171,6 +235,7 @@ class Book:
         connection = self._connection
         changed = [one for one in self.accounts.values() if one.balance_change or one.held_change]
         _ADJUST.run(connection, [(one.balance_change, one.held_change, one.id) for one in changed])
+        _SHRINK_HOLD.run(connection, [(amount, *key) for key, amount in self._shrunk.items()])
         _DROP_HOLD.run(connection, self._dropped)
         _ADD_HOLD.run(connection, self._added)
         _ENTRY.run(connection, self._entries)
@@ -178,3 +243,16 @@ class Book:
 
 def _first_to_end(account: Account) -> tuple[bool, float, str]:
     return account.ends is None, account.ends or 0.0, account.id
+
+
+def pay_alone(connection: Connection, settlement: Settlement) -> bool:
+    """Settle in one statement of PostgreSQL, where each takes a round trip, what a share of a block can pay.
+
+    Returns False, with nothing changed, when it cannot.
+    """
+    one, share = settlement, settlement.share
+    if share is None or one.more or not 0 < one.cost <= share.amount:
+        return False
+    who = (one.user_id, one.key_id, one.model, one.prompt_tokens, one.output_tokens)
+    what = (one.id, one.project, EntryKind.CHARGE.value, one.now, int(one.now // _DAY_S))
+    return bool(_PAY_ALONE.rows(connection, (one.cost, share.block, share.allocation, *what, *who)))

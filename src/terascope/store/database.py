@@ -15,6 +15,7 @@ from terascope.store.migrate import migrate
 from terascope.store.writer import LoopWriter, ServerWriter, ThreadWriter, Writer
 
 Durability = Literal["process", "full"]
+APPLICATION = "terascope"  # what PostgreSQL knows a gateway's connections by
 _CHECKPOINT_EVERY = 500  # commits: a few megabytes of log
 
 
@@ -36,14 +37,13 @@ class Database:
         `url` is an SQLAlchemy URL of SQLite or PostgreSQL without a driver. Raises `ConfigError` when it is neither,
         when the server cannot be reached, or when the database is of a newer Terascope.
         """
-        target = _checked(url)
+        target = checked(url)
         try:
             if target.get_backend_name() == "sqlite":
                 return await cls._open_sqlite(target, durability)
             return await cls._open_postgresql(target)
         except (OSError, DBAPIError) as error:
-            reason = error.orig if isinstance(error, DBAPIError) else error
-            raise ConfigError(f"the database {target.render_as_string()} cannot be used: {reason}") from error
+            raise unusable(target, error) from error
 
     @classmethod
     async def _open_sqlite(cls, url: URL, durability: Durability) -> "Database":
@@ -72,7 +72,7 @@ class Database:
         """
         engine = create_async_engine(
             url.set(drivername="postgresql+asyncpg"), hide_parameters=True, pool_pre_ping=True,
-            connect_args={"server_settings": {"application_name": "terascope"}},
+            connect_args={"server_settings": {"application_name": APPLICATION}},
         )  # fmt: skip
         try:
             async with engine.begin() as connection:
@@ -86,6 +86,19 @@ class Database:
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A connection for queries; what it reads is committed."""
         async with self._readers.connect() as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def snapshot(self) -> AsyncIterator[AsyncConnection]:
+        """A connection whose queries all see one moment, whatever is written meanwhile; nobody waits for it.
+
+        Meanwhile SQLite's log grows and PostgreSQL keeps what is deleted.
+        """
+        async with self._readers.connect() as connection:
+            if connection.dialect.name == "sqlite":
+                await connection.exec_driver_sql("BEGIN")  # the driver begins none for a query
+            else:
+                await connection.execution_options(isolation_level="REPEATABLE READ", postgresql_readonly=True)
             yield connection
 
     async def aclose(self) -> None:
@@ -124,7 +137,8 @@ def sqlite_url(path: Path) -> str:
     return URL.create("sqlite", database=str(path)).render_as_string()
 
 
-def _checked(url: str) -> URL:
+def checked(url: str) -> URL:
+    """Read the URL of a database. Raises `ConfigError` unless it is of SQLite or PostgreSQL."""
     try:
         target = make_url(url)
     except ArgumentError:
@@ -132,6 +146,12 @@ def _checked(url: str) -> URL:
     if target.get_backend_name() not in ("sqlite", "postgresql"):
         raise ConfigError(f"`database.url` is of {target.get_backend_name()}; Terascope takes sqlite and postgresql")
     return target
+
+
+def unusable(url: URL, error: OSError | DBAPIError) -> ConfigError:
+    """The error of a database that cannot be used, without its password."""
+    reason = error.orig if isinstance(error, DBAPIError) else error
+    return ConfigError(f"the database {url.render_as_string()} cannot be used: {reason}")
 
 
 def _tuned(engine: Engine, durability: Durability, *, checkpoints: bool = True) -> None:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
-from terascope.core.ledger import Hold, Settlement
-from terascope.store.book import Book
+from terascope.core.ledger import Hold, Redraw, Settlement, Share
+from terascope.store.book import Book, pay_alone
 from terascope.store.database import Database
 from terascope.store.plain import Plain
 from terascope.store.tables import holds
@@ -19,11 +19,15 @@ _CHARGE = Plain("UPDATE allocations SET balance = balance - ? WHERE id = ?")
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Whether a hold was had. `unlimited` is the allocation that makes it needless; `available` what there is now."""
+    """Whether a hold was had. `unlimited` is the allocation that makes it needless; `available` what there is now.
+
+    With a `block` nothing is held for the request alone: it takes its share of that.
+    """
 
     had: bool
     unlimited: str = ""
     available: int = 0
+    block: Share | None = None
 
 
 class HoldStore:
@@ -37,6 +41,15 @@ class HoldStore:
         held: Held = await self._database.writer.submit(_hold, hold)
         return held
 
+    async def redraw(self, redraw: Redraw) -> Held:
+        """Hold a block if there is plenty, else for the one request if there is enough, durably."""
+        held: Held = await self._database.writer.submit(_redraw, redraw)
+        return held
+
+    async def give_back(self, block: Share) -> None:
+        """Bring a block down to its `amount`, durably; at 0 it is gone."""
+        await self._database.writer.submit(_give_back, block)
+
     async def extend(self, hold: Hold) -> Held:
         """Bring what the request holds up to `hold.amount`, durably, or change nothing when there is not enough."""
         held: Held = await self._database.writer.submit(_extend, hold)
@@ -45,6 +58,11 @@ class HoldStore:
     async def renew(self, ids: Sequence[str], expires: float) -> None:
         """Let holds live longer; those that are gone stay so."""
         await self._database.writer.submit(_renew, (tuple(ids), expires))
+
+    async def there(self, ids: Sequence[str]) -> set[str]:
+        """Return those of `ids` under which something is held."""
+        async with self._database.read() as connection:
+            return set((await connection.execute(select(holds.c.id).where(holds.c.id.in_(ids)))).scalars())
 
     async def expire(self, now: float) -> int:
         """Return every hold whose time is over; return how many requests had one."""
@@ -61,9 +79,11 @@ class HoldStore:
 
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> list[int]:
     """Return holds and charge costs, in the transaction that `connection` is in; return what nobody could pay for."""
+    if len(settlements) == 1 and connection.dialect.name == "postgresql" and pay_alone(connection, settlements[0]):
+        return [0]
     limited = [one for one in settlements if not one.unlimited]
     book = Book(connection, projects=(one.project for one in limited))
-    book.load_holds(one.id for one in limited)
+    book.load_holds([*(one.id for one in limited), *(one.share.block for one in limited if one.share is not None)])
     uncovered = {one.id: book.settle(one) for one in limited}
     charged: dict[str, int] = {}
     for one in settlements:
@@ -88,6 +108,29 @@ def _extend(connection: Connection, asked: Sequence[Hold]) -> list[Held]:
     held = [_one(book, one, max(0, one.amount - book.held_by(one.id))) for one in asked]
     book.save()
     return held
+
+
+def _redraw(connection: Connection, asked: Sequence[Redraw]) -> list[Held]:
+    book = Book(connection, projects=(one.hold.project for one in asked))
+    book.load_holds(one.old.block for one in asked if one.old is not None)
+    held = [_block_or_one(book, one) for one in asked]
+    book.save()
+    return held
+
+
+def _block_or_one(book: Book, redraw: Redraw) -> Held:
+    if redraw.old is not None:
+        book.keep(redraw.old, redraw.keep)
+    block = book.block(redraw)
+    return _one(book, redraw.hold, redraw.hold.amount) if block is None else Held(True, block=block)
+
+
+def _give_back(connection: Connection, blocks: Sequence[Share]) -> None:
+    book = Book(connection, ids=(one.allocation for one in blocks))
+    book.load_holds(one.block for one in blocks)
+    for one in blocks:
+        book.keep(one, one.amount) if one.amount else book.release(one.block)
+    book.save()
 
 
 def _one(book: Book, hold: Hold, amount: int) -> Held:

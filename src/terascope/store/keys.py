@@ -29,6 +29,7 @@ class KeyRow:
     revoked: float | None = None
     user_id: str = ""
     project: str = LOCAL_PROJECT
+    confined: bool = False
 
 
 class KeyStore:
@@ -44,7 +45,7 @@ class KeyStore:
         """
         await audited(
             self._database, _insert, (row, role), "key.create", row.id, name=row.name, user=row.user_id,
-            project=row.project, scopes=list(row.scopes), expires=row.expires,
+            project=row.project, confined=row.confined, scopes=list(row.scopes), expires=row.expires,
         )  # fmt: skip
 
     async def revoke(self, key_id: str, when: float) -> bool:
@@ -63,10 +64,13 @@ class KeyStore:
             row = (await connection.execute(select(keys).where(keys.c.id == key_id))).mappings().one_or_none()
         return _row(row) if row else None
 
-    async def all(self) -> list[KeyRow]:
-        """Return every key, oldest first."""
+    async def all(self, *, project: str = "") -> list[KeyRow]:
+        """Return every key, or those of one project, oldest first."""
+        query = select(keys).order_by(keys.c.created, keys.c.id)
+        if project:
+            query = query.where(keys.c.project == project)
         async with self._database.read() as connection:
-            rows = (await connection.execute(select(keys).order_by(keys.c.created, keys.c.id))).mappings().all()
+            rows = (await connection.execute(query)).mappings().all()
         return [_row(row) for row in rows]
 
 

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, inspect, text
 
 from terascope.core.errors import ConfigError
 
-HEAD = "0006"
+HEAD = "0007"
 _LOCK = 0x7E2A5C09E  # any number that no other program takes for its lock
 _SCRIPTS = Path(__file__).parent / "migrations"
 
@@ -21,7 +21,7 @@ def migrate(connection: Connection, target: str = HEAD) -> None:
     if connection.dialect.name == "postgresql":  # of several gateways that start together one migrates, the others wait
         connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _LOCK})
     revision = current(connection)
-    if revision and not any((_SCRIPTS / "versions").glob(f"{revision}_*.py")):
+    if revision and not known(revision):
         raise ConfigError(f"the database is of a newer Terascope (schema {revision}, this is {HEAD}); install that one")
     from alembic import command  # imported here: it costs a quarter of a second that most starts do not need
     from alembic.config import Config
@@ -30,6 +30,11 @@ def migrate(connection: Connection, target: str = HEAD) -> None:
     config.set_main_option("script_location", str(_SCRIPTS))
     config.attributes["connection"] = connection
     command.upgrade(config, target)
+
+
+def known(revision: str) -> bool:
+    """Whether this program can bring a database of that revision to its own."""
+    return revision in {path.name.partition("_")[0] for path in (_SCRIPTS / "versions").glob("[0-9]*_*.py")}
 
 
 def current(connection: Connection) -> str:

@@ -1,5 +1,6 @@
 """Repository of `projects`."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, insert, select, update
@@ -45,11 +46,12 @@ class ProjectStore:
             row = (await connection.execute(select(projects).where(projects.c.name == name))).mappings().one_or_none()
         return ProjectRow(**row) if row else None
 
-    async def all(self, *, of_user: str | None = None) -> list[ProjectRow]:
-        """Return every project by name, or those that a user is a member of."""
+    async def all(self, *, of_user: str | None = None, besides: Sequence[str] = ()) -> list[ProjectRow]:
+        """Return every project by name, or those that a user is a member of and those named `besides`."""
         query = select(projects).order_by(projects.c.name)
         if of_user is not None:
-            query = query.where(projects.c.name.in_(select(members.c.project).where(members.c.user_id == of_user)))
+            mine = projects.c.name.in_(select(members.c.project).where(members.c.user_id == of_user))
+            query = query.where(mine | projects.c.name.in_(besides))
         async with self._database.read() as connection:
             return [ProjectRow(**row) for row in (await connection.execute(query)).mappings().all()]
 

@@ -17,6 +17,7 @@ from sqlalchemy import (
     String,
     Table,
     Text,
+    false,
 )
 
 metadata = MetaData(
@@ -42,6 +43,29 @@ keys = Table(
     Column("revoked", Float),
     Column("user_id", String(200), nullable=False, server_default=""),  # whose it is
     Column("project", String(64), nullable=False, server_default="local"),  # who pays unless the request says
+    Column("confined", Boolean, nullable=False, server_default=false()),  # whether it works in that project only
+)
+Index("ix_keys_project", keys.c.project)
+
+service_accounts = Table(
+    "service_accounts",
+    metadata,
+    Column("project", ForeignKey("projects.name"), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("title", String(200), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("created_by", String(200), nullable=False),
+)
+
+identities = Table(
+    "identities",
+    metadata,
+    Column("user_id", String(200), primary_key=True),
+    Column("issuer", Text, nullable=False),
+    Column("subject", Text, nullable=False),
+    Column("roles", JSON, nullable=False),  # by project, as the groups of the newest token say
+    Column("operator", Boolean, nullable=False),
+    Column("issued", Float, nullable=False),  # when that token was
 )
 
 projects = Table(
@@ -232,6 +256,7 @@ __all__ = [
     "audit",
     "entries",
     "holds",
+    "identities",
     "keys",
     "members",
     "metadata",
@@ -241,4 +266,5 @@ __all__ = [
     "replicas",
     "reservations",
     "runs",
+    "service_accounts",
 ]

@@ -10,6 +10,7 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any, Protocol
@@ -21,6 +22,7 @@ Change = Callable[[Connection, Sequence[Any]], Sequence[Any] | None]
 """Applies several arguments in one go and returns one result for each, or None."""
 
 _MOST = 1000  # changes in one transaction
+_LINGER_S = 1.0
 _ALONE_S = 0.0005  # without another change for so long, one is not kept waiting for company
 
 
@@ -135,11 +137,15 @@ class ThreadWriter:
 
 
 class ServerWriter:
-    """Commits over a connection that is awaited; what arrives while a commit runs shares the next."""
+    """Commits over a connection that is awaited; what arrives while a commit runs shares the next.
+
+    The connection is kept for a moment: to ask the pool for one that lives costs as long as a statement.
+    """
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine
         self._waiting: list[_Waiting] = []
+        self._come = asyncio.Event()
         self._working: asyncio.Task[None] | None = None
         self._closed = False
 
@@ -147,12 +153,14 @@ class ServerWriter:
         _refuse_if(self._closed)
         one = _Waiting(change, argument, asyncio.get_running_loop().create_future())
         self._waiting.append(one)
+        self._come.set()
         if self._working is None or self._working.done():
             self._working = asyncio.create_task(self._work())
         return await one.future
 
     async def aclose(self) -> None:
         self._closed = True
+        self._come.set()
         if self._working is not None:
             await self._working
 
@@ -161,12 +169,21 @@ class ServerWriter:
             batch: list[_Waiting] = []
             try:
                 async with self._engine.connect() as connection:
-                    while self._waiting:
+                    while await self._more():
                         batch, self._waiting = self._waiting[:_MOST], self._waiting[_MOST:]
                         _resolve(await connection.run_sync(_commit, batch))
             except Exception as error:  # noqa: BLE001 - the writer's edge: without a connection nothing can be written
                 batch, self._waiting = batch + self._waiting, []
                 _resolve([(one, error) for one in batch])
+
+    async def _more(self) -> bool:
+        """Whether there is something to write, now or within a moment."""
+        self._come.clear()
+        if not self._waiting and not self._closed:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LINGER_S):
+                    await self._come.wait()
+        return bool(self._waiting)
 
 
 _Outcome = tuple[_Waiting, Any]

@@ -47,6 +47,10 @@ class ManualClock:
             if not woken.done():
                 woken.set_result(None)
 
+    def set_wall(self, seconds: float) -> None:
+        """Set the wall clock forward or, below 0, back; nothing else passes, as when somebody corrects the time."""
+        self._epoch += seconds
+
     def waits(self) -> list[float]:
         """How long each sleeper still has to sleep, the shortest first."""
         return sorted(due - self._elapsed for due, _, woken in self._sleepers if not woken.done())

@@ -33,18 +33,21 @@ def _version(path: Path) -> float:
 class PostgresCluster:
     """A server without a network port, whose superuser is `terascope`; stopped and removed on leaving `with`.
 
+    Only with `fsync` it waits for the disk: most tests kill processes, not machines.
     It runs as another user when the test runs as root, which PostgreSQL refuses to. Raises `FileNotFoundError` when
     PostgreSQL is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, fsync: bool = False) -> None:
         self._programs = {name: _found(name) for name in ("initdb", "postgres", "psql")}
         self._user = _other_user() if os.geteuid() == 0 else None
         self._root = Path(mkdtemp(prefix="terascope-pg-", dir="/tmp"))  # the path of a socket must be short
         self._server: subprocess.Popen[bytes] | None = None
+        self._fsync = "on" if fsync else "off"
         if self._user:
             os.chown(self._root, self._user.pw_uid, self._user.pw_gid)
-        self._run("initdb", "--pgdata", self._root / "data", "--username", "terascope", "--auth", "trust", "--no-sync")
+        options = ("--username", "terascope", "--auth", "trust", "--encoding", "UTF8", "--no-sync")
+        self._run("initdb", "--pgdata", self._root / "data", *options)
 
     def url(self, name: str) -> str:
         """The URL of the database `name`, as `database.url` takes it."""
@@ -70,8 +73,7 @@ class PostgresCluster:
 
     def start(self) -> "PostgresCluster":
         """Start the server and return once it takes connections. Raises `RuntimeError` with its log."""
-        # kills of the machine are not what is tested, so nothing waits for the disk
-        settings = ("listen_addresses=", "fsync=off", "max_connections=100", "log_min_messages=warning")
+        settings = ("listen_addresses=", f"fsync={self._fsync}", "max_connections=100", "log_min_messages=warning")
         options = [word for setting in settings for word in ("-c", setting)]
         command: list[str | Path] = [self._programs["postgres"], "-D", self._root / "data", "-k", self._root, *options]
         with (self._root / "log").open("wb") as log:

@@ -65,6 +65,7 @@ async def test_the_grant_that_ends_first_is_used_first_and_none_is_stranded(
     now = clock.now()
     for amount, ends in ((10, None), (3, now + 50), (4, now + 1000)):
         await access.allocations.grant(ROOT, "climate", amount, ends=ends)
+        clock.advance(0.001)  # so that they have an order
     await access.accounts.hold("req_1", GRANT, tokens(12))
     assert await left(access) == [(10, 5), (3, 3), (4, 4)]
     await settle(access, database, "req_1", 5, 5)
@@ -185,3 +186,17 @@ async def test_who_sees_whose_usage(access: Access, database: Database) -> None:
     assert [one.user_id for one in await access.allocations.usage(bob, user="ada")] == ["bob"]
     with pytest.raises(NotFound):
         await access.allocations.usage(Principal("k", "mallory", frozenset(), "mallory"), project="climate")
+
+
+async def test_tending_survives_a_database_that_is_away(
+    access: Access, database: Database, clock: ManualClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    await access.allocations.grant(ROOT, "climate", 10)
+    await access.accounts.hold("req_1", GRANT, tokens(6))
+    await database.aclose()
+    task = asyncio.create_task(access.accounts.keep_tending())
+    await clock.slept(25)
+    assert [one.message for one in caplog.records] == ["holds could not be tended"]
+    assert not task.done()
+    task.cancel()
+    await access.accounts.aclose()

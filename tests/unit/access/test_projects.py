@@ -1,5 +1,6 @@
 """Who may do what in a project; what is not allowed is denied."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -163,3 +164,26 @@ async def test_bad_texts_are_refused(access: Access) -> None:
             await bad
     with pytest.raises(Conflict):
         await projects.create("climate")
+
+
+async def test_requests_that_come_together_share_one_look(access: Access) -> None:
+    found = await asyncio.gather(*(access.projects.find("climate") for _ in range(20)))
+    assert len({id(one) for one in found}) == 1
+    assert access.projects.known("climate") is found[0]
+
+
+async def test_who_was_cancelled_takes_nothing_from_the_others(access: Access) -> None:
+    looking = [asyncio.create_task(access.projects.find("climate")) for _ in range(2)]
+    await asyncio.sleep(0)
+    looking[0].cancel()
+    assert await looking[1] is not None
+    assert looking[0].cancelled()
+
+
+async def test_what_is_changed_while_somebody_looks_is_looked_at_anew(access: Access) -> None:
+    looking = asyncio.create_task(access.projects.find("climate"))
+    await asyncio.sleep(0)
+    access.projects.forget("climate")
+    after = await access.projects.find("climate")
+    assert await looking is not after
+    assert access.projects.known("climate") is after

@@ -48,6 +48,7 @@ def bare(set_environment: SetEnvironment, tmp_path: Path, capfd: pytest.CaptureF
     """`terascope` on a machine where nothing runs; `stdin` is what is piped in."""
     set_environment("TERASCOPE_DATA_DIR", str(tmp_path / "data"))
     set_environment("TERASCOPE_CACHE_DIR", str(tmp_path / "cache"))
+    set_environment("XDG_CONFIG_HOME", str(tmp_path / "config"))
 
     def call(*arguments: str, stdin: str = "") -> Result:
         before, sys.stdin = sys.stdin, io.StringIO(stdin)

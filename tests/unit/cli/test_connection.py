@@ -22,6 +22,7 @@ def _elsewhere(tmp_path: Path, set_environment: SetEnvironment) -> Iterator[None
     before = Path.cwd()
     set_environment("HOME", str(tmp_path / "home"))
     set_environment("XDG_DATA_HOME", str(tmp_path / "home" / "share"))
+    set_environment("XDG_CONFIG_HOME", str(tmp_path / "home" / "config"))
     (tmp_path / "here").mkdir()
     os.chdir(tmp_path / "here")
     yield
@@ -113,7 +114,9 @@ def test_a_key_alone_is_tried_where_gateways_are_by_default() -> None:
 def test_what_is_missing_is_said() -> None:
     with pytest.raises(GatewayUnreachable, match=r"no gateway is known \(.*\.terascope: none runs; .*TERASCOPE_URL"):
         connected("", "", None).__enter__()
-    with pytest.raises(NotAuthenticated, match="no API key for http://one:1; set TERASCOPE_API_KEY"):
+    with pytest.raises(
+        NotAuthenticated, match="no API key for http://one:1; sign in with `terascope login`, or set TERASCOPE_API_KEY"
+    ):
         connected("http://one:1", "", None).__enter__()
     with pytest.raises(ConfigError, match="'one' is not a gateway's URL"):
         connected("one", "", None).__enter__()

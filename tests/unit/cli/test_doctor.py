@@ -19,7 +19,7 @@ from terascope.cli.checks.machine import check_machine
 from terascope.cli.connection import Connection
 from terascope.cli.doctor import _bind
 from terascope.client import Client
-from terascope.core.config import Config, DeploymentConfig, ModelConfig, ServerConfig
+from terascope.core.config import AuthConfig, Config, DeploymentConfig, IssuerConfig, ModelConfig, ServerConfig
 from terascope.protocol.admin import FileView, ModelView
 from terascope.testing.gateway import Served
 
@@ -136,6 +136,15 @@ def test_a_deployment(tmp_path: Path, change: dict[str, object], level: Level, s
 
 def test_a_configuration_that_serves_nothing(tmp_path: Path) -> None:
     assert _find(check_configuration(Config(), tmp_path), "deployments").level is Level.WARNING
+
+
+@pytest.mark.parametrize(
+    ("audience", "level", "says"), [("us", Level.OK, "sso.test"), ("", Level.ERROR, "say what `aud` must name")]
+)
+def test_issuers(tmp_path: Path, audience: str, level: Level, says: str) -> None:
+    issuer = IssuerConfig(url="https://sso.test", audience=audience)
+    found = _find(check_configuration(Config(auth=AuthConfig(issuers=[issuer])), tmp_path), "issuers")
+    assert (found.level, says in found.says) == (level, True)
 
 
 def test_the_port(gateway: Served) -> None:

@@ -69,7 +69,7 @@ def test_usage_and_refunds(cli: Cli, gateway: Served) -> None:
     )
     header, line = cli("usage", "--csv", "--key", key).out.splitlines()
     assert header == "project,user,model,day,requests,prompt_tokens,output_tokens,service_units"
-    assert line.startswith("local,=ada,echo@")
+    assert line.startswith("local,'=ada,echo@")
     assert "write a day like 2027-01-31" in cli("usage", "--first", "yesterday").err
     assert cli("allocations", "refund", "req_none").err.startswith(
         "terascope: the request 'req_none' was charged nothing"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from terascope.client import AsyncClient, Client
-from terascope.client.clients import checked_url, is_local
+from terascope.client.clients import checked_url
 from terascope.core.errors import (
     BadRequest,
     ConfigError,
@@ -17,6 +17,7 @@ from terascope.core.errors import (
     NotAuthenticated,
     NotFound,
 )
+from terascope.core.urls import is_loopback
 from terascope.testing.gateway import Served
 
 QUESTION = [{"role": "user", "content": "one two three four"}]
@@ -201,14 +202,14 @@ def test_a_proxy_is_not_asked_for_this_machine(set_environment: Callable[[str, s
     set_environment("HTTP_PROXY", "http://127.0.0.1:9")
     with Client(gateway.url) as client:
         assert client.health().status == "ok"
-    assert [is_local(f"http://{host}:1") for host in ("localhost", "127.1.2.3", "[::1]", "10.0.0.1", "a.b")] == [
+    assert [is_loopback(f"http://{host}:1") for host in ("localhost", "127.1.2.3", "[::1]", "10.0.0.1", "a.b")] == [
         True, True, True, False, False,
     ]  # fmt: skip
 
 
 def test_every_call_says_what_it_does() -> None:
     with Client("http://127.0.0.1:9") as client:
-        for noun in (client, client.models, client.catalog, client.keys, client.runs):
+        for noun in (client, client.models, client.catalog, client.keys, client.runs, client.service_accounts):
             names = [name for name in dir(noun) if not name.startswith("_") and callable(getattr(noun, name))]
             assert names
             assert [name for name in names if not getattr(noun, name).__doc__] == []

@@ -69,7 +69,7 @@ def test_operations_have_names_of_their_own_and_errors_in_shape(described: dict[
 
 def test_keys_are_asked_for_where_they_are_needed(described: dict[str, Any]) -> None:
     without = {path for _, path, operation in operations(described) if "security" not in operation}
-    assert without == {"/health", "/ready", "/metrics", "/metrics/engines"}
+    assert without == {"/health", "/ready", "/metrics", "/metrics/engines", "/.well-known/terascope"}
     with running_gateway(Config(auth=AuthConfig(metrics="operator"))) as served:
         closed = httpx.get(f"{served.url}/openapi.json").json()
     assert "security" in closed["paths"]["/metrics"]["get"]

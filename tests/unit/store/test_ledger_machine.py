@@ -6,6 +6,7 @@ balance is the sum of its entries, what it holds is the sum of its holds, and no
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from terascope.core.errors import Conflict, NotFound
 from terascope.core.ids import new_id
-from terascope.core.ledger import Hold, Settlement
+from terascope.core.ledger import Hold, Redraw, Settlement, Share
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.store.allocations import AllocationRow, AllocationStore, Transfer
@@ -35,6 +36,7 @@ class Ledger(RuleBasedStateMachine):
 
     requests = Bundle("requests")
     settled = Bundle("settled")
+    blocks = Bundle("blocks")
     grants = Bundle("grants")
 
     def __init__(self, url: str, durability: Durability) -> None:
@@ -89,6 +91,50 @@ class Ledger(RuleBasedStateMachine):
         hold = Hold(request[0], self.project, amount, self.time, self.time + HOLD_S)
         if request[0] not in self.costs:
             self.run(HoldStore(self.databases[gateway]).extend(hold))
+
+    @rule(target=blocks, amount=st.integers(1, 5), want=st.integers(1, 300), gateway=GATEWAYS)
+    def block(self, amount: int, want: int, gateway: int) -> Share | None:
+        return self.redraw_block(None, amount, want, 0, gateway)
+
+    @rule(target=blocks, old=blocks, amount=st.integers(1, 5), want=st.integers(1, 300), keep=AMOUNTS, gateway=GATEWAYS)
+    def redraw(self, old: Share | None, amount: int, want: int, keep: int, gateway: int) -> Share | None:
+        return self.redraw_block(old, amount, want, keep, gateway)
+
+    def redraw_block(self, old: Share | None, amount: int, want: int, keep: int, gateway: int) -> Share | None:
+        """What is drawn is an eighth of what there is at most; what is not, is held for the one request."""
+        before, hold_id = self.run(self.available()), new_id("req")
+        hold = Hold(hold_id, self.project, amount, self.time, self.time + HOLD_S)
+        held = self.run(HoldStore(self.databases[gateway]).redraw(Redraw(hold, want, new_id("block"), old, keep)))
+        after = self.run(self.available())
+        if held.block is not None:
+            assert amount * 4 <= held.block.amount <= want
+            assert held.block.amount * 7 <= after
+            return Share(held.block.block, held.block.allocation, amount)
+        assert held.had or after == held.available < amount
+        assert old is not None or after == before - amount * held.had
+        return None
+
+    @rule(block=blocks, amount=st.integers(0, 100), gateway=GATEWAYS)
+    def give_back(self, block: Share | None, amount: int, gateway: int) -> None:
+        if block is not None:
+            self.run(HoldStore(self.databases[gateway]).give_back(replace(block, amount=amount)))
+
+    @rule(block=blocks, share=AMOUNTS, cost=st.integers(1, 150), many=st.integers(1, 3), gateway=GATEWAYS)
+    def settle_shares(self, block: Share | None, share: int, cost: int, many: int, gateway: int) -> None:
+        """Shares that the block may have or may not, alone and several at once; some cost more than they are."""
+        if block is None:
+            return
+        part = replace(block, amount=share)
+
+        async def together() -> list[int]:
+            store = RunStore(self.databases[gateway])
+            due = [replace(self.settlement(one, cost), share=part) for one in ids]
+            return await asyncio.gather(*(store.add(record(one.id), one) for one in due))
+
+        ids = [new_id("req") for _ in range(many)]
+        for one, rest in zip(ids, self.run(together()), strict=True):
+            self.costs[one] = cost - rest
+            self.charged += cost - rest
 
     @rule(target=settled, requests=requests, cost=st.integers(0, 150), gateway=GATEWAYS)
     def settle_at_once(self, requests: list[str], cost: int, gateway: int) -> list[str]:

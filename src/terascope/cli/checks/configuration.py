@@ -5,13 +5,14 @@ from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
+from terascope.access.issuers import checked_issuers
 from terascope.catalog.sources.path import PathSource
 from terascope.catalog.sources.registry import parse_source
 from terascope.cli import settings
 from terascope.cli.checks.finding import Finding, error, ok, warning
 from terascope.client import Client
 from terascope.core.clock import SystemClock
-from terascope.core.config import Config, DeploymentConfig, ServerConfig
+from terascope.core.config import AuthConfig, Config, DeploymentConfig, ServerConfig
 from terascope.core.errors import ServiceError
 from terascope.core.models import Mode, ModelName, ModelVersion, Task
 from terascope.engines.contract import Endpoint, Launch
@@ -33,7 +34,9 @@ def read_configuration(path: Path | None) -> tuple[Config | None, Finding]:
 
 
 def check_configuration(config: Config, cache_dir: Path) -> Iterator[Finding]:
-    """Look at every model and deployment; nothing is fetched or started."""
+    """Look at every issuer, model and deployment; nothing is fetched or started."""
+    if config.auth.issuers:
+        yield _issuers(config.auth)
     for name in config.models:
         yield _model(config, name, cache_dir)
     for deployment in config.deployments:
@@ -52,6 +55,14 @@ def check_port(server: ServerConfig, bind: Bind) -> Finding:
             return ok(about, "a Terascope gateway listens there")
         return error(about, problem.message, "stop what uses it, or choose another with --port or `server.port`")
     return ok(about, f"free at {server.host}")
+
+
+def _issuers(auth: AuthConfig) -> Finding:
+    try:
+        names = [one.name for one in checked_issuers(auth.issuers)]
+    except ServiceError as problem:
+        return error("issuers", problem.message, "docs/how-to/single-sign-on.md shows how they are configured")
+    return ok("issuers", ", ".join(names))
 
 
 def _is_gateway(server: ServerConfig) -> bool:

@@ -6,8 +6,8 @@ from pathlib import Path
 from terascope.cli.checks.finding import Finding, error, ok, warning
 from terascope.cli.connection import Connection
 from terascope.client import Client
-from terascope.client.clients import is_local
 from terascope.core.errors import NotAllowed, ServiceError
+from terascope.core.urls import is_loopback
 from terascope.protocol.admin import ModelView
 
 
@@ -38,7 +38,7 @@ def _deployment(name: str, state: str) -> Finding:
 
 
 def _models(client: Client, connection: Connection) -> Iterator[Finding]:
-    if not connection.key:
+    if not connection.key and not connection.login:
         yield warning("models", "not looked at: there is no key", "set TERASCOPE_API_KEY")
         return
     try:
@@ -48,7 +48,7 @@ def _models(client: Client, connection: Connection) -> Iterator[Finding]:
     except ServiceError as problem:
         yield error("models", problem.message, "set TERASCOPE_API_KEY to a valid key")
     else:
-        yield from (check_model(one, here=is_local(connection.url)) for one in versions)
+        yield from (check_model(one, here=is_loopback(connection.url)) for one in versions)
 
 
 def check_model(one: ModelView, *, here: bool) -> Finding:

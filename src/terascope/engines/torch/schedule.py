@@ -12,6 +12,7 @@ from terascope.engines.torch.waiting import Waiting
 
 _LEAST_PREFILL = 16  # tokens of prompts that get into a step however many rows are running
 _FIXED_PART = 128  # tokens of a reproducible row's prompt in one step
+_LATELY = 256  # steps after a row of better priority in which prompts are read in small parts, for the next one's sake
 _PATIENCE = 3  # steps for prompts of better priority after which the others take part in one
 
 
@@ -45,6 +46,7 @@ class Scheduler:
         self._precedence = Precedence(_PATIENCE)
         self._kinds: deque[Callable[[Sequence[Row], int], list[Turn]]] = deque([self._fixed, self._free, self._whole])
         self._round = 0
+        self._seen: dict[int, int] = {}  # when rows of each priority were running last
 
     @property
     def full(self) -> bool:
@@ -72,6 +74,7 @@ class Scheduler:
         """
         self._admit()
         self._round += 1
+        self._seen |= dict.fromkeys((row.priority for row in self.running), self._round)
         lead, rows = self._taking_part()
         for kind in tuple(self._kinds):
             if turns := kind(rows, lead):
@@ -107,12 +110,15 @@ class Scheduler:
         budget = self._step_tokens - len(turns)
         reading = {row.priority for row in rows if row.pending > 1}
         for priority in sorted(reading, key=lambda one: (one != lead, one)):
-            # a step's length is what the rows of better priority wait for each of their tokens
-            most = min(budget, QUANTUM) if any(row.priority < priority for row in self.running) else budget
+            most = min(budget, QUANTUM) if self._hurries(priority) else budget
             shares = self._reading[whole, priority].take(most)
             turns += [Turn(row, _span(row, count)) for row, count in shares.items()]
             budget = max(0, budget - sum(shares.values()))
         return turns
+
+    def _hurries(self, priority: int) -> bool:
+        """Whether a step's length matters to rows of better priority than this: it is what their tokens wait for."""
+        return any(one < priority and self._round - seen < _LATELY for one, seen in self._seen.items())
 
     def _fixed(self, rows: Sequence[Row], _: int) -> list[Turn]:
         """A part of one prompt, cut at the same places whenever it is computed, or one token of several rows.

@@ -1,7 +1,5 @@
 """Allocations and usage: what projects were granted, and what became of it."""
 
-import csv
-import io
 import re
 from datetime import date
 from typing import Annotated, Literal
@@ -30,10 +28,10 @@ from terascope.protocol.allocations import (
     UsageViews,
 )
 from terascope.protocol.projects import ProjectName
+from terascope.protocol.spreadsheet import csv_text
 from terascope.store.allocations import AllocationRow
 
 router = APIRouter(prefix="/admin/v1", tags=["admin: allocations"])
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 
 
 @router.get("/projects/{project}/allocations")
@@ -112,7 +110,10 @@ async def show_usage(
     """
     found = await use.access.allocations.usage(who, project=project, user=user, model=model, first=first, last=last)
     rows = [_usage(one) for one in found]
-    return UsageViews(data=rows) if format == "json" else Response(_csv(rows), media_type="text/csv; charset=utf-8")
+    if format == "json":
+        return UsageViews(data=rows)
+    text = csv_text(UsageView.model_fields, (row.model_dump().values() for row in rows))
+    return Response(text, media_type="text/csv; charset=utf-8")
 
 
 @router.put("/prices/{model:path}")
@@ -143,16 +144,3 @@ def _usage(one: Usage) -> UsageView:
         project=one.project, user=one.user_id, model=one.model, day=one.day, requests=one.requests,
         prompt_tokens=one.prompt_tokens, output_tokens=one.output_tokens, service_units=units(one.amount),
     )  # fmt: skip
-
-
-def _csv(rows: list[UsageView]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(UsageView.model_fields)
-    writer.writerows([_cell(value) for value in row.model_dump().values()] for row in rows)
-    return text.getvalue()
-
-
-def _cell(value: object) -> object:
-    """A text that a spreadsheet would take for a formula gets a quote in front."""
-    return f"'{value}" if isinstance(value, str) and value.startswith(_FORMULA_STARTS) else value

@@ -97,7 +97,7 @@ async def _view(use: Services, who: Principal, row: ProjectRow) -> ProjectView:
         shares=row.shares,
         created=row.created,
         closed=row.closed,
-        role=known.roles.get(who.user_id) if known else None,
+        role=next(iter(known.roles_of(who)), None) if known else None,
         policies=[_policy(one) for one in known.policies] if known else [],
     )
 

@@ -222,17 +222,18 @@ class Server:
         *,
         max_batch: int = 8,
         step_tokens: int = 64,
+        extra_rows: int = 0,
         secret: str = "",
     ) -> None:
         self.crashes: list[BaseException] = []
         self.metrics = Metrics()
         self.shell = Shell(secret, self.metrics)
-        self.loop = self._serve(model, max_batch, step_tokens)
+        self.loop = self._serve(model, max_batch=max_batch, step_tokens=step_tokens, extra_rows=extra_rows)
         self._runner = web.AppRunner(self.shell.application(), handler_cancellation=True, access_log=None)
         self.socket = socket
         self._session: aiohttp.ClientSession | None = None
 
-    def _serve(self, model: CausalModel | Encoder, max_batch: int, step_tokens: int) -> Any:
+    def _serve(self, model: CausalModel | Encoder, *, max_batch: int, step_tokens: int, extra_rows: int) -> Any:
         features = frozenset(map(str, set(Feature)))
         able = Capabilities(frozenset(ENDPOINTS[isinstance(model, Encoder)]), features)
         info = EngineInfo("torch", "0", able, model.context_length, model.dtype)
@@ -241,7 +242,14 @@ class Server:
             texts = EmbedLoop(model, *common, max_batch=max_batch, step_tokens=step_tokens)
             self.shell.served = Embedder("tiny", info, model, texts)
             return texts
-        rows = BatchLoop(model.packed, model.vocabulary, *common, max_batch=max_batch, step_tokens=step_tokens)
+        rows = BatchLoop(
+            model.packed,
+            model.vocabulary,
+            *common,
+            max_batch=max_batch,
+            step_tokens=step_tokens,
+            extra_rows=extra_rows,
+        )
         self.shell.served = Generator("tiny", info, model, rows)
         return rows
 

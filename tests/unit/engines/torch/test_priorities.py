@@ -1,14 +1,25 @@
 """Whose turn comes first among rows of different priority, and that nobody waits forever."""
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from terascope.engines.torch.encoder import Encoder, load_encoder
+from terascope.engines.torch.intake import Terms
+from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.precedence import Precedence
+from terascope.engines.torch.settings import WorkerSettings
 
+from .conftest import Client
 from .test_turns import Engine, Wish
+
+TEXT = "v1/completions"
+Start = Callable[..., Any]
 
 
 def _saturated(engine: Engine, rows: int) -> Engine:
@@ -85,6 +96,21 @@ def test_better_answers_wait_for_small_parts_of_worse_prompts_only() -> None:
     better = engine.add(Wish(most=60))
     engine.until(better, made=5)
     assert {turn.row: turn.span.count for turn in engine.step()} == {better: 1, long: 128}
+    engine.until(long)
+    engine.until(better, made=60)
+    later = engine.add(Wish(request=2, own=3000, priority=2))
+    assert engine.step()[-1].span.count == 128  # the next better one may come soon
+    engine.schedule.drop(later)
+    engine.finish(limit=1000)
+
+
+def test_worse_prompts_are_read_in_large_parts_when_no_better_row_has_come_for_long() -> None:
+    engine = Engine(max_batch=3)
+    engine.add(Wish(most=1, priority=1))
+    batch = engine.add(Wish(request=1, most=300, priority=2))
+    engine.until(batch, made=260)
+    engine.add(Wish(request=2, own=2000, priority=2))
+    assert [turn.span.count for turn in engine.step()] == [1, 511]
 
 
 def _steps_of(engine: Engine, rows: set[object]) -> Iterator[bool]:
@@ -183,3 +209,41 @@ def test_a_row_that_loses_its_memory_again_and_again_gets_through() -> None:
         engine.step()
     assert row.made == 30
     assert engine.schedule.preemptions > 1
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"),
+    [("0", 0), ("1", 1), ("2", 2), ("", 1), ("3", 1), ("-1", 1), ("00", 1), ("1.0", 1), ("urgent", 1), ("\u0662", 1)],
+)
+def test_what_is_no_priority_is_taken_for_interactive(said: str, expected: int) -> None:
+    assert Terms.read({"X-Terascope-Priority": said}) == Terms(None, expected)
+    assert Terms.read({"X-Terascope-Scope": "us"}) == Terms("us", 1)
+
+
+def _priority(priority: int) -> dict[str, str]:
+    return {"X-Terascope-Priority": str(priority)}
+
+
+async def test_a_worker_does_what_it_is_told(tiny: CausalModel, start: Start) -> None:
+    """One place, which a long answer of batch has, and one for better ones."""
+    client: Client = await start(tiny, max_batch=1, extra_rows=1)
+    asked = {"model": "tiny", "prompt": "x", "seed": 1, "ignore_eos": True}
+    long = {**asked, "max_tokens": 450, "stream": True}
+    async with client.session.post(f"http://engine/{TEXT}", json=long, headers=_priority(2)) as response:
+        await response.content.readany()
+        status, answer, _ = await client.post(TEXT, {**asked, "max_tokens": 3}, headers=_priority(1))
+        assert (status, answer["usage"]["completion_tokens"]) == (200, 3)
+        (batch,) = client.server.loop._rows.values()
+        assert batch[0].made < 450
+        assert (await response.content.read()).endswith(b"[DONE]\n\n")
+
+
+async def test_embeddings_have_priorities(encoder_dir: Path, start: Start) -> None:
+    encoder: Encoder = load_encoder(WorkerSettings(encoder_dir, "tiny"), lambda _: None)
+    client: Client = await start(encoder, step_tokens=8)
+    many = {"model": "tiny", "input": ["the cat"] * 2000}
+    first = asyncio.create_task(client.post("v1/embeddings", many, headers=_priority(2)))
+    status, answer, _ = await client.post("v1/embeddings", {"model": "tiny", "input": "dog"}, headers=_priority(1))
+    assert (status, len(answer["data"])) == (200, 1)
+    assert not first.done()
+    assert (await first)[0] == 200

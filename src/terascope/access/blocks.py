@@ -1,0 +1,148 @@
+"""Holds in bulk: what a project that asks often has set aside, shared out to its requests without the database.
+
+A block is a hold like any other: durable before it is used, renewed while its gateway lives, returned some minutes
+after it died. What is known here of a block is never more than the database holds for it (decision 11).
+"""
+
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from terascope.core.clock import Clock
+from terascope.core.ids import new_id
+from terascope.core.ledger import Hold, Redraw, Share
+from terascope.store.holds import Held, HoldStore
+
+FRESH_S = 5.0  # after which the database says again what may be used; what nobody uses for so long is given back
+_OFTEN = 16  # requests within that time make a project one that asks often
+_REQUESTS = 256  # as large as this one that a block is to serve
+
+
+@dataclass(slots=True)
+class _Block:
+    """One block. `free` is what no request has a share of, `out` what requests that run have."""
+
+    id: str
+    allocation: str
+    drawn: float
+    free: int = 0
+    out: int = 0
+
+
+@dataclass(slots=True)
+class _Payer:
+    """A project: when it asked last, the block that it has now, and whether one is being drawn."""
+
+    asked: deque[float] = field(default_factory=lambda: deque(maxlen=_OFTEN))
+    block: _Block | None = None
+    drawing: bool = False
+
+    def often(self, now: float) -> bool:
+        return len(self.asked) == _OFTEN and now - self.asked[0] <= FRESH_S
+
+    def idle(self, now: float) -> bool:
+        return not self.drawing and (not self.asked or now - self.asked[-1] > FRESH_S)
+
+
+class Blocks:
+    """The blocks of one gateway, and the shares of its requests that run."""
+
+    def __init__(self, holds: HoldStore, clock: Clock) -> None:
+        self._holds = holds
+        self._clock = clock
+        self._payers: dict[str, _Payer] = {}
+        self._blocks: dict[str, _Block] = {}
+        self._shares: dict[str, Share] = {}
+
+    def take(self, run_id: str, project: str, amount: int) -> bool:
+        """Give a request a share of its project's block; False when the database has to be asked."""
+        payer, now = self._payers.get(project), self._clock.monotonic()
+        if payer is None:
+            payer = self._payers[project] = _Payer()
+        payer.asked.append(now)
+        block = payer.block
+        if block is None or block.free < amount or now - block.drawn > FRESH_S:
+            return False
+        self._give(run_id, block, amount)
+        return True
+
+    async def hold(self, hold: Hold) -> Held:
+        """Hold for one request, with a block for those that follow where the project asks often and has plenty.
+
+        Durable on return. When there is not enough nothing is held, and what was free in the block is given back.
+        """
+        payer = self._payers[hold.project]
+        if payer.drawing or not (payer.block or payer.often(self._clock.monotonic())):
+            return await self._holds.hold(hold)
+        payer.drawing = True
+        try:
+            return await self._draw(payer, hold)
+        finally:
+            payer.drawing = False
+
+    async def _draw(self, payer: _Payer, hold: Hold) -> Held:
+        old, payer.block = payer.block, None  # nobody gets a share of it meanwhile
+        if old is not None:
+            old.free = 0
+        known = None if old is None else Share(old.id, old.allocation, 0)
+        keep = 0 if old is None else old.out
+        held = await self._holds.redraw(Redraw(hold, hold.amount * _REQUESTS, new_id("block"), known, keep))
+        if held.block is not None:
+            drawn = held.block
+            block = self._blocks.setdefault(drawn.block, _Block(drawn.block, drawn.allocation, 0.0))
+            block.free += drawn.amount
+            block.drawn = self._clock.monotonic()
+            self._give(hold.id, block, hold.amount)
+            payer.block = block
+        return held
+
+    def _give(self, run_id: str, block: _Block, amount: int) -> None:
+        block.free -= amount
+        block.out += amount
+        self._shares[run_id] = Share(block.id, block.allocation, amount)
+
+    def share(self, run_id: str) -> Share | None:
+        """What a request has a share of."""
+        return self._shares.get(run_id)
+
+    def settled(self, run_id: str, cost: int) -> Share | None:
+        """Take back the share of a request that cost so much; return it. Its settlement is submitted without delay."""
+        share = self._shares.pop(run_id, None)
+        block = self._blocks.get(share.block) if share is not None else None
+        if share is not None and block is not None:
+            block.out -= share.amount
+            block.free += max(0, share.amount - cost)
+        return share
+
+    def ids(self) -> list[str]:
+        """The ids of all blocks, to be renewed."""
+        return list(self._blocks)
+
+    async def look(self) -> None:
+        """Forget blocks that the database does not have any more, as after a time in which this process stood still."""
+        known = self.ids()
+        there = await self._holds.there(known) if known else set()
+        self._forget(one for one in known if one not in there)
+
+    async def give_back(self, *, all: bool = False) -> None:
+        """Return what is free in blocks that nobody has used for a while, or in `all`."""
+        now = self._clock.monotonic()
+        for project, payer in list(self._payers.items()):
+            if all or payer.idle(now):
+                payer.block = None
+                del self._payers[project]
+        used = {payer.block.id for payer in self._payers.values() if payer.block is not None}
+        drawing = any(payer.drawing for payer in self._payers.values())  # one of those here may be drawn anew
+        for block in [one for one in self._blocks.values() if one.id not in used and not drawing]:
+            if not block.out:
+                self._forget([block.id])
+            if block.free or not block.out:
+                block.free = 0
+                await self._holds.give_back(Share(block.id, block.allocation, block.out))
+
+    def _forget(self, blocks: Iterable[str]) -> None:
+        for one in blocks:
+            self._blocks.pop(one, None)
+            for payer in self._payers.values():
+                if payer.block is not None and payer.block.id == one:
+                    payer.block = None
