@@ -243,7 +243,8 @@ def check_block(name: str, watch: Watch, layer: int) -> None:
 def attended(attention: nn.Module, q: Tensor, k: Tensor) -> Tensor:
     n = len(q)
     scores = torch.einsum("qhd,khd->qhk", q, k) * float(attention.scaling)  # type: ignore[arg-type]
-    return scores.masked_fill(torch.ones(n, n).triu(1).bool()[:, None], -torch.inf).softmax(-1)
+    later = torch.ones(n, n).triu(1).bool()[:, None]
+    return torch.softmax(scores.masked_fill(later, -torch.inf), -1)
 
 
 def check_mlp(
@@ -363,7 +364,12 @@ def test_modules_by_their_paths() -> None:
     changed = packed.run(step)[0]
     packed.pool.give_back(blocks)
     right: list[Tensor] = []
-    handle = plain.get_submodule(path).register_forward_hook(lambda _, __, out: right.append(out) or out * 0)
+
+    def hidden(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        right.append(output)
+        return output * 0
+
+    handle = plain.get_submodule(path).register_forward_hook(hidden)
     told = plain(input_ids=torch.tensor([PROMPT]), use_cache=False).logits[0, -1]
     handle.remove()
     close(seen[0], right[0], IN_FLOAT32)

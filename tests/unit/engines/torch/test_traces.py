@@ -323,9 +323,13 @@ async def test_a_value_that_does_not_fit_fails_its_row(client: Client) -> None:
 
 
 async def test_a_client_that_leaves_ends_the_work(client: Client) -> None:
-    body = {"model": "tiny", "prompts": [prompt_of(n, 30) for n in range(20)], "max_tokens": 400, "ignore_eos": True}
-    body["prompts"] = named(*body["prompts"])
-    body["operations"] = [{"capture": "blocks.*.residual.post"}]
+    body = {
+        "model": "tiny",
+        "prompts": [{"tokens": prompt_of(n, 30)} for n in range(20)],
+        "operations": [{"capture": "blocks.*.residual.post"}],
+        "max_tokens": 400,
+        "ignore_eos": True,
+    }
     task = asyncio.create_task(client.post("v1/traces", body))
     loop = client.server.loop
     while not await loop.between_steps(lambda: len(loop._schedule.running)):
@@ -337,6 +341,8 @@ async def test_a_client_that_leaves_ends_the_work(client: Client) -> None:
     assert steps < 200  # the answers would have taken more
     assert await client.text("the", max_tokens=1) is not None
     served = client.server.shell.served
+    assert isinstance(served, Generator)
+    assert served._traces is not None
     assert not served._traces._tools.bench.taps._open
 
 
