@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from terascope.engines.torch.attention import NAME, PackedAttention, _Attend
+from terascope.engines.torch.attention import NAME, Attend, PackedAttention
 from terascope.engines.torch.cache import BLOCK, BlockPool, Digests, LayerStore, blocks_for
 from terascope.engines.torch.layout import Layout, Single, Span, lay_out
 from terascope.engines.torch.packed import PackedModel, Step, prepare
@@ -86,7 +86,7 @@ class Slots:
 
     def __init__(self, layout: Layout, dtype: torch.dtype, layers: int, *, whole: bool) -> None:
         """`whole`: all rows as one group over the whole length, as a static cache is computed."""
-        self._attend = _Attend(SIZE**-0.5, None, None)
+        self._attend = Attend(SIZE**-0.5, None, None)
         self._singles = [_whole(layout)] if whole else layout.singles
         sizes = [len(single.index) for single in self._singles]
         self._layers = [

@@ -17,12 +17,12 @@ from terascope.core.models import Capabilities, ModelVersion
 class EngineCall:
     """One request to an engine.
 
-    `endpoint` is a path below `/v1` (`chat/completions`, `completions`, `embeddings`), or `tokenize` or
-    `detokenize`. `body` is JSON whose `model` is the engine's served name. `scope` says who may share computed
-    prefixes with whom: an engine that keeps them gives them only to calls of the same scope. It is opaque, ASCII,
-    at most 128 characters; "" is the scope of those who chose to share with everybody. `priority` says whose turn
-    comes first where requests wait for each other inside the engine: 0 is urgent, 1 interactive, 2 batch. An engine
-    may ignore it; it changes when an answer comes and never what it says.
+    `endpoint` is a path below `/v1` (`chat/completions`, `completions`, `embeddings`, `traces`, `traces/sites`), or
+    `tokenize` or `detokenize`. `body` is JSON whose `model` is the engine's served name. `scope` says who may share
+    computed prefixes with whom: an engine that keeps them gives them only to calls of the same scope. It is opaque,
+    ASCII, at most 128 characters; "" is the scope of those who chose to share with everybody. `priority` says whose
+    turn comes first where requests wait for each other inside the engine: 0 is urgent, 1 interactive, 2 batch. An
+    engine may ignore it; it changes when an answer comes and never what it says.
     """
 
     request_id: str

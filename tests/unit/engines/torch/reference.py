@@ -17,7 +17,6 @@ from terascope.internals.plan import (
     Capture,
     Change,
     Clamp,
-    Intervention,
     Patch,
     ProjectOut,
     RowTrace,
@@ -35,7 +34,9 @@ class Llama:
     """A Llama with grouped queries, computed by formula from its weights."""
 
     def __init__(self, model: LlamaForCausalLM) -> None:
-        self.weights = {name: weight.detach().double() for name, weight in model.state_dict().items()}
+        self.weights: dict[str, Tensor] = {
+            name: weight.detach().double() for name, weight in model.state_dict().items()
+        }
         self.config = model.config
 
     def __call__(self, tokens: Sequence[int], see: See) -> Tensor:
@@ -73,13 +74,13 @@ class Llama:
         return x @ self.weights[f"{name}.weight"].T
 
     def _norm(self, name: str, x: Tensor) -> Tensor:
-        scale = (x.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps).rsqrt()
+        scale: Tensor = (x.pow(2).mean(-1, keepdim=True) + self.config.rms_norm_eps).rsqrt()
         return x * scale * self.weights[f"{name}.weight"]
 
     def lens(self, x: Tensor, *, normed: bool = False) -> Tensor:
         """Log-probabilities of the next token if the model ended with `x`."""
         x = x if normed else self._norm("model.norm", x)
-        return (x @ self.weights["lm_head.weight"].T).log_softmax(-1)
+        return torch.log_softmax(x @ self.weights["lm_head.weight"].T, -1)
 
 
 def _turned(x: Tensor, base: float = 10000.0) -> Tensor:
@@ -139,7 +140,7 @@ class Interpreter:
             places = self.places(one.where, tokens)
             if isinstance(one, Capture):
                 self.done.captured[one.name] = _part(x, one.where, places)
-            elif isinstance(one, Intervention) and places:
+            elif places:
                 x = self._changed(x, one.where, places, one.change)
         for where in self._kept:
             if str(where.site) == name:
@@ -189,7 +190,8 @@ class Interpreter:
                 return part.clamp(least, most)
             case ProjectOut(directions):
                 given = tensor_of(directions, CPU).double()
-                return part - part @ torch.linalg.pinv(given) @ given
+                inverse: Tensor = torch.linalg.pinv(given)
+                return part - part @ inverse @ given
             case Patch(source, place):
                 return self._sources[source].kept[place].expand_as(part)
         raise NotImplementedError(type(change).__name__)

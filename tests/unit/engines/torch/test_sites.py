@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import pytest
@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
+    BertConfig,
+    BertModel,
     CohereConfig,
     DeepseekV3Config,
     Gemma2Config,
@@ -31,10 +33,16 @@ from transformers import (
 
 from terascope.core.errors import BadRequest
 from terascope.engines.torch.attachment import Part
+from terascope.engines.torch.batching import Packed, choose
 from terascope.engines.torch.cache import blocks_for
 from terascope.engines.torch.layout import Span
 from terascope.engines.torch.packed import PackedModel, Step, prepare
-from terascope.internals.shape import Attention
+from terascope.engines.torch.sites import find_sites
+from terascope.engines.torch.taps import Listening
+from terascope.engines.torch.text_attention import NAME as TEXTS
+from terascope.engines.torch.text_attention import Texts
+from terascope.engines.torch.tracing.passes import RowsAttention, whole
+from terascope.internals.shape import Attention, Kind
 from terascope.internals.sites import Place, Site, all_sites, axes, is_writable
 
 SMALL: dict[str, Any] = {
@@ -235,7 +243,8 @@ def check_block(name: str, watch: Watch, layer: int) -> None:
 def attended(attention: nn.Module, q: Tensor, k: Tensor) -> Tensor:
     n = len(q)
     scores = torch.einsum("qhd,khd->qhk", q, k) * float(attention.scaling)  # type: ignore[arg-type]
-    return scores.masked_fill(torch.ones(n, n).triu(1).bool()[:, None], -torch.inf).softmax(-1)
+    later = torch.ones(n, n).triu(1).bool()[:, None]
+    return torch.softmax(scores.masked_fill(later, -torch.inf), -1)
 
 
 def check_mlp(
@@ -355,7 +364,12 @@ def test_modules_by_their_paths() -> None:
     changed = packed.run(step)[0]
     packed.pool.give_back(blocks)
     right: list[Tensor] = []
-    handle = plain.get_submodule(path).register_forward_hook(lambda _, __, out: right.append(out) or out * 0)
+
+    def hidden(_: nn.Module, __: Any, output: Tensor) -> Tensor:
+        right.append(output)
+        return output * 0
+
+    handle = plain.get_submodule(path).register_forward_hook(hidden)
     told = plain(input_ids=torch.tensor([PROMPT]), use_cache=False).logits[0, -1]
     handle.remove()
     close(seen[0], right[0], IN_FLOAT32)
@@ -367,3 +381,69 @@ def test_what_is_no_site_is_refused() -> None:
     for site in (Site(Place.RESIDUAL_POST, 7), Site(Place.MODULE_INPUT, None, "model.nothing")):
         with pytest.raises(BadRequest, match="no site"):
             sites.install(site, None)
+
+
+def test_an_encoder_with_norms_after_its_sums() -> None:
+    """BERT: every site by formula, then with each of them changed."""
+    torch.manual_seed(2)
+    config = BertConfig(**{k: v for k, v in SMALL.items() if k != "num_key_value_heads"})
+    model = BertModel(config).double().eval().requires_grad_(False)
+    batching = choose(model, 64)
+    assert isinstance(batching, Packed)
+
+    def computed(taps: Listening) -> Tensor:
+        texts = Texts([len(PROMPT)], model.device)
+        texts.attend = RowsAttention([whole(len(PROMPT))], taps, causal=False)
+        return batching.states(torch.tensor(PROMPT), texts)
+
+    sites = find_sites(model, computed, Kind.ENCODER)
+    taps = sites.taps()
+    last = torch.zeros(0)
+    for change in (None, *all_sites(sites.shape)):
+        seen: dict[Site, Tensor] = {}
+        before: dict[Site, Tensor] = {}
+
+        def tap(site: Site, x: Tensor, change: Site | None = change, seen: Any = seen, before: Any = before) -> Any:
+            before[site] = x.clone()
+            seen[site] = x + delta(x.shape) * 0.3 if site == change else x.clone()
+            return seen[site] if site == change else None
+
+        with ExitStack() as stack, torch.inference_mode():
+            for site in all_sites(sites.shape):
+                stack.enter_context(taps.open(site, 0, len(PROMPT), partial(tap, site)))
+            states = computed(taps)
+        for layer in range(2):
+            check_bert_layer(model.encoder.layer[layer], layer, before, seen)
+        close(states, seen[Site(Place.RESIDUAL_POST, 1)])
+        if change is None:
+            last = states
+            assert not any(one._forward_hooks or one._forward_pre_hooks for one in model.modules())
+            model.set_attn_implementation("eager")
+            told = model(torch.tensor([PROMPT]), output_hidden_states=True)
+            model.set_attn_implementation(TEXTS)
+            for layer in range(2):
+                close(seen[Site(Place.RESIDUAL_POST, layer)], told.hidden_states[layer + 1][0], IN_FLOAT32)
+        else:
+            assert not torch.allclose(states, last), change
+
+
+def check_bert_layer(block: nn.Module, layer: int, before: dict[Site, Tensor], seen: dict[Site, Tensor]) -> None:
+    def at(place: Place) -> Tensor:
+        return before[Site(place, layer)]
+
+    def now(place: Place) -> Tensor:
+        return seen[Site(place, layer)]
+
+    q, k, v = now(Place.ATTENTION_Q), now(Place.ATTENTION_K), now(Place.ATTENTION_V)
+    scores = torch.einsum("qhd,khd->qhk", q, k) / q.shape[-1] ** 0.5
+    close(at(Place.ATTENTION_PROBABILITIES), scores.softmax(-1))
+    close(at(Place.ATTENTION_HEADS), torch.einsum("qhk,khd->qhd", now(Place.ATTENTION_PROBABILITIES), v))
+    after, output = block.get_submodule("attention.output"), block.get_submodule("output")
+    close(at(Place.ATTENTION_OUTPUT), after.get_submodule("dense")(now(Place.ATTENTION_HEADS).flatten(1)))
+    total = now(Place.RESIDUAL_PRE) + now(Place.ATTENTION_OUTPUT)
+    close(at(Place.RESIDUAL_MID), after.get_submodule("LayerNorm")(total))
+    close(at(Place.MLP_INPUT), now(Place.RESIDUAL_MID))
+    close(at(Place.MLP_NEURONS), block.get_submodule("intermediate")(now(Place.MLP_INPUT)))
+    close(at(Place.MLP_OUTPUT), output.get_submodule("dense")(now(Place.MLP_NEURONS)))
+    total = now(Place.RESIDUAL_MID) + now(Place.MLP_OUTPUT)
+    close(at(Place.RESIDUAL_POST), output.get_submodule("LayerNorm")(total))

@@ -323,9 +323,13 @@ async def test_a_value_that_does_not_fit_fails_its_row(client: Client) -> None:
 
 
 async def test_a_client_that_leaves_ends_the_work(client: Client) -> None:
-    body = {"model": "tiny", "prompts": [prompt_of(n, 30) for n in range(20)], "max_tokens": 400, "ignore_eos": True}
-    body["prompts"] = named(*body["prompts"])
-    body["operations"] = [{"capture": "blocks.*.residual.post"}]
+    body = {
+        "model": "tiny",
+        "prompts": [{"tokens": prompt_of(n, 30)} for n in range(20)],
+        "operations": [{"capture": "blocks.*.residual.post"}],
+        "max_tokens": 400,
+        "ignore_eos": True,
+    }
     task = asyncio.create_task(client.post("v1/traces", body))
     loop = client.server.loop
     while not await loop.between_steps(lambda: len(loop._schedule.running)):
@@ -337,6 +341,8 @@ async def test_a_client_that_leaves_ends_the_work(client: Client) -> None:
     assert steps < 200  # the answers would have taken more
     assert await client.text("the", max_tokens=1) is not None
     served = client.server.shell.served
+    assert isinstance(served, Generator)
+    assert served._traces is not None
     assert not served._traces._tools.bench.taps._open
 
 
@@ -391,3 +397,41 @@ async def test_encoders_can_be_looked_into(encoder: Encoder, encoder_dir: Any, s
         np.testing.assert_allclose(array(arrays["gradient/embeddings"]), right[0], atol=1e-4)
         if handle is not None:
             handle.remove()
+
+
+async def test_in_sixteen_bits(half_tiny: CausalModel, start: Callable[..., Any], llama: Llama) -> None:
+    """Captures have the model's own type; what is reduced or asked for in 32 bits has those."""
+    client: Client = await start(half_tiny)
+    prompt = prompt_of(1, 12)
+    operations = [
+        {"capture": "blocks.1.residual.post", "name": "whole"},
+        {"capture": "blocks.1.residual.post", "name": "norm", "reduce": "norm"},
+    ]
+    gradient = {"of": {"logit": 7}, "with_respect_to": ["blocks.0.residual.post"]}
+    row = (await trace(client, prompt, operations=operations, gradient=gradient))["rows"][0]
+    kinds = {name: value["dtype"] for name, value in row["arrays"].items()}
+    assert kinds.pop("gradient/value") == kinds.pop("norm") == "F32"
+    assert set(kinds.values()) == {"BF16"}
+    whole = (await trace(client, prompt, operations=operations[:1], dtype="F32"))["rows"][0]["arrays"]["whole"]
+    right = seen(llama, prompt, "blocks.1.residual.post")
+    assert np.linalg.norm(array(whole) - right) < 0.05 * np.linalg.norm(right)
+    np.testing.assert_allclose(array(row["arrays"]["norm"]), np.linalg.norm(array(whole), axis=-1), rtol=1e-3)
+
+
+@pytest.mark.slow
+async def test_what_a_real_model_thinks_of_france(smol: CausalModel, start: Callable[..., Any]) -> None:
+    """The lens at the last layer is what the model says, and embeddings of earlier layers know less."""
+    client: Client = await start(smol)
+    prompt = "The capital of France is"
+    lens = {"capture": "blocks.*.residual.post", "name": "x", "tokens": "last", "reduce": {"logit_lens": 3}}
+    gradient = {"of": {"log_probability": " Paris"}, "with_respect_to": ["blocks.10.residual.post"]}
+    answer = await client.ask("v1/traces", prompts=[prompt], operations=[lens], gradient=gradient)
+    arrays = answer["rows"][0]["arrays"]
+    told = await client.ask("v1/completions", prompt=prompt, max_tokens=1, temperature=0, logprobs=3)
+    last = array(arrays["x/blocks.29.residual.post.log_probabilities"])[0]
+    words = told["choices"][0]["logprobs"]["top_logprobs"][0]
+    np.testing.assert_allclose(last, sorted(words.values(), reverse=True)[:3], atol=1e-3)
+    paris = smol.vocabulary.encode(" Paris", special=False)
+    assert array(arrays["x/blocks.29.residual.post.tokens"])[0][0] == paris[0]
+    assert array(arrays["x/blocks.2.residual.post.tokens"])[0][0] != paris[0]
+    assert float(array(arrays["gradient/value"])) == pytest.approx(float(last[0]), abs=1e-3)

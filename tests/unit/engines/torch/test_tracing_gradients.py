@@ -29,6 +29,7 @@ from terascope.internals.plan import (
     Method,
     Scale,
 )
+from terascope.internals.plan import Scalar as ScalarOf
 from terascope.internals.tokens import AllTokens, LastToken, Positions
 
 from .plans import prompt_of, trace, vector, where
@@ -44,7 +45,7 @@ STEERED = (
     Intervention(where("blocks.0.residual.post", [2, -1]), Add(vector(4, 64))),
     Intervention(where("blocks.1.attention.heads", heads=(1,)), Scale(0.5)),
 )
-SCALARS = {
+SCALARS: dict[str, ScalarOf] = {
     "logit": Logit(7),
     "difference": Logit(7, 9, Positions((4,))),
     "log-probability": LogProbability(11, LastToken()),
@@ -72,13 +73,13 @@ def run(passes: DecoderPasses, asks: Sequence[Ask]) -> list[Named]:
 def scalar_by_hand(of: Any, logits: Tensor, dot: Tensor | None, prompt: Sequence[int]) -> Tensor:
     logs = logits.log_softmax(-1)
     match of:
-        case Logit(token, minus, at):
-            place = -1 if isinstance(at, LastToken) else at.numbers[0]
-            return logits[place, token] - (0 if minus is None else logits[place, minus])
-        case LogProbability(token):
+        case Logit(int(token), minus, at):
+            place = at.numbers[0] if isinstance(at, Positions) else -1
+            return logits[place, token] - (logits[place, minus] if isinstance(minus, int) else 0)
+        case LogProbability(int(token)):
             return logs[-1, token]
         case Loss(tokens):
-            chosen = range(1, len(prompt)) if isinstance(tokens, AllTokens) else tokens.numbers
+            chosen = tokens.numbers if isinstance(tokens, Positions) else range(1, len(prompt))
             return -torch.stack([logs[at - 1, prompt[at]] for at in chosen]).mean()
     assert dot is not None
     return dot
@@ -110,7 +111,7 @@ def by_hand(
 
     value = scalar_by_hand(of, model(prompt, see), dots[0] if dots else None, prompt)
     value = value + 0 * sum(x.sum() for x in held.values())  # also where it depends on none of them
-    found = torch.autograd.grad(value, list(held.values()), allow_unused=True)
+    found: Sequence[Tensor | None] = torch.autograd.grad(value, list(held.values()), allow_unused=True)
     gradients = {
         name: torch.zeros_like(x) if one is None else one for (name, x), one in zip(held.items(), found, strict=True)
     }
@@ -236,7 +237,7 @@ def test_direct_logit_attribution_adds_up(
     close(found["gradient/value"], value)
     assert float(sum(found[f"gradient/{part}"].sum() for part in parts)) == pytest.approx(float(value), abs=1e-3)
     weight = llama.weights["lm_head.weight"]
-    direction = weight[of.token] - (0 if of.minus is None else weight[of.minus])
+    direction = weight[int(of.token)] - (0 if of.minus is None else weight[int(of.minus)])
     scale = (at["blocks.1.residual.post"][place].pow(2).mean() + llama.config.rms_norm_eps).rsqrt()
     for part in parts:
         right = at[part][place] * scale * llama.weights["model.norm.weight"] @ direction

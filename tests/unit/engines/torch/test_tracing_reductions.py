@@ -168,13 +168,14 @@ def test_lenses_of_all_rows_and_layers_are_one_multiplication(tiny: CausalModel,
     captures = [Capture(str(n), where(f"blocks.{n}.residual.post", "last"), LogitLens(2)) for n in (0, 1)]
     driver = Driver(tiny)
     driver._packed._taps = bench.taps
-    for number in range(4):
-        one = trace(*captures)
-        driver.ask(planned(one, prompt_of(number, 9), RowTracer(one, prompt_of(number, 9), bench, no_sources)))
+    tracers = [RowTracer(trace(*captures), prompt_of(n, 9), bench, no_sources) for n in range(4)]
+    for number, tracer in enumerate(tracers):
+        driver.ask(planned(trace(*captures), prompt_of(number, 9), tracer))
     driver.step()
     driver.finish()
     handle.remove()
     assert len(calls) == 2  # the step's own logits, and the lenses of eight vectors
+    assert all(tracer.found(str(n))[".tokens"].shape == (1, 2) for tracer in tracers for n in (0, 1))
 
 
 def test_many_lenses_do_not_need_memory_for_all_logits_at_once(bench: Bench) -> None:

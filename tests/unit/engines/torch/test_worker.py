@@ -138,10 +138,13 @@ async def test_the_gateways_adapter_speaks_to_it(run: Run, tiny_dir: Path) -> No
     info = await engine.probe()
     assert (info.engine, info.context_length, info.dtype, info.device) == ("torch", 512, "float32", "cpu")
     assert (info.slots, info.extra) == (6, 2)
-    assert {"chat/completions", "completions", "tokenize", "detokenize"} == info.capabilities.endpoints
+    words = {"chat/completions", "completions", "tokenize", "detokenize"}
+    assert words | {"traces", "traces/sites"} == info.capabilities.endpoints
     assert {"logprobs", "seed", "tools", "json_schema", "echo", "token_prompts"} <= info.capabilities.features
-    answer = await engine.generate(EngineCall("r", "completions", b'{"model":"tiny","prompt":"x","max_tokens":2}'))
-    assert answer.status == 200
+    plan = b'{"model":"tiny","prompts":["x"],"operations":[{"capture":"norm"}]}'
+    for endpoint, body in (("traces", plan), ("completions", b'{"model":"tiny","prompt":"x","max_tokens":2}')):
+        answer = await engine.generate(EngineCall("r", endpoint, body))
+        assert answer.status == 200
     assert json.loads(b"".join([chunk async for chunk in answer.chunks()]))["object"] == "text_completion"
     assert "terascope_engine_tokens_total" in await engine.metrics()
     await engine.aclose()
@@ -153,7 +156,13 @@ async def test_an_embedding_model(run: Run, encoder_dir: Path) -> None:
     async with started.session() as session:
         async with session.get("http://x/terascope/info") as response:
             info = await response.json()
-        assert info["capabilities"]["endpoints"] == ["detokenize", "embeddings", "tokenize"]
+        assert info["capabilities"]["endpoints"] == [
+            "detokenize",
+            "embeddings",
+            "tokenize",
+            "traces",
+            "traces/sites",
+        ]
         assert (info["details"]["pooling"], info["details"]["batching"]) == ("mean", "packed")
         async with session.post("http://x/v1/embeddings", json={"model": "tiny", "input": "the cat"}) as response:
             assert len((await response.json())["data"][0]["embedding"]) == 32

@@ -1,6 +1,6 @@
 """One row's plan at work in the running batch: an attachment."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 
@@ -30,20 +30,28 @@ class Bench:
     lens: Lens
     device: torch.device
     table: TokenTable
-    open: int = 0
+    _open: int = 0
+    _ends: list[Callable[[], None]] = field(default_factory=list)
 
     @contextmanager
-    def step(self) -> Iterator[None]:
-        """What the last row to leave a step has asked of the lens is answered then."""
-        self.open += 1
+    def step(self, end: Callable[[], None]) -> Iterator[None]:
+        """Hold while a row is in a step. When the last row leaves it, the lens answers, and then each `end` is called.
+
+        Where the step fails nothing of that is done.
+        """
+        self._open += 1
+        self._ends.append(end)
         try:
             yield
-            if self.open == 1:
+            if self._open == 1:
                 self.lens.flush()
+                for one in self._ends:
+                    one()
         finally:
-            self.open -= 1
-            if not self.open:
+            self._open -= 1
+            if not self._open:
                 self.lens.drop()
+                self._ends.clear()
 
 
 @dataclass(slots=True)
@@ -129,12 +137,11 @@ class RowTracer:
     @contextmanager
     def attached(self, part: Part) -> Iterator[None]:
         """What `attach` returns; the model is known from the bench."""
-        with self._bench.step(), ExitStack() as stack:
+        with self._bench.step(self._settle), ExitStack() as stack:
             answer = self._answer(part)
             for site, acting in self._sites.items():
                 self._open(stack, site, acting, part, answer)
             yield
-        self._settle()
 
     def _open(
         self, stack: ExitStack, site: Site, acting: Sequence[_Acting], part: Part, answer: Sequence[bytes]
