@@ -17,6 +17,7 @@ from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.respond import Generator
 from terascope.engines.torch.settings import WorkerSettings
 from terascope.engines.torch.tracing.route import Traces
+from terascope.internals.limits import Cost
 from terascope.protocol.trace_results import TraceResult, TraceRowEvent
 
 from .conftest import NAN_TOKEN, Client
@@ -239,6 +240,8 @@ async def test_rows_as_events(client: Client) -> None:
         TraceRowEvent.model_validate(one)
         assert one["object"] == "trace.row"
         assert one["row"] == row
+    assert [one["usage"]["completion_tokens"] for one in events] == [3, 6]
+    assert events[1]["usage"] == whole["usage"]
 
 
 async def test_a_row_that_fails_among_events(client: Client) -> None:
@@ -296,6 +299,61 @@ async def test_who_takes_from_a_prompt_that_failed(client: Client) -> None:
     codes = [(row.get("error") or {}).get("code") for row in answer["rows"]]
     assert codes == ["engine_nan", "invalid_request", None]
     assert "`a`" in answer["rows"][1]["error"]["message"]
+
+
+async def test_how_long_it_will_take(client: Client) -> None:
+    """Known from what was seen, and only then."""
+    backward = {"of": {"logit": 7}, "with_respect_to": ["norm"]}
+    before = await trace(client, prompt_of(1, 10), dry_run=True, **PLAN)
+    assert before["estimate"]["seconds"] is None
+    await trace(client, prompt_of(1, 10), max_tokens=5, ignore_eos=True, gradient=backward, **PLAN)
+    pace = client.server.loop.pace
+    one, two, answer, back = [
+        (await trace(client, prompt_of(1, 10), *more, dry_run=True, **PLAN, **fields))["estimate"]["seconds"]
+        for more, fields in (
+            ((), {}),
+            ((prompt_of(2, 10),), {}),
+            ((), {"max_tokens": 5}),
+            ((), {"gradient": backward}),
+        )
+    ]
+    assert 0 < one < answer < 60
+    assert two == pytest.approx(2 * one)
+    assert back > one
+    assert pace.seconds(Cost(gradient_tokens=10)) == pytest.approx(back - one)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"captured_bytes": 2559}, "2,560 captured bytes, and 2,559 are allowed; capture fewer"),
+        ({"prompts": 0}, "0"),
+        ({"prompt_tokens": 9}, "10 prompt tokens, and 9 are allowed"),
+        ({"operations": 1}, "1"),
+        ({"memory_bytes": 100}, "memory bytes, and 100 are allowed"),
+    ],
+)
+async def test_the_gateways_limits_are_kept(client: Client, limits: dict[str, int], words: str) -> None:
+    body = {"model": "tiny", "prompts": named(prompt_of(1, 10)), **PLAN, "dry_run": True}
+    told = {"X-Terascope-Trace-Limits": json.dumps(limits)}
+    status, answer, _ = await client.post("v1/traces", body, headers=told)
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+    assert words in answer["error"]["message"]
+    assert answer["error"]["param"]
+
+
+async def test_what_is_kept_as_a_whole_needs_the_memory(client: Client) -> None:
+    """JSON is there three times before it goes out; what flows or streams is there a row at a time."""
+    prompts = [{"tokens": prompt_of(n, 60)} for n in range(20)]
+    size = 20 * 60 * 2 * 64 * 2
+    needs = {
+        name: (await client.ask("v1/traces", prompts=prompts, dry_run=True, **PLAN, **fields))["estimate"]
+        for name, fields in {"json": {}, "events": {"stream": True}, "file": {"format": "safetensors"}}.items()
+    }
+    assert {one["captured_bytes"] for one in needs.values()} == {size}
+    assert needs["events"]["memory_bytes"] == size // 20
+    assert needs["file"]["memory_bytes"] == size // 20 + size
+    assert needs["json"]["memory_bytes"] >= size // 20 + 3 * size
 
 
 async def test_the_cost_without_the_work(client: Client) -> None:
