@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+import io
 import json
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -363,6 +366,18 @@ async def test_the_cost_without_the_work(client: Client) -> None:
     assert "rows" not in answer
 
 
+def data_of(values: list[float]) -> dict[str, Any]:
+    """An array as bytes."""
+    data = np.asarray(values, "<f4").tobytes()
+    return {"dtype": "F32", "shape": [len(values)], "data": base64.b64encode(data).decode()}
+
+
+def file_of(**arrays: list[float]) -> str:
+    """A safetensors file in base64."""
+    made = safetensors.numpy.save({name: np.asarray(values, "<f4") for name, values in arrays.items()})
+    return base64.b64encode(made).decode()
+
+
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
     "site": ({"operations": [{"capture": "blocks.0.residul.post"}]}, "operations[0].capture", "residual.post"),
     "layer": ({"operations": [{"capture": "blocks.7.residual.post"}]}, "operations[0].capture", "layers 0 to 1"),
@@ -376,15 +391,84 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "operations",
         "takes from itself",
     ),
+    "circle": (
+        {
+            "prompts": named([5, 6], [7, 8]),
+            "operations": [
+                {"patch": "blocks.0.residual.post", "from": "a", "in": "b"},
+                {"patch": "blocks.1.residual.post", "from": "b", "in": "a"},
+            ],
+        },
+        "operations",
+        "wait for each other",
+    ),
+    "nan": ({"operations": [{"add": "norm", "value": data_of([float("nan")] * 64)}]}, "operations[0].value", "finite"),
+    "infinite": (
+        {"operations": [{"set": "norm", "value": "v"}], "safetensors": file_of(v=[float("inf")] * 64)},
+        "safetensors",
+        "finite",
+    ),
+    "large": ({"operations": [{"add": "norm", "value": [1e39] * 64}]}, "operations[0].value", "not finite"),
+    "tokens": ({"prompts": [{"tokens": [5] * 300_000}]}, "prompts[0]", "maximum context length"),
+    "text": ({"prompts": ["word " * 190_000]}, "prompts[0]", "maximum context length"),
+    "bytes": (
+        {"prompts": [{"tokens": [5] * 500}] * 600, "operations": [{"capture": "blocks.*.attention.probabilities"}]},
+        "operations",
+        "memory bytes",
+    ),
+    "file": ({"safetensors": base64.b64encode(b"\x80\x04]q\x00.").decode()}, "safetensors", "not a safetensors file"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_what_is_refused(client: Client, name: str) -> None:
     body, param, words = REFUSED[name]
-    error = await client.refused("v1/traces", prompts=named([5, 6, 7, 8]), **body)
+    error = await client.refused("v1/traces", **({"prompts": named([5, 6, 7, 8])} | body))
     assert words in error["message"]
     assert (error["param"] or "").startswith(param)
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+async def test_nothing_is_ever_unpickled(client: Client, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb"
+    pickle.loads(pickle.dumps(Hostile(bomb)))  # noqa: S301 - it is our own: it shows that it would go off
+    bomb.unlink()
+    checkpoint = io.BytesIO()
+    torch.save(Hostile(bomb), checkpoint)
+    for data in (pickle.dumps(Hostile(bomb)), checkpoint.getvalue()):
+        text = base64.b64encode(data).decode()
+        error = await client.refused("v1/traces", prompts=named([5, 6]), safetensors=text)
+        assert error["code"] == "invalid_request"
+        value = {"dtype": "U8", "shape": [len(data)], "data": text}
+        error = await client.refused(
+            "v1/traces", prompts=named([5, 6]), operations=[{"set": "norm", "value": "v"}], arrays={"v": value}
+        )
+        assert error["code"] == "invalid_request"
+    assert not bomb.exists()
+
+
+@pytest.mark.parametrize("fields", [{"format": "safetensors"}, {"stream": True}])
+async def test_a_client_that_leaves_in_the_middle_of_results(flowing: Client, fields: dict[str, Any]) -> None:
+    """The work ends, and those who come after find everything as it was."""
+    prompts = [{"tokens": prompt_of(n, 400)} for n in range(300)]
+    body = {"model": "tiny", "prompts": prompts, **PLAN, **fields}
+    async with flowing.session.post("http://engine/v1/traces", json=body) as answer:
+        assert await answer.content.readany()
+    loop = flowing.server.loop
+    steps = 0
+    while await loop.between_steps(lambda: len(loop._rows)):
+        steps += 1
+    assert steps < 150  # all rows would have taken more
+    assert (await flowing.ask("v1/traces", prompts=named(prompt_of(1, 9)), **PLAN))["rows"][0].get("error") is None
 
 
 async def test_a_value_that_does_not_fit_fails_its_row(client: Client) -> None:
