@@ -49,12 +49,16 @@ class Reservation:
 class Days:
     """Lets traces in for as long as their day has something left. For one event loop."""
 
-    def __init__(self, config: LimitsConfig, clock: Clock, used: Used) -> None:
-        """Raise `ConfigError` for limits by the day of a QOS: records do not say whose they were."""
+    def __init__(self, config: LimitsConfig, clock: Clock, used: Used, *, subjects: int = _SUBJECTS) -> None:
+        """The state of so many `subjects` is kept.
+
+        Raises `ConfigError` for limits by the day of a QOS: records do not say whose they were.
+        """
         if any(_of(one) for one in config.qos.values()):
             raise ConfigError("limits.qos: limits by the day are those of keys and projects; set them there")
         self._config, self._clock, self._used = config, clock, used
         self._known: OrderedDict[tuple[str, str, int], _Account] = OrderedDict()
+        self._subjects = subjects
         self._looking = asyncio.Lock()
 
     def limited(self, grant: Grant) -> bool:
@@ -103,7 +107,7 @@ class Days:
         return found
 
     def _forget_idle(self) -> None:
-        if len(self._known) > _SUBJECTS:
+        if len(self._known) > self._subjects:
             idle = (key for key, one in self._known.items() if not any(one.reserved.values()))
             if (oldest := next(idle, None)) is not None:
                 del self._known[oldest]

@@ -170,10 +170,9 @@ async def test_a_restart_forgets_nothing(tmp_path: Path, clock: ManualClock) -> 
     await database.aclose()
 
 
-async def test_who_has_not_asked_for_long_is_read_again(clock: ManualClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("terascope.access.days._SUBJECTS", 4)
+async def test_who_has_not_asked_for_long_is_read_again(clock: ManualClock) -> None:
     records = Records()
-    days = Days(LimitsConfig(key=LimitConfig(captured_bytes_per_day=1000)), clock, records)
+    days = Days(LimitsConfig(key=LimitConfig(captured_bytes_per_day=1000)), clock, records, subjects=4)
     running = await days.reserve(grant("key_0"), captured(1000))
     for number in range(1, 10):
         one = await days.reserve(grant(f"key_{number}"), captured(10))
