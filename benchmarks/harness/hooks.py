@@ -1,6 +1,6 @@
 """A server around plain transformers, or nnsight: captures in one process. `POST /` {"way": w, "prompts": tokens}.
 
-    python benchmarks/harness/hooks.py CHECKPOINT --port 8123 --threads 2 --dtype bfloat16 --batch 8
+    python benchmarks/harness/hooks.py CHECKPOINT --port 8123 --threads 2 --dtype bfloat16 --batch 4
 
 Ways: `hooks`, a forward hook on the last block, `--batch` prompts at once; `nnsight`, one trace for each prompt;
 `nnsight_batched`, one trace for `--batch` prompts, each in its own invoke. All compute the logits of last tokens only.
@@ -67,7 +67,7 @@ def nnsight_batched(model: Any, batch: int) -> Way:
         kept = []
         for rows in parts(prompts, batch):
             with torch.no_grad(), model.trace(use_cache=False, logits_to_keep=1) as tracer:
-                found = [].save()
+                found: Any = [].save()  # type: ignore[attr-defined]  # nnsight gives it to every object
                 for row in rows:
                     with tracer.invoke(torch.tensor([row])):
                         found.append(model.model.layers[-1].output)
@@ -113,7 +113,7 @@ def main() -> None:
     ask.add_argument("--port", type=int, required=True)
     ask.add_argument("--threads", type=int, default=0, help="default: all cores")
     ask.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
-    ask.add_argument("--batch", type=int, default=8)
+    ask.add_argument("--batch", type=int, default=4)
     ask.add_argument("--nnsight", action="store_true", help="the ways of nnsight, in place of hooks")
     a = ask.parse_args()
     if a.threads:
@@ -122,7 +122,7 @@ def main() -> None:
     transformers.logging.disable_progress_bar()
     dtype = getattr(torch, a.dtype)
     if a.nnsight:
-        from nnsight import TransformersModel
+        from nnsight import TransformersModel  # type: ignore[import-not-found]  # only in its own environment
 
         seen = TransformersModel(str(a.checkpoint), task="text-generation", dtype=dtype, dispatch=True)
         ways = {"nnsight": nnsight(seen, a.batch), "nnsight_batched": nnsight_batched(seen, a.batch)}

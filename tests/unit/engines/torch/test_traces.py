@@ -349,9 +349,10 @@ async def test_what_is_kept_as_a_whole_needs_the_memory(client: Client) -> None:
     """JSON is there three times before it goes out; what flows or streams is there a row at a time."""
     prompts = [{"tokens": prompt_of(n, 60)} for n in range(20)]
     size = 20 * 60 * 2 * 64 * 2
+    kinds: dict[str, dict[str, Any]] = {"json": {}, "events": {"stream": True}, "file": {"format": "safetensors"}}
     needs = {
         name: (await client.ask("v1/traces", prompts=prompts, dry_run=True, **PLAN, **fields))["estimate"]
-        for name, fields in {"json": {}, "events": {"stream": True}, "file": {"format": "safetensors"}}.items()
+        for name, fields in kinds.items()
     }
     assert {one["captured_bytes"] for one in needs.values()} == {size}
     assert needs["events"]["memory_bytes"] == size // 20
