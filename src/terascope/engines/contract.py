@@ -23,7 +23,8 @@ class EngineCall:
     ASCII, at most 128 characters; "" is the scope of those who chose to share with everybody. `priority` says whose
     turn comes first where requests wait for each other inside the engine: 0 is urgent, 1 interactive, 2 batch. An
     engine may ignore it; it changes when an answer comes and never what it says. `limits` are the most that a trace may
-    take, by the names of `core.config.InternalsConfig`; an engine that takes traces refuses what is over them.
+    take, by the names of `core.config.InternalsConfig`; an engine that takes traces refuses what is over them, and
+    answers one with `dry_run` with its cost, as `TraceResult.estimate`, without running it.
     """
 
     request_id: str
