@@ -129,7 +129,7 @@ class Inference:
         )
         run.granted(grant)
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
-        cost = await self._quote(request, version, run, grant, deadline_s)
+        cost = await self._quote(request, version, run, grant, deadline_s, reply)
         if cost is not None:
             run.reserved = await self._access.days.reserve(grant, asdict(cost))
         estimate = Estimate.of(request, version) if cost is None else Estimate.exact(cost)
@@ -143,7 +143,13 @@ class Inference:
             return await self._attempts(place, passing, patience)
 
     async def _quote(
-        self, request: ModelRequest, version: ModelVersion, run: Run, grant: Grant, deadline_s: float | None
+        self,
+        request: ModelRequest,
+        version: ModelVersion,
+        run: Run,
+        grant: Grant,
+        deadline_s: float | None,
+        reply: Reply,
     ) -> Cost | None:
         """What a trace takes, as an engine says without running it. None where nobody needs to know, or none says it.
 
@@ -156,7 +162,8 @@ class Inference:
         one = Run(run.id, run.endpoint, run.principal, self._clock)  # of its own: it leaves no record
         place = self._turns.place(grant, version, dry)
         passing = Passing(one, dry, version, Unheard(), place, scope="", qos=grant.qos, limits=self._plan_limits)
-        async with Patience(self._config, deadline_s=deadline_s, beat=None) as patience:
+        beat = Passing(run, request, version, reply, place, scope="").beat  # while a replica is on its way
+        async with Patience(self._config, deadline_s=deadline_s, beat=beat) as patience:
             ending = await self._attempts(place, passing, patience)
         return cost_in(orjson.loads(ending.data))
 
