@@ -9,8 +9,8 @@ round and the same for all. All systems run all the time and are asked in turns.
   last block's residual stream, from the request to the last byte of the file of tensors; over those of transformers
   with a forward hook (4 prompts at once), of nnsight one prompt at a time, and of nnsight with 4 invokes at once. Those
   are timed from token ids to tensors in memory. Every system's tensors must have one norm, within 1 %.
-- `query_slowdown`: seconds until 8 ordinary queries of 64 tokens and 8 plans that steer and capture while they answer as
-  long are all answered, over those of 16 ordinary queries. They share every step; who comes first would else decide.
+- `query_slowdown`: seconds until 8 ordinary queries of 64 tokens and 8 plans that steer and capture while they answer
+  as long are all answered, over those of 16 ordinary queries. They share every step; who comes first would else decide.
 - `mixed_plans_vs_alone`: 32 different plans with answers of 16 tokens: seconds one after the other, over those at once.
 - `wire_overhead`: bytes of the file over bytes of its tensors.
 - `peak_rss_mb`: most memory of gateway and worker while 10 GB are captured in one call, less what they had before, MiB.
