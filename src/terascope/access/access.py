@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from terascope.access.accounts import Accounts
 from terascope.access.allocations import Allocations
+from terascope.access.days import Days
 from terascope.access.issuance import Issuance
 from terascope.access.keys import Keys
 from terascope.access.limits import Limits
@@ -23,6 +24,7 @@ from terascope.store.audit import AuditStore
 from terascope.store.database import Database
 from terascope.store.identities import IdentityStore
 from terascope.store.keys import KeyStore
+from terascope.store.runs import RunStore
 from terascope.store.service_accounts import ServiceAccountStore
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Access:
         issuers: Sequence[IssuerConfig] = (),
     ) -> None:
         self.limits = Limits(limits or LimitsConfig(), clock)
+        self.days = Days(limits or LimitsConfig(), clock, RunStore(database).traced)
         self.projects = Projects(database, clock)
         self.accounts = Accounts(database, self.projects, config or AccountingConfig(), clock)
         self.audit = AuditStore(database)

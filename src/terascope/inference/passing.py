@@ -1,7 +1,7 @@
 """The fifth hop: what the engine says reaches the client byte for byte, or an explicit error does."""
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from terascope.core.projects import PRIORITIES, Qos
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
 from terascope.fleet.replica import Replica
 from terascope.inference.patience import Beat, Patience
+from terascope.inference.quotes import priced
 from terascope.inference.refusals import refusal
 from terascope.inference.reply import Header, Reply
 from terascope.inference.run import Run
@@ -47,9 +48,10 @@ class Passing:
         scope: str,
         qos: Qos = Qos.INTERACTIVE,
         meter: Meter | None = None,
+        limits: Mapping[str, int] | None = None,
     ) -> None:
         """`place` is where the request waits; `scope` says with whom computed prefixes are shared, as in `EngineCall`;
-        `qos` how urgent it is to the engine, too; `meter` what is paid for.
+        `qos` how urgent it is to the engine, too; `meter` what is paid for; `limits` what a trace may take at most.
         """
         self.run = run
         self.answer_began = False
@@ -61,6 +63,7 @@ class Passing:
         self._scope = scope
         self._priority = PRIORITIES[qos]
         self._meter = meter or NoMeter()
+        self._plan_limits = limits or {}
         self._place = place
         self._limits = [(name.encode(), value.encode()) for name, value in run.admitted.headers.items()]
 
@@ -71,7 +74,8 @@ class Passing:
         """
         self.run.sent_to(replica)
         body = self._request.body_for(replica.served_name)
-        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope, self._priority)
+        limits = self._plan_limits if self._request.endpoint == "traces" else {}
+        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope, self._priority, limits)
         patience.engine_works()
         answer = await replica.engine.generate(call)
         try:
@@ -138,6 +142,8 @@ class Passing:
         if isinstance(said, dict):
             self.run.usage = said.get("usage") if isinstance(said.get("usage"), dict) else None
             await self._meter.cover(self.run.output_tokens)
+        if self._request.dry_run and self.run.grant is not None:
+            body = priced(said, self.run.grant.price) or body
         if replica.served_name != self._version.public_name:
             pattern, public = renaming(replica.served_name, self._version.public_name)
             body = pattern.sub(public, body)

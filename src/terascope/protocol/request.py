@@ -2,7 +2,7 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -46,7 +46,7 @@ class ModelRequest:
     """A request's body, read once.
 
     `fields` is the whole JSON object as it came: the OpenAI schema is a floor, not a cage. `stream` is what is
-    asked of an endpoint that can stream.
+    asked of an endpoint that can stream. `dry_run` is a trace that is only to be priced: it is never streamed.
     """
 
     endpoint: str
@@ -56,6 +56,7 @@ class ModelRequest:
     keep_usage: bool
     size: int
     fields: dict[str, Any] = field(repr=False)
+    dry_run: bool = False
 
     @classmethod
     def read(cls, endpoint: str, mode: Mode, raw: bytes) -> "ModelRequest":
@@ -74,7 +75,13 @@ class ModelRequest:
         if options is not None and not isinstance(options, dict):
             raise BadRequest("`stream_options` must be an object", param="stream_options")
         keep_usage = endpoint == "traces" or bool(options and options.get("include_usage"))
-        return cls(endpoint, mode, model, bool(stream) and endpoint in _STREAMED, keep_usage, len(raw), fields)
+        dry_run = endpoint == "traces" and fields.get("dry_run") is True
+        streamed = bool(stream) and endpoint in _STREAMED and not dry_run
+        return cls(endpoint, mode, model, streamed, keep_usage, len(raw), fields, dry_run)
+
+    def as_dry_run(self) -> "ModelRequest":
+        """The same trace, asked only for what it would cost."""
+        return replace(self, stream=False, dry_run=True, fields=self.fields | {"dry_run": True})
 
     @property
     def choices(self) -> int:

@@ -33,7 +33,7 @@ class TraceRow(Wire):
 
 class TraceRowEvent(Wire):
     """An event of a trace with `stream`: one prompt's result. The last event but `[DONE]` is a `TraceResult` without
-    rows, which has the usage.
+    rows, which has the usage of the whole.
     """
 
     id: str
@@ -41,6 +41,7 @@ class TraceRowEvent(Wire):
     created: int
     model: str
     row: TraceRow
+    usage: TraceUsage | None = Field(None, description="What the call has used up to here.")
 
 
 class TraceEstimate(Wire):

@@ -15,6 +15,7 @@ from terascope.engines.torch.batching import Padded
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.metrics import Metrics
+from terascope.engines.torch.pace import Pace
 from terascope.engines.torch.precedence import Precedence
 
 _log = logging.getLogger(__name__)
@@ -83,6 +84,7 @@ class EmbedLoop(ComputeThread[TextPlan, Vector]):
         super().__init__("embed-loop", loop, crashed)
         self._encoder = encoder
         self._metrics = metrics
+        self.pace = Pace()
         self._max_batch = max_batch
         on_gpu = encoder.module.device.type == "cuda"
         self._step_tokens = step_tokens or (_GPU_STEP_TOKENS if on_gpu else _STEP_TOKENS)
@@ -119,7 +121,9 @@ class EmbedLoop(ComputeThread[TextPlan, Vector]):
             self._failed(batch, error)
         else:
             self._tell(batch, vectors)
-            self._metrics.step(sum(len(text.tokens) for text in batch), 0, 0, time.perf_counter() - start, 0)
+            tokens, seconds = sum(len(text.tokens) for text in batch), time.perf_counter() - start
+            self._metrics.step(tokens, 0, 0, seconds, 0)
+            self.pace.step(tokens, 0, seconds)
         self._metrics.load(0, len(self._waiting), 0)
 
     def _batch(self) -> list[_Text]:

@@ -28,18 +28,19 @@ Applied = dict[str, int | float | str | bool]
 class Terms:
     """What the gateway says of a request beside its body.
 
-    `scope` says with whom prefixes are shared, without one with nobody; `priority` whose turn comes first, as in
-    `EngineCall`.
+    `scope` says with whom prefixes are shared, without one with nobody; `priority` whose turn comes first, and `limits`
+    (JSON) the most that a trace may take, as in `EngineCall`.
     """
 
     scope: str | None = None
     priority: int = _INTERACTIVE
+    limits: str = ""
 
     @classmethod
     def read(cls, headers: Mapping[str, str]) -> "Terms":
         """Return what `headers` say; a priority that is none of 0, 1 and 2 is that of interactive requests."""
         priority = _PRIORITIES.get(headers.get("X-Terascope-Priority", ""), _INTERACTIVE)
-        return cls(headers.get("X-Terascope-Scope"), priority)
+        return cls(headers.get("X-Terascope-Scope"), priority, headers.get("X-Terascope-Trace-Limits", ""))
 
 
 _NO_TERMS = Terms()

@@ -88,11 +88,11 @@ class _Model:
         if endpoint == "v1/traces/sites":
             self._check_name(parse(SitesRequest, body).model)
             return _json(traces.sites(), _id_header(request))
-        order = await asyncio.to_thread(traces.read, body)
+        terms = Terms.read(request.headers)
+        order = await asyncio.to_thread(traces.read, body, terms.limits)
         self._check_name(order.plan.model)
-        priority = Terms.read(request.headers).priority
         try:
-            return await traces.answer(request, order, request[REQUEST_ID], priority)
+            return await traces.answer(request, order, request[REQUEST_ID], terms.priority)
         except ConnectionResetError:
             return web.Response()  # the client has left
 
