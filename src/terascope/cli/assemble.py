@@ -75,7 +75,7 @@ async def opened(
         usage = await _usage(config, access, clock)
         turns = Turns(fleet, config.server, clock, usage, config.scheduler, access.reservations.reserved)
         metrics.watch(turns.waiting)
-        inference = Inference(access, catalog, turns, recorder, config.server, clock, metrics.count)
+        inference = Inference(access, catalog, turns, recorder, config.server, clock, metrics.count, files)
         preparing = {_name(deployment): "starting" for deployment in config.deployments}
         yield Services(config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing)
 

@@ -61,6 +61,7 @@ class FilesConfig:
     options: dict[str, str] = _key({}, "Options of that file system, such as `endpoint_url` of S3.")
     max_file_bytes: int = _key(16 * 1024**3, "Largest file, in bytes; more is refused with 413.")
     max_project_bytes: int = _key(256 * 1024**3, "Bytes that the files of a project may have in all; 0: no limit.")
+    results_days: float = _key(30.0, "Days that results by reference are kept (traces as files); 0: for ever.")
     projects: dict[str, int] = _key({}, "The same for some projects, by name, in place of `max_project_bytes`.")
 
 

@@ -134,6 +134,11 @@ class Files:
             del self._coming[project]
         return total
 
+    def results_expire(self) -> float | None:
+        """When a result that is made now expires (seconds since the epoch); None: never."""
+        days = self._config.results_days
+        return self.now() + days * 86_400 if days else None
+
     def most(self, project: str) -> int:
         """The most bytes that a project may keep; 0: no limit."""
         return self._config.projects.get(project, self._config.max_project_bytes)

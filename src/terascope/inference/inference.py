@@ -17,6 +17,7 @@ from terascope.core.errors import EngineLost, EngineUnreachable, ServerStopping,
 from terascope.core.models import Mode
 from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
+from terascope.files.files import Files
 from terascope.inference.passing import Ending, Passing
 from terascope.inference.patience import Patience
 from terascope.inference.reply import Reply
@@ -65,7 +66,9 @@ class Inference:
         config: ServerConfig,
         clock: Clock,
         count: Callable[[RunRecord], None],
+        files: Files | None = None,
     ) -> None:
+        """`files`: where results by reference go; without them there are none."""
         self._access = access
         self._catalog = catalog
         self._turns = turns
@@ -73,6 +76,7 @@ class Inference:
         self._config = config
         self._clock = clock
         self._count = count
+        self._files = files
 
     async def answer(self, asked: Asked, reply: Reply) -> None:
         """Answer `asked` on `reply`.
@@ -122,7 +126,8 @@ class Inference:
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
         meter = await self._access.accounts.hold(run.id, grant, Estimate.of(request, version))
         place = run.place = self._turns.place(grant, version, request)
-        passing = Passing(run, request, version, reply, place, scope=scope, qos=grant.qos, meter=meter)
+        asking = {"scope": scope, "qos": grant.qos, "meter": meter, "files": self._files}
+        passing = Passing(run, request, version, reply, place, **asking)
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(place, passing, patience)
 

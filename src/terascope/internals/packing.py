@@ -76,6 +76,40 @@ class Layout:
             raise InternalError("there are more arrays than were announced")
 
 
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the header of a safetensors file says: its arrays in the order of their bytes, and its metadata."""
+
+    specs: tuple[Spec, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(spec.nbytes for spec in self.specs)
+
+
+def read_head(text: bytes) -> Head:
+    """Read a header, the JSON after the first eight bytes. Raises `BadRequest` for one that `unpack` would not take."""
+    header = _header(text)
+    metadata = _texts(header.pop(_METADATA, {}))
+    axes = _axes(metadata.get("axes", "{}"))
+    found: dict[int, Spec] = {}
+    end = 0
+    for name, said in header.items():
+        match said:
+            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]}:
+                spec = Spec(name, _dtype(dtype), _sides(shape), tuple(axes.get(name, ())))
+                if stop - start != spec.nbytes:
+                    raise BadRequest(f"the array {name[:80]!r} has other bytes than its shape asks for")
+                found[start] = spec
+                end += spec.nbytes
+            case _:
+                raise BadRequest(f"the header of the safetensors file is wrong at {name[:80]!r}")
+    _check_gapless(header, end)
+    return Head(tuple(sorted_specs(header)), metadata)
+
+
 def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
     """A whole safetensors file of `arrays`."""
     layout = Layout.of([Spec(name, one.dtype, one.shape) for name, one in arrays.items()], metadata)

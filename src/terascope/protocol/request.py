@@ -73,8 +73,15 @@ class ModelRequest:
         options = fields.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise BadRequest("`stream_options` must be an object", param="stream_options")
+        if stream and endpoint == "traces" and fields.get("format") == "file":
+            raise BadRequest("what goes into a file is not streamed; leave `stream` out", param="stream")
         keep_usage = endpoint == "traces" or bool(options and options.get("include_usage"))
         return cls(endpoint, mode, model, bool(stream) and endpoint in _STREAMED, keep_usage, len(raw), fields)
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether the result is to be kept as a file."""
+        return self.endpoint == "traces" and self.fields.get("format") == "file"
 
     @property
     def choices(self) -> int:
@@ -91,6 +98,8 @@ class ModelRequest:
     def body_for(self, served_name: str) -> bytes:
         """The JSON for the engine: `model` by its served name, usage always asked, all else as it came."""
         body = self.fields | {"model": served_name}
+        if self.by_reference:  # the engine knows nothing of files
+            body["format"] = "safetensors"
         if self.stream and not self.keep_usage:
             body["stream_options"] = (self.fields.get("stream_options") or {}) | {"include_usage": True}
         return orjson.dumps(body)
