@@ -1,6 +1,7 @@
 """What happens inside a real model, asked through the whole gateway."""
 
 import base64
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,6 +109,23 @@ def test_steering_while_it_answers_and_streams(http: httpx.Client) -> None:
         texts.append(answer.text.partition('"text":"')[2].partition('"')[0])
     assert texts[0]
     assert texts[0] != texts[1]
+
+
+def test_a_prompt_that_fails_in_a_stream_harms_no_other(http: httpx.Client) -> None:
+    operations = [
+        {"scale": "blocks.3.mlp.output", "by": 1e38, "in": "0"},
+        {"capture": "blocks.5.residual.post", "name": "x", "tokens": "last"},
+    ]
+    plan = {"model": MODEL, "prompts": [EIFFEL, COLOSSEUM], "operations": operations, "stream": True}
+    answer = http.post("/v1/traces", json=plan)
+    *events, done = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
+    failed, fine, last = [json.loads(one) for one in events]
+    assert done == "[DONE]"
+    assert (failed["row"]["name"], failed["row"]["error"]["code"]) == ("0", "engine_nan")
+    assert (fine["row"]["name"], list(fine["row"]["arrays"])) == ("1", ["x"])
+    assert last["usage"]["captured_bytes"] == 576 * 4
+    [run] = http.get("/admin/v1/runs?limit=1").json()["data"]
+    assert (run["outcome"], run["prompt_tokens"]) == ("completed", last["usage"]["prompt_tokens"])
 
 
 def test_what_it_costs(client: Client, http: httpx.Client) -> None:

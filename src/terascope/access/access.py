@@ -47,7 +47,7 @@ class Access:
         self.projects = Projects(database, clock)
         self.accounts = Accounts(database, self.projects, config or AccountingConfig(), clock)
         self.audit = AuditStore(database)
-        self.allocations = Allocations(database, self.projects, clock)
+        self.allocations = Allocations(database, self.projects, self.accounts, clock)
         self.reservations = Reservations(database, self.projects, clock)
         self.keys = Keys(KeyStore(database), clock, self.projects)
         self.issuance = Issuance(self.keys, ServiceAccountStore(database), self.projects, clock)

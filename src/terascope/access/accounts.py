@@ -1,5 +1,6 @@
 """Who pays: holds before an answer, more while it runs, and settlements when it is over."""
 
+import asyncio
 import logging
 import math
 from collections.abc import Awaitable
@@ -15,10 +16,12 @@ from terascope.core.errors import AllocationExhausted
 from terascope.core.ledger import Hold, Settlement
 from terascope.core.prices import units
 from terascope.core.runs import RunRecord
+from terascope.store.charges import ChargeStore
 from terascope.store.database import Database
 from terascope.store.holds import Held, HoldStore
 
 log = logging.getLogger(__name__)
+_ENTER_S = 0.05  # charges that come within it are entered in the ledger together
 
 
 class Meter(Protocol):
@@ -65,6 +68,8 @@ class Accounts:
 
     def __init__(self, database: Database, projects: Projects, config: AccountingConfig, clock: Clock) -> None:
         self._holds = HoldStore(database)
+        self._charges = ChargeStore(database)
+        self._charged = asyncio.Event()  # there is something to enter
         self._projects = projects
         self._config = config
         self._clock = clock
@@ -116,18 +121,28 @@ class Accounts:
         share = self._blocks.settled(record.id, record.cost)
         if not alone and not record.cost:
             return None
-        return Settlement(
+        settlement = Settlement(
             record.id, grant.project, record.cost, self._clock.now(), "" if alone or share else grant.unlimited,
             user_id=record.user_id, key_id=record.key_id, model=record.model,
             prompt_tokens=prompt_tokens, output_tokens=record.completion_tokens,
             share=share, more=alone,
         )  # fmt: skip
+        if settlement.covered:
+            self._charged.set()
+        return settlement
+
+    async def enter(self) -> None:
+        """Enter in the ledger what requests cost whose records are on their way or durable."""
+        self._charged.clear()  # the records of those that have set it were submitted before what follows
+        for run_id in await self._charges.enter():
+            log.warning("a request could not be charged", extra={"request_id": run_id})
 
     async def tend(self) -> None:
-        """Renew this gateway's holds, and return those of gateways that died; once."""
+        """Renew this gateway's holds, enter charges, and return the holds of gateways that died; once."""
         now = self._clock.now()
         if live := sorted([*self._live, *self._blocks.ids()]):
             await self._holds.renew(live, now + self._config.hold_s)
+        await self.enter()
         await self._holds.expire(now)
         await self._blocks.look()
 
@@ -137,6 +152,13 @@ class Accounts:
             await _tried(self.tend())
             await self._clock.sleep(self._config.hold_s / 4)
 
+    async def keep_entering(self) -> None:
+        """Enter charges soon after they are made, many at once, until cancelled."""
+        while True:
+            await self._charged.wait()
+            await self._clock.sleep(_ENTER_S)
+            await _tried(self.enter())
+
     async def keep_giving_back(self) -> None:
         """Return what is held in bulk for projects that ask no more, until cancelled."""
         while True:
@@ -144,8 +166,12 @@ class Accounts:
             await _tried(self._blocks.give_back())
 
     async def aclose(self) -> None:
-        """Return all that is held in bulk and not in use; without a database that takes it, it expires."""
+        """Return all that is held in bulk and not in use, and enter charges.
+
+        Without a database that takes it what is held expires, and charges wait for the next gateway.
+        """
         await _tried(self._blocks.give_back(all=True))
+        await _tried(self.enter())
 
     def _asked(self, run_id: str, grant: Grant, amount: int) -> Hold:
         now = self._clock.now()
@@ -166,7 +192,7 @@ async def _tried(work: Awaitable[None]) -> None:
     try:
         await work
     except Exception:  # a server that is away for a moment must not end what keeps holds alive
-        log.exception("holds could not be tended")
+        log.exception("holds or charges could not be tended")
 
 
 def _shown(micro: int) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from datetime import UTC, date, datetime
 
+from terascope.access.accounts import Accounts
 from terascope.access.principal import Principal
 from terascope.access.projects import Projects, Right
 from terascope.core.clock import Clock
@@ -23,7 +24,8 @@ _HALF_LIVES = 10  # what is older counts less than a thousandth
 class Allocations:
     """Grants, moves, gives back and reports service units. Amounts are service units, times seconds since the epoch."""
 
-    def __init__(self, database: Database, projects: Projects, clock: Clock) -> None:
+    def __init__(self, database: Database, projects: Projects, accounts: Accounts, clock: Clock) -> None:
+        self._accounts = accounts
         self._store = AllocationStore(database)
         self._entries = EntryStore(database)
         self._projects = projects
@@ -37,6 +39,7 @@ class Allocations:
         now = self._clock.now()
         first = day_of(max(0.0, now - _HALF_LIVES * half_life_s))
         used: dict[str, float] = {}
+        await self._accounts.enter()
         for one in await self._entries.by_day(first):
             age = max(0.0, now - (one.day + 1) * DAY_S)
             used[one.project] = used.get(one.project, 0.0) + one.used * 0.5 ** (age / half_life_s)
@@ -44,6 +47,7 @@ class Allocations:
 
     async def of(self, project: str) -> list[AllocationRow]:
         """Return a project's allocations, oldest first, with what is left of each."""
+        await self._accounts.enter()
         return await self._store.of(project)
 
     async def grant(
@@ -98,6 +102,7 @@ class Allocations:
         Raises `NotFound` when it was charged nothing, `Conflict` when it was given back before.
         """
         note = checked_text(note, "note", empty=True)
+        await self._accounts.enter()
         return await self._entries.refund(Refund(run_id, self._clock.now(), who.user_id, note))
 
     async def usage(
@@ -125,9 +130,11 @@ class Allocations:
         elif not who.operator:
             user = who.user_id
             projects = [row.name for row in await self._projects.visible_to(who)]
+        await self._accounts.enter()
         return await self._entries.usage(*days, projects=projects, user_id=user, model=model)
 
     async def _get(self, allocation: str) -> AllocationRow:
+        await self._accounts.enter()
         row = await self._store.get(allocation)
         if row is None:
             raise no_allocation(allocation)

@@ -78,6 +78,7 @@ async def _run(
         for work in (
             services.recorder.keep_forgetting(),
             services.access.accounts.keep_tending(),
+            services.access.accounts.keep_entering(),
             services.access.reservations.keep_looking(),
             services.access.accounts.keep_giving_back(),
             services.files.keep_tidying(),

@@ -69,6 +69,12 @@ class Settlement:
     share: Share | None = None
     more: bool = False
 
+    @property
+    def covered(self) -> bool:
+        """Whether an allocation without a limit, or the request's share of a block alone, pays all of a cost."""
+        share = 0 if self.share is None or self.more else self.share.amount
+        return self.cost > 0 and (bool(self.unlimited) or self.cost <= share)
+
 
 @dataclass(frozen=True, slots=True)
 class Usage:

@@ -31,6 +31,18 @@ class TraceRow(Wire):
     error: dict[str, Any] | None = Field(None, description="Why this prompt has no result; others are not concerned.")
 
 
+class TraceRowEvent(Wire):
+    """An event of a trace with `stream`: one prompt's result. The last event but `[DONE]` is a `TraceResult` without
+    rows, which has the usage.
+    """
+
+    id: str
+    object: Literal["trace.row"] = "trace.row"
+    created: int
+    model: str
+    row: TraceRow
+
+
 class TraceEstimate(Wire):
     """The answer to a `dry_run`: upper bounds."""
 

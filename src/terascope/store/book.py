@@ -23,20 +23,9 @@ _DROP_HOLD = Plain("DELETE FROM holds WHERE id = ? AND allocation = ?")
 _SHRINK_HOLD = Plain("UPDATE holds SET amount = amount - ? WHERE id = ? AND allocation = ?")
 _PLENTY = 8  # a block takes no more than this part of what is available, so that other gateways find enough
 _FEWEST = 4  # requests that a block must serve, or it is not worth having
-_ENTRIES = (
+_ENTRY = Plain(
     "INSERT INTO entries (id, allocation, project, kind, amount, time, day, user_id, key_id, model, prompt_tokens, "
-    "output_tokens, note)"
-)
-_ENTRY = Plain(f"{_ENTRIES} VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)")
-_PAY_ALONE = Plain(
-    "WITH cost AS "  # noqa: S608 - of our own columns, no value is in it
-    "(SELECT CAST(? AS bigint) AS amount, CAST(? AS text) AS block, CAST(? AS text) AS allocation), "
-    "paid AS (UPDATE holds SET amount = holds.amount - cost.amount FROM cost WHERE holds.id = cost.block "
-    "AND holds.allocation = cost.allocation AND holds.amount >= cost.amount RETURNING holds.id), "
-    "charged AS (UPDATE allocations SET balance = balance - cost.amount, held = held - cost.amount FROM cost "
-    "WHERE allocations.id = cost.allocation AND EXISTS (SELECT FROM paid)) "
-    f"{_ENTRIES} SELECT ?, cost.allocation, ?, ?, -cost.amount, ?, ?, ?, ?, ?, ?, ?, '' FROM cost "
-    "WHERE EXISTS (SELECT FROM paid) RETURNING id"
+    "output_tokens, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -185,9 +174,13 @@ class Book:
     def settle(self, settlement: Settlement) -> int:
         """Return the hold of a request and charge what it cost; return what nobody could pay for.
 
-        Its share of a block pays first, then what else was held, then whatever the project may use: never more than
-        is there.
+        An allocation without a limit pays alone. Else its share of a block pays first, then what else was held, then
+        whatever the project may use: never more than is there.
         """
+        if settlement.unlimited in self.accounts:
+            self.accounts[settlement.unlimited].add(-settlement.cost)
+            self.charge(settlement, settlement.unlimited, settlement.cost)
+            return 0
         paid = self._settle_share(settlement)
         if settlement.share is not None and not settlement.more and sum(paid.values()) == settlement.cost:
             self.charge(settlement, settlement.share.allocation, settlement.cost)
@@ -243,16 +236,3 @@ class Book:
 
 def _first_to_end(account: Account) -> tuple[bool, float, str]:
     return account.ends is None, account.ends or 0.0, account.id
-
-
-def pay_alone(connection: Connection, settlement: Settlement) -> bool:
-    """Settle in one statement of PostgreSQL, where each takes a round trip, what a share of a block can pay.
-
-    Returns False, with nothing changed, when it cannot.
-    """
-    one, share = settlement, settlement.share
-    if share is None or one.more or not 0 < one.cost <= share.amount:
-        return False
-    who = (one.user_id, one.key_id, one.model, one.prompt_tokens, one.output_tokens)
-    what = (one.id, one.project, EntryKind.CHARGE.value, one.now, int(one.now // _DAY_S))
-    return bool(_PAY_ALONE.rows(connection, (one.cost, share.block, share.allocation, *what, *who)))

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from sqlalchemy import Connection, func, select
 
 from terascope.core.ledger import Hold, Redraw, Settlement, Share
-from terascope.store.book import Book, pay_alone
+from terascope.store.book import Book
+from terascope.store.charges import add_charges, enter_of_blocks
 from terascope.store.database import Database
 from terascope.store.plain import Plain
 from terascope.store.tables import holds
@@ -14,7 +15,6 @@ from terascope.store.tables import holds
 _EXPIRED_IN = Plain("SELECT DISTINCT allocation FROM holds WHERE expires <= ?")
 _EXPIRED = Plain("SELECT id FROM holds WHERE expires <= ? AND allocation = ?")
 _RENEW = Plain("UPDATE holds SET expires = ? WHERE id = ?")
-_CHARGE = Plain("UPDATE allocations SET balance = balance - ? WHERE id = ?")
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,19 +78,17 @@ class HoldStore:
 
 
 def settle(connection: Connection, settlements: Sequence[Settlement]) -> list[int]:
-    """Return holds and charge costs, in the transaction that `connection` is in; return what nobody could pay for."""
-    if len(settlements) == 1 and connection.dialect.name == "postgresql" and pay_alone(connection, settlements[0]):
-        return [0]
-    limited = [one for one in settlements if not one.unlimited]
-    book = Book(connection, projects=(one.project for one in limited))
-    book.load_holds([*(one.id for one in limited), *(one.share.block for one in limited if one.share is not None)])
-    uncovered = {one.id: book.settle(one) for one in limited}
-    charged: dict[str, int] = {}
-    for one in settlements:
-        if one.unlimited and one.cost:
-            charged[one.unlimited] = charged.get(one.unlimited, 0) + one.cost
-            book.charge(one, one.unlimited, one.cost)
-    _CHARGE.run(connection, [(cost, allocation) for allocation, cost in sorted(charged.items())])
+    """Return holds and charge costs, in the transaction that `connection` is in; return what nobody could pay for.
+
+    What is covered for certain is only put on record, to be entered in the ledger a moment later.
+    """
+    add_charges(connection, (one for one in settlements if one.covered))
+    others = [one for one in settlements if not one.covered]
+    if not others:
+        return [0] * len(settlements)
+    book = Book(connection, projects=(one.project for one in others))
+    book.load_holds([*(one.id for one in others), *(one.share.block for one in others if one.share is not None)])
+    uncovered = {one.id: book.settle(one) for one in others}
     book.save()
     return [uncovered.get(one.id, 0) for one in settlements]
 
@@ -112,7 +110,9 @@ def _extend(connection: Connection, asked: Sequence[Hold]) -> list[Held]:
 
 def _redraw(connection: Connection, asked: Sequence[Redraw]) -> list[Held]:
     book = Book(connection, projects=(one.hold.project for one in asked))
-    book.load_holds(one.old.block for one in asked if one.old is not None)
+    old = sorted({one.old.block for one in asked if one.old is not None})
+    book.load_holds(old)
+    enter_of_blocks(connection, book, old)  # what is to stay in a block is for those that still run
     held = [_block_or_one(book, one) for one in asked]
     book.save()
     return held
@@ -127,7 +127,9 @@ def _block_or_one(book: Book, redraw: Redraw) -> Held:
 
 def _give_back(connection: Connection, blocks: Sequence[Share]) -> None:
     book = Book(connection, ids=(one.allocation for one in blocks))
-    book.load_holds(one.block for one in blocks)
+    known = sorted({one.block for one in blocks})
+    book.load_holds(known)
+    enter_of_blocks(connection, book, known)
     for one in blocks:
         book.keep(one, one.amount) if one.amount else book.release(one.block)
     book.save()
@@ -153,6 +155,7 @@ def _expire_at(connection: Connection, now: float) -> int:
     book = Book(connection, ids=allocations)  # locked, so that nobody settles what is looked at now
     expired = {str(row[0]) for one in allocations for row in _EXPIRED.rows(connection, [now, one])}
     book.load_holds(expired)
+    enter_of_blocks(connection, book, sorted(expired))
     for one in sorted(expired):
         book.release(one)
     book.save()

@@ -224,6 +224,24 @@ entries = Table(
 )
 Index("ix_entries_project_day", entries.c.project, entries.c.day)
 
+charges = Table(  # of requests that are over, not yet in `entries`; few, for they are entered in a moment
+    "charges",
+    metadata,
+    Column("id", String(40), primary_key=True),  # of the request
+    Column("project", String(64), nullable=False),
+    Column("amount", BigInteger, nullable=False),
+    Column("time", Float, nullable=False),
+    Column("unlimited", String(40), nullable=False),  # the allocation that pays without a limit, or empty
+    Column("user_id", String(200), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("model", String(200), nullable=False),
+    Column("prompt_tokens", BigInteger, nullable=False),
+    Column("output_tokens", BigInteger, nullable=False),
+    Column("block", String(40), nullable=False),  # the hold that pays, on `allocation`, or empty
+    Column("allocation", String(40), nullable=False),
+    sqlite_with_rowid=False,
+)
+
 reservations = Table(
     "reservations",
     metadata,

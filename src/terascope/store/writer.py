@@ -23,6 +23,7 @@ Change = Callable[[Connection, Sequence[Any]], Sequence[Any] | None]
 
 _MOST = 1000  # changes in one transaction
 _LINGER_S = 1.0
+_LONGEST_S = 0.002  # a change waits for company
 _ALONE_S = 0.0005  # without another change for so long, one is not kept waiting for company
 
 
@@ -50,7 +51,11 @@ class _Waiting:
 
 
 class LoopWriter:
-    """Commits in the event loop: at once what comes alone in its millisecond, else all of one turn together."""
+    """Commits in the event loop: at once what comes alone in its millisecond, else when a turn brings nothing more.
+
+    A commit holds the loop up, so what comes meanwhile is met in the next turns, and is worth waiting for; `_LONGEST_S`
+    bounds that wait.
+    """
 
     def __init__(self, engine: Engine, after_commit: Callable[[], None]) -> None:
         self._connection = engine.connect()
@@ -66,7 +71,7 @@ class LoopWriter:
         if not self._waiting:
             if self._last - last > _ALONE_S:
                 return self._commit_one(_Waiting(change, argument, loop.create_future()))
-            loop.call_soon(self._flush)
+            loop.call_soon(self._flush_when_quiet, 0, self._last + _LONGEST_S)
         one = _Waiting(change, argument, loop.create_future())
         self._waiting.append(one)
         return await one.future
@@ -83,6 +88,14 @@ class LoopWriter:
         if isinstance(result, Exception):
             raise result
         return result
+
+    def _flush_when_quiet(self, seen: int, latest: float) -> None:
+        """Commit once a turn of the loop has brought nothing beside the `seen` that waited before, or at `latest`."""
+        loop, now_waiting = asyncio.get_running_loop(), len(self._waiting)
+        if seen < now_waiting < _MOST and loop.time() < latest:
+            loop.call_soon(self._flush_when_quiet, now_waiting, latest)
+        else:
+            self._flush()
 
     def _flush(self) -> None:
         batch, self._waiting = self._waiting, []

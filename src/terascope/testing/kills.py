@@ -13,6 +13,7 @@ import httpx
 
 from terascope.core.prices import micro
 from terascope.store.allocations import AllocationStore
+from terascope.store.charges import ChargeStore
 from terascope.store.database import Database
 from terascope.store.holds import HoldStore
 from terascope.store.runs import RunStore
@@ -170,6 +171,7 @@ async def judge(url: str, found: Outcome) -> Outcome:
             record = await RunStore(database).get(run)
             if record is None or record.outcome != "completed" or not record.cost:
                 found.lost.append(run)
+        await ChargeStore(database).enter()
         await HoldStore(database).expire(_ALL_TIME)
         await _audited(database, found)
         for project, units in _GRANTED.items():

@@ -6,7 +6,7 @@ from sqlalchemy import Connection, Table, func, select
 
 from terascope.core.ledger import EntryKind
 from terascope.store.database import Database
-from terascope.store.tables import allocations, entries, holds, runs
+from terascope.store.tables import allocations, charges, entries, holds, runs
 
 
 @dataclass(slots=True)
@@ -40,6 +40,8 @@ def _audit(connection: Connection) -> Audit:
     found = Audit()
     of_charges = select(entries.c.id, func.sum(-entries.c.amount)).where(entries.c.kind == EntryKind.CHARGE.value)
     charged = {run: int(amount) for run, amount in connection.execute(of_charges.group_by(entries.c.id))}
+    for run, amount in connection.execute(select(charges.c.id, charges.c.amount)):  # still to be entered
+        charged[run] = charged.get(run, 0) + int(amount)
     costs = {run: int(cost) for run, cost in connection.execute(select(runs.c.id, runs.c.cost))}
     found.lost = sorted(run for run, cost in costs.items() if charged.get(run, 0) < cost)
     found.doubled = sorted(run for run, amount in charged.items() if amount > costs.get(run, amount))

@@ -125,6 +125,14 @@ def test_a_text_about_errors_and_usage_is_only_text() -> None:
     assert not stream.complete
 
 
+def test_an_error_of_a_part_is_none_of_the_stream() -> None:
+    rows = [{"name": "a", "error": {"message": "no", "code": "engine_nan"}}, {"name": "b", "finish_reason": "length"}]
+    data = b"".join(event(json.dumps({"object": "trace.row", "row": row}).encode()) for row in rows) + USAGE
+    stream = reader()
+    assert stream.feed(data + DONE) == data
+    assert (stream.error, stream.complete) == (None, True)
+
+
 def test_the_model_is_renamed_and_nothing_else() -> None:
     stream = StreamReader(keep_usage=True, served_name="served", public_name="kimi@1")
     sent = stream.feed(chunk('I am "model": "served"'))

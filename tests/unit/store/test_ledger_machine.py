@@ -1,7 +1,8 @@
 """No interleaving of holds, settlements, refunds, transfers, expiries and crashes loses, makes or overspends a unit.
 
 Two gateways on one database do what Hypothesis says, some of it at the same time. After every step each allocation's
-balance is the sum of its entries, what it holds is the sum of its holds, and nothing is overspent.
+balance is the sum of its entries, what it holds is the sum of its holds, and nothing is overspent. What is put on
+record to be entered later is entered once, by whoever comes.
 """
 
 import asyncio
@@ -13,18 +14,21 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
+from sqlalchemy import func, select
 
 from terascope.core.errors import Conflict, NotFound
 from terascope.core.ids import new_id
-from terascope.core.ledger import Hold, Redraw, Settlement, Share
+from terascope.core.ledger import EntryKind, Hold, Redraw, Settlement, Share
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.store.allocations import AllocationRow, AllocationStore, Transfer
+from terascope.store.charges import ChargeStore
 from terascope.store.database import Database, Durability
 from terascope.store.entries import EntryStore, Refund
 from terascope.store.holds import Held, HoldStore
 from terascope.store.projects import ProjectRow, ProjectStore
 from terascope.store.runs import RunStore
+from terascope.store.tables import charges, entries
 
 AMOUNTS = st.integers(1, 100)
 GATEWAYS = st.integers(0, 1)
@@ -46,6 +50,7 @@ class Ledger(RuleBasedStateMachine):
         self.time = 1000.0
         self.granted = self.charged = self.refunded = 0
         self.costs: dict[str, int] = {}
+        self.due: dict[str, int] = {}  # what may be entered later, if somebody can pay
         self.project = new_id("p").replace("_", "-")
         self.databases = [self.run(Database.open(url, durability=durability)) for _ in range(2)]
 
@@ -53,6 +58,7 @@ class Ledger(RuleBasedStateMachine):
         return self.runner.run(work)
 
     def teardown(self) -> None:
+        self.run(ChargeStore(self.databases[0]).enter())
         self.run(HoldStore(self.databases[0]).expire(1e12))
         self.conserved()
         assert self.run(self.totals())[1] == 0
@@ -133,8 +139,23 @@ class Ledger(RuleBasedStateMachine):
 
         ids = [new_id("req") for _ in range(many)]
         for one, rest in zip(ids, self.run(together()), strict=True):
-            self.costs[one] = cost - rest
-            self.charged += cost - rest
+            if cost <= share:
+                assert rest == 0
+                self.due[one] = cost
+            else:
+                self.charged += cost - rest
+
+    @rule(gateways=st.lists(GATEWAYS, min_size=1, max_size=4))
+    def enter(self, gateways: list[int]) -> None:
+        """Both gateways enter at the same time what is due; whatever is, is then entered or cannot be paid."""
+
+        async def together() -> list[list[str]]:
+            return await asyncio.gather(*(ChargeStore(self.databases[one]).enter() for one in gateways))
+
+        uncovered = [one for ids in self.run(together()) for one in ids]
+        assert len(uncovered) == len(set(uncovered))
+        assert set(uncovered) <= self.due.keys()
+        assert not self.run(self.waiting())
 
     @rule(target=settled, requests=requests, cost=st.integers(0, 150), gateway=GATEWAYS)
     def settle_at_once(self, requests: list[str], cost: int, gateway: int) -> list[str]:
@@ -206,10 +227,24 @@ class Ledger(RuleBasedStateMachine):
     def conserved(self) -> None:
         balance, held = self.run(self.totals())
         assert 0 <= held <= balance
-        assert balance == self.granted - self.charged + self.refunded
+        entered = self.run(self.entered())
+        assert all(amount <= self.due[one] for one, amount in entered.items())
+        assert balance == self.granted - self.charged - sum(entered.values()) + self.refunded
 
     def settlement(self, request: str, cost: int) -> Settlement:
         return Settlement(request, self.project, cost, self.time, user_id="ada", model="m@1")
+
+    async def entered(self) -> dict[str, int]:
+        """What was charged later of what was due, by request."""
+        query = select(entries.c.id, func.sum(-entries.c.amount)).where(entries.c.kind == EntryKind.CHARGE.value)
+        async with self.databases[0].read() as connection:
+            rows = (await connection.execute(query.group_by(entries.c.id))).all()
+        return {run: int(amount) for run, amount in rows if run in self.due}
+
+    async def waiting(self) -> list[str]:
+        """The requests whose charges are still to be entered."""
+        async with self.databases[0].read() as connection:
+            return list((await connection.execute(select(charges.c.id))).scalars())
 
     async def totals(self) -> tuple[int, int]:
         """All balances and all that is held, each checked against what it is the sum of."""

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sqlalchemy import Connection, func, insert, select
+from sqlalchemy import Connection, create_engine, func, insert, select
 from sqlalchemy.exc import IntegrityError
 
 from terascope.store.database import Database, Durability, sqlite_url
 from terascope.store.tables import aliases
+from terascope.store.writer import LoopWriter
 from terascope.testing.postgres import PostgresCluster
 
 
@@ -96,6 +97,7 @@ import asyncio, sys
 from sqlalchemy import insert
 from terascope.store.database import Database
 from terascope.store.tables import aliases
+from terascope.store.writer import LoopWriter
 
 def add(connection, rows):
     connection.execute(insert(aliases), list(rows))
@@ -136,3 +138,42 @@ def _written_until_killed(url: str, after: int) -> list[str]:
     process.wait()
     process.stdout.close()
     return told
+
+
+class _Still(asyncio.SelectorEventLoop):
+    """A loop whose time stands still until it is told."""
+
+    now = 0.0
+
+    def time(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize(
+    ("turn_s", "groups"),
+    [
+        (0.0, [1, 11]),  # the first comes alone; each turn after it brings one
+        (0.0004, [1, 5, 5, 1]),  # they come slower, and none waits longer than two milliseconds
+        (0.001, [1] * 12),  # so slow that each is alone in its time
+    ],
+)
+def test_turns_that_bring_something_share_a_commit(turn_s: float, groups: list[int]) -> None:
+    sizes: list[int] = []
+
+    def note(_: Connection, arguments: Sequence[int]) -> None:
+        sizes.append(len(arguments))
+
+    async def submit(writer: LoopWriter) -> None:
+        waiting = []
+        for number in range(12):
+            waiting.append(asyncio.create_task(writer.submit(note, number)))
+            await asyncio.sleep(0)
+            loop.now += turn_s
+        await asyncio.gather(*waiting)
+        await writer.aclose()
+
+    with asyncio.Runner(loop_factory=_Still) as runner:
+        loop = runner.get_loop()
+        assert isinstance(loop, _Still)
+        runner.run(submit(LoopWriter(create_engine("sqlite://"), lambda: None)))
+    assert sizes == groups

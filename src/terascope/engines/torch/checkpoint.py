@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from terascope.core.errors import ConfigError, ServiceError
 from terascope.engines.torch import memory
 
 _log = logging.getLogger(__name__)
 _NAMED = 3  # weights named in an error
+_UNUSED = ("pooler.",)  # of encoders: many checkpoints come without it, and no vector is made with it
 _NUMBER = re.compile(r"\d+")
 
 
@@ -35,18 +36,31 @@ def read_model(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
 
     Raises `ConfigError` when config.json and the weights contradict each other.
     """
-    model, info = AutoModelForCausalLM.from_pretrained(
+    return _read(AutoModelForCausalLM, directory, dtype)
+
+
+def read_encoder(directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    """Return the model in `directory` without what is on top of its last layer. Raises as `read_model` does."""
+    return _read(AutoModel, directory, dtype)
+
+
+def _read(kind: type[AutoModel | AutoModelForCausalLM], directory: Path, dtype: torch.dtype) -> PreTrainedModel:
+    model, info = kind.from_pretrained(
         directory, dtype=dtype, local_files_only=True, output_loading_info=True, ignore_mismatched_sizes=True
     )
-    _check(directory, info, {_pattern(name) for name in model.state_dict()})
+    check_loaded(directory, model, info)
     found: PreTrainedModel = model
     return found
 
 
-def _check(directory: Path, info: Mapping[str, Any], own: set[str]) -> None:
-    """Raise when weights are missing, of another shape, or of layers beyond the last; `own` are patterns of names."""
+def check_loaded(directory: Path, model: PreTrainedModel, info: Mapping[str, Any]) -> None:
+    """Look at what transformers says of loading `model` with `output_loading_info`.
+
+    Raises `ConfigError` when weights are missing, of another shape, or of layers beyond the last.
+    """
+    own = {_pattern(name) for name in model.state_dict()}
     wrong = [f"{name} is {list(has)} but should be {list(wants)}" for name, has, wants in info["mismatched_keys"]]
-    missing = [f"{name} is missing" for name in info["missing_keys"]]
+    missing = [f"{name} is missing" for name in info["missing_keys"] if not name.startswith(_UNUSED)]
     spare = set(info["unexpected_keys"])
     beyond = [f"{name} is one too many" for name in spare if _pattern(name) in own]
     if found := sorted(wrong) or sorted(missing) or sorted(beyond):

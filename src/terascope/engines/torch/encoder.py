@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
 
 from terascope.core.errors import ConfigError
 from terascope.engines.torch.batching import Batching, choose, first_position
+from terascope.engines.torch.checkpoint import read_encoder
 from terascope.engines.torch.model import Report, choose_device, choose_dtype
 from terascope.engines.torch.pooling import POOLINGS, pooling_names
 from terascope.engines.torch.settings import WorkerSettings
@@ -59,7 +60,7 @@ def load_encoder(settings: WorkerSettings, report: Report) -> Encoder:
     config = AutoConfig.from_pretrained(root, local_files_only=True)
     device = choose_device(settings)
     dtype = choose_dtype(settings, device, getattr(config, "dtype", None))
-    module = AutoModel.from_pretrained(root, dtype=dtype, local_files_only=True)
+    module = read_encoder(root, dtype)
     module.eval().requires_grad_(False).to(device)
     module.config.use_cache = False  # decoders would keep what no later token asks for
     tokenizer = AutoTokenizer.from_pretrained(root, local_files_only=True)

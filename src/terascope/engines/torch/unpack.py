@@ -14,6 +14,7 @@ from tokenizers import pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from terascope.core.errors import ConfigError
+from terascope.engines.torch.checkpoint import check_loaded
 
 _PRE_TOKENIZER_KEY = "tokenizer.ggml.pre"
 
@@ -34,8 +35,9 @@ def gguf_file(directory: Path) -> Path | None:
 def unpack(file: Path, dtype: torch.dtype, into: Path | None) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load `file` with its weights as `dtype`; also save it to `into`, whole or not at all."""
     with _parsing_once() as reader:
-        options = {"gguf_file": file.name, "dtype": dtype, "local_files_only": True}
-        model = AutoModelForCausalLM.from_pretrained(file.parent, **options)
+        options = {"gguf_file": file.name, "dtype": dtype, "local_files_only": True, "output_loading_info": True}
+        model, info = AutoModelForCausalLM.from_pretrained(file.parent, **options, ignore_mismatched_sizes=True)
+        check_loaded(file.parent, model, info)
         tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name, local_files_only=True)
         _mend(tokenizer, _field(reader(str(file)), _PRE_TOKENIZER_KEY))
     _forget_origin(model)

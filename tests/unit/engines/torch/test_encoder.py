@@ -84,6 +84,24 @@ def _plain(directory: Path, text: str) -> list[float]:
     return found
 
 
+@pytest.mark.parametrize(
+    ("lie", "words"),
+    [
+        ({"num_hidden_layers": 3}, "is missing"),
+        ({"num_hidden_layers": 1}, "is one too many"),
+        ({"intermediate_size": 100}, "should be"),
+    ],
+    ids=str,
+)
+def test_configs_that_lie(encoder_dir: Path, tmp_path: Path, lie: dict[str, Any], words: str) -> None:
+    directory = tmp_path / "lies"
+    shutil.copytree(encoder_dir, directory)
+    config = directory / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | lie))
+    with pytest.raises(ConfigError, match=words):
+        _load(directory)
+
+
 async def test_vectors_are_those_of_plain_transformers(client: Client, encoder_dir: Path) -> None:
     answer = await client.ask(PATH, input=TEXTS)
     found = EmbeddingList.model_validate(answer)

@@ -17,7 +17,7 @@ from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.respond import Generator
 from terascope.engines.torch.settings import WorkerSettings
 from terascope.engines.torch.tracing.route import Traces
-from terascope.protocol.trace_results import TraceResult
+from terascope.protocol.trace_results import TraceResult, TraceRowEvent
 
 from .conftest import NAN_TOKEN, Client
 from .plans import prompt_of, where
@@ -236,8 +236,22 @@ async def test_rows_as_events(client: Client) -> None:
     whole = await client.ask("v1/traces", prompts=prompts, max_tokens=3, **PLAN)
     assert events.pop()["usage"] == whole["usage"]
     for one, row in zip(events, whole["rows"], strict=True):
+        TraceRowEvent.model_validate(one)
         assert one["object"] == "trace.row"
-        assert {key: one[key] for key in row} == row
+        assert one["row"] == row
+
+
+async def test_a_row_that_fails_among_events(client: Client) -> None:
+    """Its error is the row's: at the top of the event it would be one of the whole stream."""
+    operations = [{"scale": "blocks.0.mlp.output", "by": 1e38, "in": "a"}, *PLAN["operations"]]
+    body = {"prompts": named(prompt_of(1, 9), prompt_of(2, 9)), "operations": operations}
+    events = await client.events("v1/traces", **body)
+    assert events[-1] == "[DONE]"
+    assert not any("error" in one for one in events[:-1])
+    failed, fine = events[0]["row"], events[1]["row"]
+    assert (failed["name"], failed["error"]["code"]) == ("a", "engine_nan")
+    assert (fine["name"], "error" in fine) == ("b", False)
+    assert np.isfinite(array(fine["arrays"]["x/blocks.1.residual.post"])).all()
 
 
 async def test_what_makes_numbers_infinite_harms_nobody_else(client: Client) -> None:

@@ -85,13 +85,16 @@ def as_file(about: About, plan: TracePlan, results: Sequence[RowResult]) -> tupl
 async def stream_events(
     request: web.Request, headers: Headers, about: About, results: AsyncIterator[RowResult]
 ) -> web.StreamResponse:
-    """Send each row's result as an event when it is there."""
+    """Send each row's result as an event when it is there.
+
+    The row is a part of its event (`TraceRowEvent`): an `error` at the top would be one of the whole stream.
+    """
     response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
     response.content_type = "text/event-stream"
     await response.prepare(request)
     done: list[RowResult] = []
     async for one in results:
-        told = about.whole(object="trace.row") | about.row(one, arrays=True)
+        told = about.whole(object="trace.row", row=about.row(one, arrays=True))
         await response.write(event(orjson.dumps(told)))
         done.append(one)
     await response.write(event(orjson.dumps(about.whole(usage=about.used(done)))) + DONE)
