@@ -9,7 +9,8 @@
     │   ├── ContextLengthExceeded 400  prompt and answer do not fit into the model's context
     │   ├── BackupUnusable     400  a file is no whole backup that this program can restore
     │   ├── QuotaExceeded      413  the project keeps as many bytes of files as it may
-    │   └── Conflict           409
+    │   ├── Conflict           409
+    │   └── RangeNotSatisfiable 416  nothing of the file is at the `Range` that was asked for
     ├── NotAuthenticated       401  no key, or not a valid one
     │   └── InvalidToken       401  a token that is not, or no longer, valid here
     ├── NotAllowed             403
@@ -132,6 +133,13 @@ class Conflict(BadRequest):
 
     status = 409
     code = "conflict"
+
+
+class RangeNotSatisfiable(BadRequest):
+    """The file has nothing at the `Range` that was asked for; `Content-Range` says how long it is."""
+
+    status = 416
+    code = "range_not_satisfiable"
 
 
 class NotAuthenticated(ServiceError):

@@ -126,8 +126,9 @@ class Inference:
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
         meter = await self._access.accounts.hold(run.id, grant, Estimate.of(request, version))
         place = run.place = self._turns.place(grant, version, request)
-        asking = {"scope": scope, "qos": grant.qos, "meter": meter, "files": self._files}
-        passing = Passing(run, request, version, reply, place, **asking)
+        passing = Passing(
+            run, request, version, reply, place, scope=scope, qos=grant.qos, meter=meter, files=self._files
+        )
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(place, passing, patience)
 

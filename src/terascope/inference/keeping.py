@@ -40,13 +40,14 @@ class Watched:
 
     def head(self) -> Head:
         """The header; empty when it is too long to be told again. Raises `EngineError` for what is no such file."""
-        if self._wanted > _MOST_HEAD:
+        length = _LENGTH + int.from_bytes(self._start[:_LENGTH], "little")
+        if _MOST_HEAD < length <= self._size:
             return Head()
         try:
-            head = read_head(bytes(self._start[_LENGTH : self._wanted]))
+            head = read_head(bytes(self._start[_LENGTH:length]))
         except BadRequest as error:
             raise EngineError("the engine's answer is no safetensors file", detail=error.message) from None
-        if self._size != self._wanted + head.nbytes:
+        if self._size != length + head.nbytes:
             raise EngineError("the engine's file is not whole", detail=f"{self._size} bytes came")
         return head
 

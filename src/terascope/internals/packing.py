@@ -9,7 +9,7 @@ import binascii
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from terascope.core.errors import BadRequest, InternalError
 from terascope.internals.arrays import Array, DType
@@ -93,21 +93,11 @@ def read_head(text: bytes) -> Head:
     """Read a header, the JSON after the first eight bytes. Raises `BadRequest` for one that `unpack` would not take."""
     header = _header(text)
     metadata = _texts(header.pop(_METADATA, {}))
-    axes = _axes(metadata.get("axes", "{}"))
-    found: dict[int, Spec] = {}
-    end = 0
-    for name, said in header.items():
-        match said:
-            case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]}:
-                spec = Spec(name, _dtype(dtype), _sides(shape), tuple(axes.get(name, ())))
-                if stop - start != spec.nbytes:
-                    raise BadRequest(f"the array {name[:80]!r} has other bytes than its shape asks for")
-                found[start] = spec
-                end += spec.nbytes
-            case _:
-                raise BadRequest(f"the header of the safetensors file is wrong at {name[:80]!r}")
-    _check_gapless(header, end)
-    return Head(tuple(sorted_specs(header)), metadata)
+    axes = _axes(metadata)
+    placed = sorted((_placed(name, said, axes.get(name, ())) for name, said in header.items()), key=lambda one: one[0])
+    specs = tuple(spec for _, spec in placed)
+    _check_gapless(header, sum(spec.nbytes for spec in specs))
+    return Head(specs, metadata)
 
 
 def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -185,6 +175,28 @@ def _entry(name: str, said: object, body: memoryview) -> Array:
         ):
             return _array(_dtype(dtype), tuple(shape), body[start:end])
     raise BadRequest(f"the header of the safetensors file is wrong or goes beyond its end at {name[:80]!r}")
+
+
+def _placed(name: str, said: object, axes: Sequence[str]) -> tuple[tuple[int, int], Spec]:
+    """Where an array begins and ends, and what it is."""
+    match said:
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if all(
+            type(side) is int and side >= 0 for side in shape
+        ):
+            spec = Spec(name, _dtype(dtype), tuple(shape), tuple(axes))
+            if start >= 0 and end - start == spec.nbytes:
+                return (start, end), spec
+    raise BadRequest(f"the header of the safetensors file is wrong at {name[:80]!r}")
+
+
+def _axes(metadata: Mapping[str, str]) -> dict[str, list[str]]:
+    """What the axes of arrays are called, as `Layout.of` wrote it; nothing for a file of somebody else."""
+    try:
+        found = json.loads(metadata.get("axes", "{}"))
+    except (ValueError, RecursionError):
+        return {}
+    named = found if isinstance(found, dict) else {}
+    return {name: one for name, one in named.items() if isinstance(one, list) and all(isinstance(a, str) for a in one)}
 
 
 def _dtype(name: str) -> DType:

@@ -120,9 +120,8 @@ def check_readers_beside_each_other(new: NewShelf) -> None:
     wrong: list[int] = []
 
     def read(start: int) -> None:
-        for at in range(start, start + 50_000, 5000):
-            if shelf.read("one", at, at + 1000) != _BIG[at : at + 1000]:
-                wrong.append(at)
+        places = range(start, start + 50_000, 5000)
+        wrong.extend(at for at in places if shelf.read("one", at, at + 1000) != _BIG[at : at + 1000])
 
     threads = [Thread(target=read, args=(start,)) for start in (0, 100, 200, 300)]
     for thread in threads:

@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 
 from terascope.access.principal import Principal
 from terascope.access.projects import Right
-from terascope.core.errors import NotAllowed
+from terascope.core.errors import NotAllowed, RangeNotSatisfiable
 from terascope.files.files import no_file, too_large
 from terascope.gateway.depends import NO_NUL, Caller, UseServices
 from terascope.gateway.multipart import FileForm
@@ -52,7 +52,6 @@ _CONTENT: dict[int | str, dict[str, Any]] = {
     200: {"description": "The content.", "content": {"application/octet-stream": {}}},
     206: {"description": "The part of it that `Range` names.", "content": {"application/octet-stream": {}}},
     304: {"description": "`If-None-Match` names what there is."},
-    416: {"description": "There is nothing at that `Range`."},
 }
 
 
@@ -106,9 +105,10 @@ async def read_file(
     etag = f'"{row.sha256}"'
     part = part_of({name.lower(): value for name, value in request.headers.items()}, row.bytes, etag)
     headers = {"etag": etag, "accept-ranges": "bytes", "cache-control": "private, no-cache"}
-    if part.status in (304, 416):
-        ranged = {"content-range": f"bytes */{row.bytes}"} if part.status == 416 else {}
-        return Response(status_code=part.status, headers=headers | ranged)
+    if part.status == 304:
+        return Response(status_code=304, headers=headers)
+    if part.status == 416:
+        raise _beyond(row)
     return _sent(row, part, headers, await use.files.content(row, part.start, part.stop))
 
 
@@ -134,6 +134,12 @@ def file_object(row: FileRow) -> FileObject:
         id=row.id, bytes=row.bytes, created_at=int(row.created), filename=row.filename, purpose=row.purpose,
         expires_at=None if row.expires is None else int(row.expires), sha256=row.sha256, project=row.project,
     )  # fmt: skip
+
+
+def _beyond(row: FileRow) -> RangeNotSatisfiable:
+    error = RangeNotSatisfiable(f"the file has {row.bytes} bytes, and nothing at that `Range`", param="Range")
+    error.headers = {"content-range": f"bytes */{row.bytes}"}
+    return error
 
 
 def _sent(row: FileRow, part: Part, headers: dict[str, str], content: AsyncIterator[bytes]) -> Response:
