@@ -115,7 +115,7 @@ def test_an_estimate_keeps_nothing(gateway: Served, client: Client) -> None:
 
 def test_a_row_that_fails_leaves_nothing(gateway: Served, client: Client) -> None:
     infinite = {"scale": "blocks.3.residual.post", "by": 3e38}
-    with pytest.raises(Exception, match="infinit|not a number|NaN"):
+    with pytest.raises(Exception, match=r"infinit|not a number|NaN"):
         client.traces.run(
             MODEL, PROMPTS[:1], [infinite, {"scale": "blocks.3.residual.post", "by": 3e38}, *EVERYWHERE], format="file"
         )

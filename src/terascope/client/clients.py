@@ -1,6 +1,6 @@
 """The two clients: how a request is sent, and nothing else."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -21,10 +21,11 @@ from terascope.client.identity import Identity, ServiceAccounts
 from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
 from terascope.client.projects import Members, Projects
 from terascope.client.reservations import Reservations
-from terascope.client.traces import Traces
+from terascope.client.traces import TRACES, Traces
 from terascope.core import environment
 from terascope.core.errors import ConfigError
 from terascope.core.urls import is_loopback
+from terascope.protocol.traces import TraceRequest
 
 T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8000"
@@ -169,8 +170,21 @@ class AsyncClient(_Root[SendsLater]):
                     saving.write(piece)
 
     @asynccontextmanager
+    async def trace_file(self, plan: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The safetensors file that a plan with that `format` gives, in pieces as they come. Raises as `send`."""
+        body = TraceRequest.model_validate(plan).model_dump_json(by_alias=True, exclude_unset=True)
+        request = self._http.build_request("POST", TRACES, content=body, headers=_JSON, timeout=_timeout(None))
+        async with self._streamed(request) as response:
+            with told(self.url):
+                yield response.aiter_bytes()
+
+    @asynccontextmanager
     async def _content(self, file_id: str, start: int, stop: int | None) -> AsyncIterator[httpx.Response]:
-        request = _content_request(self._http, file_id, start, stop)
+        async with self._streamed(_content_request(self._http, file_id, start, stop)) as response:
+            yield response
+
+    @asynccontextmanager
+    async def _streamed(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
         with told(self.url):
             response = await self._http.send(request, stream=True)
         try:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -10,15 +11,32 @@ from terascope.core.errors import BadRequest, EngineError
 from terascope.files.files import Draft, Files
 from terascope.inference.refusals import refusal
 from terascope.inference.run import Run
-from terascope.internals.packing import Head, read_head
+from terascope.internals.packing import LENGTH, Spec, read_header
 from terascope.protocol.files import FileObject
 
 PURPOSE = "trace_output"
-_LENGTH = 8
 _MOST_HEAD = 32 << 20  # bytes of a file's header that are told again beside its id
 _ERRORS = "errors"
 """The last array of a file that was sent while it was made: the rows that failed, as JSON."""
 _MOST_ERRORS = 1 << 16
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the header of a file says."""
+
+    specs: tuple[Spec, ...] = ()
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        return sum(spec.nbytes for spec in self.specs)
+
+    def axes(self) -> dict[str, list[str]]:
+        """What the axes of arrays are called, by the arrays' names."""
+        found = orjson.loads(self.metadata.get("axes", "{}"))
+        return found if isinstance(found, dict) else {}
 
 
 class Watched:
@@ -40,11 +58,11 @@ class Watched:
 
     def head(self) -> Head:
         """The header; empty when it is too long to be told again. Raises `EngineError` for what is no such file."""
-        length = _LENGTH + int.from_bytes(self._start[:_LENGTH], "little")
+        length = LENGTH + int.from_bytes(self._start[:LENGTH], "little")
         if _MOST_HEAD < length <= self._size:
             return Head()
         try:
-            head = read_head(bytes(self._start[_LENGTH:length]))
+            head = Head(*read_header(bytes(self._start[LENGTH:length])))
         except BadRequest as error:
             raise EngineError("the engine's answer is no safetensors file", detail=error.message) from None
         if self._size != length + head.nbytes:
@@ -62,9 +80,9 @@ class Watched:
     @property
     def _wanted(self) -> int:
         """Bytes of the header with its length; no more are kept than may be told."""
-        if len(self._start) < _LENGTH:
-            return _LENGTH
-        return min(_LENGTH + int.from_bytes(self._start[:_LENGTH], "little"), _MOST_HEAD + 1)
+        if len(self._start) < LENGTH:
+            return LENGTH
+        return min(LENGTH + int.from_bytes(self._start[:LENGTH], "little"), _MOST_HEAD + 1)
 
 
 class Keeping:
@@ -91,8 +109,9 @@ class Keeping:
 
     async def _told(self, draft: Draft, head: Head, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         row = await draft.keep(PURPOSE, f"{self._run.id}.safetensors", self._files.results_expire())
+        axes = head.axes()
         arrays = {
-            one.name: {"dtype": one.dtype, "shape": one.shape, "axes": one.axes}
+            one.name: {"dtype": one.dtype, "shape": one.shape, "axes": axes.get(one.name, [])}
             for one in head.specs
             if one.name != _ERRORS
         }

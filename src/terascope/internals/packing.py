@@ -9,7 +9,7 @@ import binascii
 import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from terascope.core.errors import BadRequest, InternalError
 from terascope.internals.arrays import Array, DType
@@ -74,30 +74,6 @@ class Layout:
             yield one.data
         if next(coming, None) is not None:
             raise InternalError("there are more arrays than were announced")
-
-
-@dataclass(frozen=True, slots=True)
-class Head:
-    """What the header of a safetensors file says: its arrays in the order of their bytes, and its metadata."""
-
-    specs: tuple[Spec, ...] = ()
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all arrays."""
-        return sum(spec.nbytes for spec in self.specs)
-
-
-def read_head(text: bytes) -> Head:
-    """Read a header, the JSON after the first eight bytes. Raises `BadRequest` for one that `unpack` would not take."""
-    header = _header(text)
-    metadata = _texts(header.pop(_METADATA, {}))
-    axes = _axes(metadata)
-    placed = sorted((_placed(name, said, axes.get(name, ())) for name, said in header.items()), key=lambda one: one[0])
-    specs = tuple(spec for _, spec in placed)
-    _check_gapless(header, sum(spec.nbytes for spec in specs))
-    return Head(specs, metadata)
 
 
 def pack(arrays: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> bytes:
@@ -175,28 +151,6 @@ def _entry(name: str, said: object, body: memoryview) -> Array:
         ):
             return _array(_dtype(dtype), tuple(shape), body[start:end])
     raise BadRequest(f"the header of the safetensors file is wrong or goes beyond its end at {name[:80]!r}")
-
-
-def _placed(name: str, said: object, axes: Sequence[str]) -> tuple[tuple[int, int], Spec]:
-    """Where an array begins and ends, and what it is."""
-    match said:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if all(
-            type(side) is int and side >= 0 for side in shape
-        ):
-            spec = Spec(name, _dtype(dtype), tuple(shape), tuple(axes))
-            if start >= 0 and end - start == spec.nbytes:
-                return (start, end), spec
-    raise BadRequest(f"the header of the safetensors file is wrong at {name[:80]!r}")
-
-
-def _axes(metadata: Mapping[str, str]) -> dict[str, list[str]]:
-    """What the axes of arrays are called, as `Layout.of` wrote it; nothing for a file of somebody else."""
-    try:
-        found = json.loads(metadata.get("axes", "{}"))
-    except (ValueError, RecursionError):
-        return {}
-    named = found if isinstance(found, dict) else {}
-    return {name: one for name, one in named.items() if isinstance(one, list) and all(isinstance(a, str) for a in one)}
 
 
 def _dtype(name: str) -> DType:

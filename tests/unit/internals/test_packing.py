@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from terascope.core.errors import BadRequest, InternalError
 from terascope.internals.arrays import Array, DType
-from terascope.internals.packing import Layout, Spec, decode, encode, pack, read_head, unpack
+from terascope.internals.packing import Layout, Spec, decode, encode, pack, unpack
 
 _NUMPY = {DType.F64: "f8", DType.F32: "f4", DType.F16: "f2", DType.I64: "i8", DType.I32: "i4", DType.U8: "u1"}
 names = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12).filter(lambda n: n != "__metadata__")
@@ -170,37 +170,3 @@ def test_any_bytes_are_a_file_or_refused(data: bytes) -> None:
 def test_json_whose_parts_do_not_agree_is_refused(dtype: str, shape: list[int], data: str) -> None:
     with pytest.raises(BadRequest):
         decode(dtype, shape, data)
-
-
-@given(st.lists(st.tuples(st.sampled_from(list(DType)), sides), max_size=5))
-def test_the_header_alone_says_what_there_is(kinds: list[tuple[DType, tuple[int, ...]]]) -> None:
-    axes = ("token", "head", "channel")
-    specs = [Spec(f"{n}/a", dtype, shape, axes[: len(shape)]) for n, (dtype, shape) in enumerate(kinds)]
-    layout = Layout.of(specs, {"model": "m"})
-    head = read_head(layout.head[8:])
-    assert {spec.name: spec for spec in head.specs} == {spec.name: spec for spec in specs}
-    assert head.metadata["model"] == "m"
-    assert len(layout.head) + head.nbytes == layout.length
-
-
-@pytest.mark.parametrize(
-    "header",
-    [
-        b"",
-        b"[]",
-        b'{"a": 1}',
-        b'{"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 4]}}',
-        b'{"a": {"dtype": "F32", "shape": [-1], "data_offsets": [0, -4]}}',
-        b'{"a": {"dtype": "F99", "shape": [1], "data_offsets": [0, 4]}}',
-        b'{"a": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}',
-    ],
-)
-def test_what_is_no_header(header: bytes) -> None:
-    with pytest.raises(BadRequest):
-        read_head(header)
-
-
-@pytest.mark.parametrize("axes", ["[", "[]", '{"a": "token"}', '{"a": [1]}'])
-def test_axes_of_others_are_left_out(axes: str) -> None:
-    head = read_head(Layout.of([Spec("a", DType.F32, (1,))], {"axes": axes}).head[8:])
-    assert head.specs == (Spec("a", DType.F32, (1,)),)

@@ -1,0 +1,107 @@
+"""One request of a capture: some prompts to `POST /v1/traces`, their arrays as they come, read one at a time."""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from terascope.client import AsyncClient
+from terascope.client.capture.block import Done
+from terascope.client.capture.prompts import Prompt
+from terascope.client.capture.settings import Settings
+from terascope.client.tensors import TensorReader
+from terascope.core.errors import (
+    BadRequest,
+    ContextLengthExceeded,
+    EngineError,
+    NotFound,
+    ServiceError,
+    UnsupportedFeature,
+)
+from terascope.internals.arrays import Array
+from terascope.internals.packing import Spec
+from terascope.internals.tokens import parse_tokens, positions
+
+Sleep = Callable[[float], Awaitable[None]]
+_ERRORS = "errors"
+_ATTEMPTS = 8
+_LONGEST_WAIT_S = 60.0
+
+
+class Asking:
+    """Asks a gateway for batches of prompts; any number may be under way at once."""
+
+    def __init__(self, client: AsyncClient, settings: Settings, sleep: Sleep) -> None:
+        self._client = client
+        self._settings = settings
+        self._sleep = sleep
+        self._tokens = parse_tokens(settings.tokens)
+
+    async def estimate(self, prompt: Prompt) -> tuple[str, int, int]:
+        """The model as `name@version`, and how many tokens and captured bytes `prompt` has. Raises as the gateway."""
+        try:
+            found = await self._client.traces.run(**self._settings.plan([prompt.asked], dry_run=True))
+        except ContextLengthExceeded:  # which is about that prompt alone
+            found = await self._client.traces.run(**self._settings.plan([{"tokens": [0]}], dry_run=True))
+        if found.estimate is None:
+            raise EngineError("the engine does not say what a plan would cost", detail="a dry run has no estimate")
+        return found.model, found.estimate.prompt_tokens, found.estimate.captured_bytes
+
+    async def batch(self, prompts: Sequence[Prompt]) -> list[Done]:
+        """What became of each prompt, in order. Asks again, a while later, for as long as that can help.
+
+        A batch that is refused is asked prompt by prompt, so that those that can be had are. Raises the gateway's
+        error when it is about no prompt.
+        """
+        try:
+            return await self._patiently(prompts)
+        except (NotFound, UnsupportedFeature):
+            raise
+        except BadRequest as error:
+            if len(prompts) == 1:
+                return [Done(prompts[0], error=error.message)]
+        return [done for one in prompts for done in await self.batch([one])]
+
+    async def _patiently(self, prompts: Sequence[Prompt]) -> list[Done]:
+        for attempt in range(_ATTEMPTS):
+            try:
+                return await self._once(prompts)
+            except ServiceError as error:
+                if not error.retryable or attempt + 1 == _ATTEMPTS:
+                    raise
+                await self._sleep(min(error.retry_after or 2.0**attempt, _LONGEST_WAIT_S))
+        raise AssertionError("the last attempt returns or raises")
+
+    async def _once(self, prompts: Sequence[Prompt]) -> list[Done]:
+        plan = self._settings.plan(
+            [prompt.asked | {"name": str(number)} for number, prompt in enumerate(prompts)], format="safetensors"
+        )
+        found = [Done(prompt) for prompt in prompts]
+        failures: dict[str, str] = {}
+        async with self._client.trace_file(plan) as pieces:
+            reader = TensorReader()
+            async for piece in pieces:
+                for spec, one in reader.feed(piece):
+                    _take(found, failures, spec, one)
+            reader.end()
+        for row in orjson.loads(reader.metadata.get("rows", "[]")):
+            self._tell(found[int(row["name"])], row, failures.get(row["name"], ""))
+        return found
+
+    def _tell(self, done: Done, row: Mapping[str, Any], failure: str) -> None:
+        """What the answer says of a prompt besides its arrays."""
+        done.tokens = tuple(row["tokens"])
+        done.error = failure or (row.get("error") or {}).get("message", "")
+        if done.error:
+            done.arrays, done.rows = {}, 0
+            return
+        pieces = [piece.encode() for piece in row.get("pieces", ())]
+        done.positions = positions(self._tokens, pieces)
+
+
+def _take(found: Sequence[Done], failures: dict[str, str], spec: Spec, one: Array) -> None:
+    if spec.name == _ERRORS:
+        failures.update(orjson.loads(bytes(one.data)))
+        return
+    row, _, name = spec.name.partition("/")
+    found[int(row)].add(name, spec, one)
