@@ -230,8 +230,13 @@ def test_memory_does_not_grow_with_a_file(tmp_path: Path) -> None:
         with (tmp_path / "large").open("wb") as file:
             file.truncate(size)
         with (tmp_path / "large").open("rb") as file:
-            fields = {"data": {"purpose": "user_data"}, "headers": process.headers, "timeout": 120}
-            made = httpx.post(f"{process.url}/v1/files", files={"file": file}, **fields).json()
+            made = httpx.post(
+                f"{process.url}/v1/files",
+                data={"purpose": "user_data"},
+                files={"file": file},
+                headers=process.headers,
+                timeout=120,
+            ).json()
         assert made["bytes"] == size
         seen = 0
         with httpx.stream("GET", f"{process.url}/v1/files/{made['id']}/content", headers=process.headers) as answer:

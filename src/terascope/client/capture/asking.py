@@ -1,7 +1,7 @@
 """One request of a capture: some prompts to `POST /v1/traces`, their arrays as they come, read one at a time."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -21,7 +21,9 @@ from terascope.core.errors import (
 from terascope.internals.arrays import Array
 from terascope.internals.packing import Spec
 from terascope.internals.tokens import parse_tokens, positions
+from terascope.protocol.trace_results import TraceResult
 
+T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 _ERRORS = "errors"
 _ATTEMPTS = 8
@@ -40,9 +42,9 @@ class Asking:
     async def estimate(self, prompt: Prompt) -> tuple[str, int, int]:
         """The model as `name@version`, and how many tokens and captured bytes `prompt` has. Raises as the gateway."""
         try:
-            found = await self._client.traces.run(**self._settings.plan([prompt.asked], dry_run=True))
+            found = await self._patiently(lambda: self._dry_run(prompt.asked))
         except ContextLengthExceeded:  # which is about that prompt alone
-            found = await self._client.traces.run(**self._settings.plan([{"tokens": [0]}], dry_run=True))
+            found = await self._patiently(lambda: self._dry_run({"tokens": [0]}))
         if found.estimate is None:
             raise EngineError("the engine does not say what a plan would cost", detail="a dry run has no estimate")
         return found.model, found.estimate.prompt_tokens, found.estimate.captured_bytes
@@ -54,7 +56,7 @@ class Asking:
         error when it is about no prompt.
         """
         try:
-            return await self._patiently(prompts)
+            return await self._patiently(lambda: self._once(prompts))
         except (NotFound, UnsupportedFeature):
             raise
         except BadRequest as error:
@@ -62,15 +64,19 @@ class Asking:
                 return [Done(prompts[0], error=error.message)]
         return [done for one in prompts for done in await self.batch([one])]
 
-    async def _patiently(self, prompts: Sequence[Prompt]) -> list[Done]:
-        for attempt in range(_ATTEMPTS):
+    async def _patiently(self, ask: Callable[[], Awaitable[T]]) -> T:
+        """What `ask` returns, asked again, later and later, while it fails in a way that may pass."""
+        for attempt in range(_ATTEMPTS - 1):
             try:
-                return await self._once(prompts)
+                return await ask()
             except ServiceError as error:
-                if not error.retryable or attempt + 1 == _ATTEMPTS:
+                if not error.retryable:
                     raise
                 await self._sleep(min(error.retry_after or 2.0**attempt, _LONGEST_WAIT_S))
-        raise AssertionError("the last attempt returns or raises")
+        return await ask()
+
+    async def _dry_run(self, asked: Mapping[str, Any]) -> TraceResult:
+        return await self._client.traces.run(**self._settings.plan([dict(asked)], dry_run=True))
 
     async def _once(self, prompts: Sequence[Prompt]) -> list[Done]:
         plan = self._settings.plan(

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
 from dataclasses import replace
 from pathlib import Path
@@ -141,7 +141,7 @@ def _batches(
     yield batch
 
 
-async def _in_order(asking: Asking, batches: Iterator[Sequence[Prompt]], in_flight: int) -> AsyncIterator[Done]:
+async def _in_order(asking: Asking, batches: Iterator[Sequence[Prompt]], in_flight: int) -> AsyncGenerator[Done, None]:
     """What became of each prompt, in order, while `in_flight` requests are under way."""
     tasks: deque[asyncio.Task[list[Done]]] = deque()
     try:

@@ -17,6 +17,7 @@ from terascope.gateway.ranges import Part, part_of
 from terascope.gateway.services import Services
 from terascope.protocol.files import (
     MOST_LISTED,
+    UPLOADED,
     FileDeleted,
     FileObject,
     FileObjects,
@@ -39,7 +40,7 @@ _UPLOAD: dict[str, Any] = {
                     "required": ["file", "purpose"],
                     "properties": {
                         "file": {"type": "string", "format": "binary"},
-                        "purpose": {"type": "string"},
+                        "purpose": {"type": "string", "enum": list(UPLOADED)},
                         "expires_after[anchor]": {"type": "string", "enum": ["created_at"]},
                         "expires_after[seconds]": {"type": "integer", "minimum": 3600, "maximum": 2592000},
                     },
