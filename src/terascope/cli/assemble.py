@@ -17,7 +17,7 @@ from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.engines import registry
 from terascope.files.blobs import open_blobs
-from terascope.files.files import GRACE_S, Files
+from terascope.files.files import Files
 from terascope.fleet.deployed import EngineKinds
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.launchers.contract import Launcher
@@ -136,7 +136,10 @@ async def _files(config: Config, database: Database, data_dir: Path, clock: Cloc
     blobs = open_blobs(config.files.url, config.files.options, data_dir / "files")
     stack.push_async_callback(blobs.aclose)
     files = Files(database, blobs, config.files, clock)
-    await files.tidy(grace_s=GRACE_S if config.files.url else 0.0)  # into a data directory nobody else writes
+    if (
+        not config.files.url
+    ):  # into a data directory nobody else writes; elsewhere `keep_tidying` does it, with patience
+        await files.tidy(grace_s=0.0)
     return files
 
 

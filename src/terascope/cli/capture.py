@@ -21,6 +21,7 @@ from terascope.client.capture.progress import Progress as Told
 from terascope.client.capture.progress import Tell, silent
 from terascope.client.capture.settings import sites_of
 from terascope.core.errors import BadRequest
+from terascope.core.projects import Qos
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -59,6 +60,8 @@ def run(
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Go on when a prompt fails; prompts.jsonl says why.")
     ] = False,
+    qos: Annotated[Qos, typer.Option(help="How urgent it is.")] = Qos.BATCH,
+    project: Annotated[str, typer.Option(help="Who pays.", show_default="the key's own")] = "",
     as_json: Json = False,
     url: Url = "",
     key: Key = "",
@@ -68,7 +71,12 @@ def run(
     settings = Settings(model, sites_of(site or [], layer or []), _value(tokens), _value(reduce) or None, dtype or "")
     where = found(url, key, data_dir)
     with _shown(hidden=as_json) as tell:
-        done = asyncio.run(_capture(where, settings, prompts, output, in_flight, tell, skip_failed=skip_failed))
+        done = asyncio.run(
+            _capture(
+                where, settings, prompts, output,
+                in_flight=in_flight, skip_failed=skip_failed, qos=qos, project=project, tell=tell,
+            )
+        )  # fmt: skip
     if as_json:
         print_json({"prompts": done.prompts, "failed": done.failed, "rows": done.rows, "bytes": done.bytes})
     else:
@@ -76,11 +84,9 @@ def run(
         print(f"{done.prompts:,} prompts{failed}; {done.rows:,} rows, {size(done.bytes)} are in {output}")
 
 
-async def _capture(
-    where: Connection, settings: Settings, prompts: Path, output: Path, in_flight: int, tell: Tell, *, skip_failed: bool
-) -> Told:
+async def _capture(where: Connection, settings: Settings, prompts: Path, output: Path, **how: Any) -> Told:
     async with AsyncClient(where.url, where.key) as client:
-        return await capture(client, settings, prompts, output, in_flight=in_flight, skip_failed=skip_failed, tell=tell)
+        return await capture(client, settings, prompts, output, **how)
 
 
 @contextmanager

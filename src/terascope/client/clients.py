@@ -170,10 +170,14 @@ class AsyncClient(_Root[SendsLater]):
                     saving.write(piece)
 
     @asynccontextmanager
-    async def trace_file(self, plan: Mapping[str, Any]) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def trace_file(
+        self, plan: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The safetensors file that a plan with that `format` gives, in pieces as they come. Raises as `send`."""
         body = TraceRequest.model_validate(plan).model_dump_json(by_alias=True, exclude_unset=True)
-        request = self._http.build_request("POST", TRACES, content=body, headers=_JSON, timeout=_timeout(None))
+        request = self._http.build_request(
+            "POST", TRACES, content=body, headers=dict(headers or {}) | _JSON, timeout=_timeout(None)
+        )
         async with self._streamed(request) as response:
             with told(self.url):
                 yield response.aiter_bytes()

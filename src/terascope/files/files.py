@@ -165,7 +165,8 @@ class Files:
             log.warning("the content of %d files is not in the store any more, such as %s", len(lost), lost[0])
 
     async def keep_tidying(self) -> None:
-        """Remove what expires, until cancelled."""
+        """Tidy once, then remove what expires, until cancelled."""
+        await self.tidy()
         while True:
             await self._clock.sleep(_TIDY_EVERY_S)
             await self._expire()

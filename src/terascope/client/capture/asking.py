@@ -1,15 +1,18 @@
 """One request of a capture: some prompts to `POST /v1/traces`, their arrays as they come, read one at a time."""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import orjson
 
 from terascope.client import AsyncClient
+from terascope.client.ask import Ask
 from terascope.client.capture.block import Done
 from terascope.client.capture.prompts import Prompt
 from terascope.client.capture.settings import Settings
 from terascope.client.tensors import TensorReader
+from terascope.client.traces import TRACES
 from terascope.core.errors import (
     BadRequest,
     ContextLengthExceeded,
@@ -22,6 +25,7 @@ from terascope.internals.arrays import Array
 from terascope.internals.packing import Spec
 from terascope.internals.tokens import parse_tokens, positions
 from terascope.protocol.trace_results import TraceResult
+from terascope.protocol.traces import TraceRequest
 
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
@@ -33,20 +37,26 @@ _LONGEST_WAIT_S = 60.0
 class Asking:
     """Asks a gateway for batches of prompts; any number may be under way at once."""
 
-    def __init__(self, client: AsyncClient, settings: Settings, sleep: Sleep) -> None:
+    def __init__(self, client: AsyncClient, settings: Settings, sleep: Sleep, headers: Mapping[str, str]) -> None:
         self._client = client
         self._settings = settings
         self._sleep = sleep
+        self._headers = headers
         self._tokens = parse_tokens(settings.tokens)
 
-    async def estimate(self, prompt: Prompt) -> tuple[str, int, int]:
-        """The model as `name@version`, and how many tokens and captured bytes `prompt` has. Raises as the gateway."""
+    async def estimate(self, prompt: Prompt, model: str) -> tuple[str, int, int]:
+        """The model as `name@version`, and how many tokens and captured bytes `prompt` has; raises as the gateway.
+
+        From then on that version is asked: `model`, or where that is empty what the name means now.
+        """
+        self._settings = replace(self._settings, model=model or self._settings.model)
         try:
             found = await self._patiently(lambda: self._dry_run(prompt.asked))
         except ContextLengthExceeded:  # which is about that prompt alone
             found = await self._patiently(lambda: self._dry_run({"tokens": [0]}))
         if found.estimate is None:
             raise EngineError("the engine does not say what a plan would cost", detail="a dry run has no estimate")
+        self._settings = replace(self._settings, model=found.model)
         return found.model, found.estimate.prompt_tokens, found.estimate.captured_bytes
 
     async def batch(self, prompts: Sequence[Prompt]) -> list[Done]:
@@ -76,7 +86,8 @@ class Asking:
         return await ask()
 
     async def _dry_run(self, asked: Mapping[str, Any]) -> TraceResult:
-        return await self._client.traces.run(**self._settings.plan([dict(asked)], dry_run=True))
+        plan = TraceRequest.model_validate(self._settings.plan([dict(asked)], dry_run=True))
+        return await self._client.send(Ask("POST", TRACES, TraceResult, plan, patient=True, headers=self._headers))
 
     async def _once(self, prompts: Sequence[Prompt]) -> list[Done]:
         plan = self._settings.plan(
@@ -84,7 +95,7 @@ class Asking:
         )
         found = [Done(prompt) for prompt in prompts]
         failures: dict[str, str] = {}
-        async with self._client.trace_file(plan) as pieces:
+        async with self._client.trace_file(plan, self._headers) as pieces:
             reader = TensorReader()
             async for piece in pieces:
                 for spec, one in reader.feed(piece):

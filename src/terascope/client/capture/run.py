@@ -4,7 +4,6 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Sequence
 from contextlib import aclosing
-from dataclasses import replace
 from pathlib import Path
 
 from terascope.client import AsyncClient
@@ -16,6 +15,7 @@ from terascope.client.capture.progress import Progress, Tell, silent
 from terascope.client.capture.prompts import Prompt, PromptFile, digest
 from terascope.client.capture.settings import Settings
 from terascope.core.errors import BadRequest
+from terascope.core.projects import Qos
 
 BATCH_BYTES = 16 << 20
 """About how much one request brings: it is held until those before it are written."""
@@ -34,6 +34,8 @@ async def capture(
     in_flight: int = 4,
     batch_prompts: int = BATCH_PROMPTS,
     skip_failed: bool = False,
+    qos: Qos = Qos.BATCH,
+    project: str = "",
     tell: Tell = silent,
     part_bytes: int = PART_BYTES,
     sleep: Sleep = asyncio.sleep,
@@ -43,8 +45,8 @@ async def capture(
     `output` is a directory that ends with `.zarr`, `.parquet` or `.safetensors`. One that is there is continued: each
     prompt is in it exactly once, whatever was killed when. `in_flight` requests of up to `batch_prompts` prompts are
     under way at once; memory does not grow with the number of prompts. Prompts that fail end it, unless `skip_failed`;
-    then the list of prompts says why. On any raise and on cancellation what `tell` told is there for good, and asking
-    again goes on from it.
+    then the list of prompts says why. It is batch work, unless `qos` says otherwise, and `project` pays for it. On any
+    raise and on cancellation what `tell` told is there for good, and asking again goes on from it.
 
     Raises `BadRequest` for prompts that are none (with the line), `Conflict` for an output that is something else, and
     what the gateway says.
@@ -56,7 +58,8 @@ async def capture(
     with alone(directory):
         manifest = await asyncio.to_thread(Manifest.load, directory, settings, directory.suffix)
         await asyncio.to_thread(file.check_beginning, manifest.read, manifest.sha256)
-        one = _Capture(client, settings, file, directory, manifest, sleep)
+        headers = {"x-terascope-qos": str(qos)} | ({"x-terascope-project": project} if project else {})
+        one = _Capture(Asking(client, settings, sleep, headers), file, directory, manifest)
         await one.run(in_flight, batch_prompts, skip_failed=skip_failed, tell=tell, part_bytes=part_bytes)
         return one.progress
 
@@ -66,16 +69,12 @@ class _Capture:
 
     def __init__(
         self,
-        client: AsyncClient,
-        settings: Settings,
+        asking: Asking,
         file: PromptFile,
         directory: Path,
         manifest: Manifest,
-        sleep: Sleep,
     ) -> None:
-        self._client, self._settings, self._file, self._directory = client, settings, file, directory
-        self._manifest = manifest
-        self._sleep = sleep
+        self._asking, self._file, self._directory, self._manifest = asking, file, directory, manifest
         self._sum = digest(file.path, 0, manifest.read)
 
     @property
@@ -91,10 +90,10 @@ class _Capture:
         first = next(coming, None)
         if first is None:
             return
-        asking, batches = await self._begin(first, coming, batch_prompts)
+        batches = await self._begin(first, coming, batch_prompts)
         dataset = await asyncio.to_thread(Dataset, self._directory, now)
         block = Block()
-        async with aclosing(_in_order(asking, batches, in_flight)) as results:
+        async with aclosing(_in_order(self._asking, batches, in_flight)) as results:
             async for done in results:
                 if done.error and not skip_failed:
                     await self._write(dataset, block, tell)
@@ -106,16 +105,14 @@ class _Capture:
         await self._write(dataset, block, tell)
         await asyncio.to_thread(dataset.end)
 
-    async def _begin(self, first: Prompt, coming: Iterator[Prompt], most: int) -> tuple[Asking, Iterator[list[Prompt]]]:
+    async def _begin(self, first: Prompt, coming: Iterator[Prompt], most: int) -> Iterator[list[Prompt]]:
         """Learn of the first prompt how much they bring, and which version the name means now."""
-        settings = replace(self._settings, model=self._manifest.model or self._settings.model)
-        model, tokens, size = await Asking(self._client, settings, self._sleep).estimate(first)
+        model, tokens, size = await self._asking.estimate(first, self._manifest.model)
         if not self._manifest.model:
             self._manifest.model = model
             await asyncio.to_thread(self._manifest.save, self._directory)
-        asking = Asking(self._client, replace(settings, model=model), self._sleep)
-        least = 0 if settings.tokens == "all" else size
-        return asking, _batches(first, coming, most, size / max(1, tokens), least)
+        least = 0 if self._manifest.settings["tokens"] == "all" else size
+        return _batches(first, coming, most, size / max(1, tokens), least)
 
     async def _write(self, dataset: Dataset, block: Block, tell: Tell) -> None:
         if not block.prompts:
