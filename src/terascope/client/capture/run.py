@@ -2,8 +2,9 @@
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator, Iterable, Iterator
 from contextlib import aclosing
+from dataclasses import dataclass
 from pathlib import Path
 
 from terascope.client import AsyncClient
@@ -21,6 +22,8 @@ BATCH_BYTES = 16 << 20
 """About how much one request brings: it is held until those before it are written."""
 PART_BYTES = 64 << 20
 """How much is written at once; a capture that is killed loses no more."""
+IN_FLIGHT_BYTES = 64 << 20
+"""How much is under way at once, here, in the gateway and in the engine; a larger prompt goes alone."""
 BATCH_PROMPTS = 64
 _PART_PROMPTS = 4096
 
@@ -64,6 +67,14 @@ async def capture(
         return one.progress
 
 
+@dataclass(frozen=True, slots=True)
+class _Batch:
+    """Prompts that go together, and about how many bytes they bring, at most."""
+
+    prompts: list[Prompt]
+    size: float
+
+
 class _Capture:
     """One run over a file."""
 
@@ -105,7 +116,7 @@ class _Capture:
         await self._write(dataset, block, tell)
         await asyncio.to_thread(dataset.end)
 
-    async def _begin(self, first: Prompt, coming: Iterator[Prompt], most: int) -> Iterator[list[Prompt]]:
+    async def _begin(self, first: Prompt, coming: Iterator[Prompt], most: int) -> Iterator[_Batch]:
         """Learn of the first prompt how much they bring, and which version the name means now."""
         model, tokens, size = await self._asking.estimate(first, self._manifest.model)
         if not self._manifest.model:
@@ -123,34 +134,37 @@ class _Capture:
         tell(self.progress)
 
 
-def _batches(
-    first: Prompt, coming: Iterator[Prompt], most: int, token_bytes: float, least: float
-) -> Iterator[list[Prompt]]:
+def _batches(first: Prompt, coming: Iterator[Prompt], most: int, token_bytes: float, least: float) -> Iterator[_Batch]:
     """Up to `most` prompts that go together: about `BATCH_BYTES` at `token_bytes` a token, `least` or more a prompt."""
-    batch, size = [first], max(first.most_tokens * token_bytes, least)
+    batch = _Batch([first], max(first.most_tokens * token_bytes, least))
     for one in coming:
         more = max(one.most_tokens * token_bytes, least)
-        if size + more > BATCH_BYTES or len(batch) >= most:
+        if batch.size + more > BATCH_BYTES or len(batch.prompts) >= most:
             yield batch
-            batch, size = [], 0.0
-        batch.append(one)
-        size += more
+            batch = _Batch([], 0.0)
+        batch = _Batch([*batch.prompts, one], batch.size + more)
     yield batch
 
 
-async def _in_order(asking: Asking, batches: Iterator[Sequence[Prompt]], in_flight: int) -> AsyncGenerator[Done, None]:
-    """What became of each prompt, in order, while `in_flight` requests are under way."""
-    tasks: deque[asyncio.Task[list[Done]]] = deque()
+async def _in_order(asking: Asking, batches: Iterator[_Batch], in_flight: int) -> AsyncGenerator[Done, None]:
+    """What became of each prompt, in order, while `in_flight` requests or `IN_FLIGHT_BYTES` are under way."""
+    tasks: deque[tuple[float, asyncio.Task[list[Done]]]] = deque()
     try:
         for batch in batches:
-            tasks.append(asyncio.create_task(asking.batch(batch)))
-            if len(tasks) >= in_flight:
-                for done in await tasks.popleft():
+            while tasks and (len(tasks) >= in_flight or _size(tasks) + batch.size > IN_FLIGHT_BYTES):
+                for done in await tasks[0][1]:
                     yield done
+                tasks.popleft()
+            tasks.append((batch.size, asyncio.create_task(asking.batch(batch.prompts))))
         while tasks:
-            for done in await tasks.popleft():
+            for done in await tasks[0][1]:
                 yield done
+            tasks.popleft()
     finally:
-        for task in tasks:
+        for _, task in tasks:
             task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
+
+
+def _size(tasks: Iterable[tuple[float, object]]) -> float:
+    return sum(size for size, _ in tasks)
