@@ -21,7 +21,7 @@ from terascope.client.identity import Identity, ServiceAccounts
 from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
 from terascope.client.projects import Members, Projects
 from terascope.client.reservations import Reservations
-from terascope.client.traces import TRACES, Traces
+from terascope.client.traces import Traces
 from terascope.core import environment
 from terascope.core.errors import ConfigError
 from terascope.core.urls import is_loopback
@@ -32,6 +32,7 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT_S = 60.0
 _CONNECT_S = 10.0
 _JSON = {"content-type": "application/json"}
+TRACES = "/v1/traces"
 
 
 class _Root(Gateway[Sender]):

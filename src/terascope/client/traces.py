@@ -7,8 +7,6 @@ from terascope.client.ask import Ask, Noun, Sender, call
 from terascope.protocol.trace_results import SiteViews, TraceResult
 from terascope.protocol.traces import SitesRequest, TraceRequest
 
-TRACES = "/v1/traces"
-
 
 class Traces(Noun[Sender]):
     """What happens inside models; needs a key with the scope `internals`."""
@@ -28,7 +26,7 @@ class Traces(Noun[Sender]):
         says, and `pydantic.ValidationError` for a plan that is none.
         """
         plan = {"model": model, "prompts": [*prompts], "operations": [*operations], **fields}
-        return Ask("POST", TRACES, TraceResult, TraceRequest.model_validate(plan), patient=True)
+        return Ask("POST", "/v1/traces", TraceResult, TraceRequest.model_validate(plan), patient=True)
 
     @call
     def sites(self, model: str) -> Ask[SiteViews]:

@@ -11,8 +11,8 @@ from terascope.client.ask import Ask
 from terascope.client.capture.block import Done
 from terascope.client.capture.prompts import Prompt
 from terascope.client.capture.settings import Settings
+from terascope.client.clients import TRACES
 from terascope.client.tensors import TensorReader
-from terascope.client.traces import TRACES
 from terascope.core.errors import (
     BadRequest,
     ContextLengthExceeded,
