@@ -7,7 +7,7 @@ import re
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -51,7 +51,8 @@ class Blobs:
                 await self._run(writing.write, piece)
             return await self._run(writing.commit)
         except BaseException:
-            await asyncio.shield(self._run(writing.discard))
+            with suppress(ServiceError):  # what made it fail is told; what is left of it goes when the store is tidied
+                await asyncio.shield(self._run(writing.discard))
             raise
 
     async def read(self, name: str, start: int, stop: int) -> AsyncIterator[bytes]:

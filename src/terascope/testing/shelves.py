@@ -152,6 +152,8 @@ class SmallDisk:
         self._shelf = shelf
         self.room = room
         self.error = error or OSError(errno.ENOSPC, "No space left on device")
+        self.broken = False
+        """Whether nothing can be removed, either."""
 
     def create(self, name: str) -> Sink:
         return _SmallSink(self._shelf.create(name), self)
@@ -183,4 +185,6 @@ class _SmallSink:
         self._sink.commit()
 
     def discard(self) -> None:
+        if self._disk.broken:
+            raise self._disk.error
         self._sink.discard()

@@ -106,6 +106,21 @@ async def test_a_store_that_cannot_be_used(tmp_path: Path, error: Exception) -> 
     await blobs.aclose()
 
 
+async def test_a_store_that_breaks_in_the_middle_does_not_hide_why(tmp_path: Path) -> None:
+    disk = SmallDisk(DirectoryShelf(tmp_path), PIECE, OSError(5, "Input/output error"))
+    blobs = Blobs(disk)
+
+    async def breaking() -> AsyncIterator[bytes]:
+        yield bytes(PIECE)
+        disk.broken = True
+        raise RuntimeError("the source failed")
+
+    with pytest.raises(RuntimeError, match="the source failed"):
+        await blobs.put("one", breaking())
+    assert names(tmp_path) == ["one.part"]
+    await blobs.aclose()
+
+
 async def test_what_is_not_there(blobs: Blobs) -> None:
     assert await blobs.size("none") is None
     await blobs.delete("none")
