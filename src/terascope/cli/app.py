@@ -42,6 +42,11 @@ NOUNS: dict[str, tuple[str, str]] = {
         "Show what was used: everybody's for an operator, of one's project for a PI and an auditor, else one's own.",
     ),
     "audit": ("terascope.cli.audit", "Show who changed access or money: what, when, from where; newest first."),
+    "capture": (
+        "terascope.cli.capture",
+        "Bring what is inside a model at each prompt into a dataset; one that was cut short is continued.",
+    ),
+    "files": ("terascope.cli.stored", "Files: uploads, and results that were kept; they belong to projects."),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
     "plan": (
         "terascope.cli.plan",

@@ -52,10 +52,17 @@ class DatabaseConfig:
 
 
 @dataclass(frozen=True)
-class BlobsConfig:
-    """Where large results live."""
+class FilesConfig:
+    """Where files live: uploads, and results that are too large for an answer."""
 
-    url: str = _key("", "Directory or fsspec URL; empty means `blobs` in the data directory.")
+    url: str = _key(
+        "", "Directory, or URL of any file system that fsspec knows; empty means `files` in the data directory."
+    )
+    options: dict[str, str] = _key({}, "Options of that file system, such as `endpoint_url` of S3.")
+    max_file_bytes: int = _key(16 * 1024**3, "Largest file, in bytes; more is refused with 413.")
+    max_project_bytes: int = _key(256 * 1024**3, "Bytes that the files of a project may have in all; 0: no limit.")
+    results_days: float = _key(30.0, "Days that results by reference are kept (traces as files); 0: for ever.")
+    projects: dict[str, int] = _key({}, "The same for some projects, by name, in place of `max_project_bytes`.")
 
 
 @dataclass(frozen=True)
@@ -247,7 +254,7 @@ class Config:
 
     server: ServerConfig = _part(ServerConfig, "How the gateway listens and how patient it is.")
     database: DatabaseConfig = _part(DatabaseConfig, "Where the state lives.")
-    blobs: BlobsConfig = _part(BlobsConfig, "Where large results live.")
+    files: FilesConfig = _part(FilesConfig, "Where files live: uploads, and results too large for an answer.")
     auth: AuthConfig = _part(AuthConfig, "Who may ask.")
     records: RecordsConfig = _part(RecordsConfig, "How long run records are kept.")
     accounting: AccountingConfig = _part(AccountingConfig, "How service units are held for requests that run.")

@@ -6,6 +6,7 @@ from terascope.access.access import Access
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
 from terascope.core.config import Config
+from terascope.files.files import Files
 from terascope.fleet.fleet import Fleet
 from terascope.gateway.metrics import Metrics
 from terascope.inference.inference import Inference
@@ -23,6 +24,7 @@ class Services:
     fleet: Fleet
     inference: Inference
     recorder: Recorder
+    files: Files
     metrics: Metrics
     preparing: dict[str, str]
     """Deployments that the fleet does not have yet, or never will: name -> `starting` or `failed`."""

@@ -19,6 +19,7 @@ from terascope.core.errors import EngineLost, EngineUnreachable, ServerStopping,
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
+from terascope.files.files import Files
 from terascope.inference.passing import Ending, Passing
 from terascope.inference.patience import Patience
 from terascope.inference.quotes import cost_in
@@ -70,7 +71,9 @@ class Inference:
         clock: Clock,
         count: Callable[[RunRecord], None],
         internals: InternalsConfig | None = None,
+        files: Files | None = None,
     ) -> None:
+        """`files`: where results by reference go; without them there are none."""
         self._access = access
         self._catalog = catalog
         self._turns = turns
@@ -79,6 +82,7 @@ class Inference:
         self._clock = clock
         self._count = count
         self._plan_limits = asdict(internals or InternalsConfig())
+        self._files = files
 
     async def answer(self, asked: Asked, reply: Reply) -> None:
         """Answer `asked` on `reply`.
@@ -137,7 +141,7 @@ class Inference:
         place = run.place = self._turns.place(grant, version, request, cost)
         passing = Passing(
             run, request, version, reply, place,
-            scope=scope, qos=grant.qos, meter=meter, limits=self._plan_limits,
+            scope=scope, qos=grant.qos, meter=meter, limits=self._plan_limits, files=self._files,
         )  # fmt: skip
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(place, passing, patience)

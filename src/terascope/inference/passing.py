@@ -12,7 +12,9 @@ from terascope.core.errors import EngineError, EngineLost, ServiceError, Unsuppo
 from terascope.core.models import ModelVersion
 from terascope.core.projects import PRIORITIES, Qos
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
+from terascope.files.files import Files
 from terascope.fleet.replica import Replica
+from terascope.inference.keeping import Keeping
 from terascope.inference.patience import Beat, Patience
 from terascope.inference.quotes import priced
 from terascope.inference.refusals import refusal
@@ -49,9 +51,11 @@ class Passing:
         qos: Qos = Qos.INTERACTIVE,
         meter: Meter | None = None,
         limits: Mapping[str, int] | None = None,
+        files: Files | None = None,
     ) -> None:
         """`place` is where the request waits; `scope` says with whom computed prefixes are shared, as in `EngineCall`;
-        `qos` how urgent it is to the engine, too; `meter` what is paid for; `limits` what a trace may take at most.
+        `qos` how urgent it is to the engine, too; `meter` what is paid for; `limits` what a trace may take at most;
+        `files` where results by reference go.
         """
         self.run = run
         self.answer_began = False
@@ -65,6 +69,7 @@ class Passing:
         self._meter = meter or NoMeter()
         self._plan_limits = limits or {}
         self._place = place
+        self._files = files
         self._limits = [(name.encode(), value.encode()) for name, value in run.admitted.headers.items()]
 
     async def generate(self, replica: Replica, patience: Patience) -> Ending:
@@ -90,7 +95,7 @@ class Passing:
         if answer.headers.get("content-type", "").lower().startswith("text/event-stream"):
             return await self._stream(answer, replica, patience)
         if answer.headers.get("content-type", "").lower().startswith("application/octet-stream"):
-            return await self._file(answer)
+            return await (self._kept(answer) if self._request.by_reference else self._file(answer))
         return await self._whole(answer, replica)
 
     async def _stream(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> Ending:
@@ -125,6 +130,16 @@ class Passing:
                 await self._send(held, head)
             held = chunk
         return Ending(held, None if self._reply.begun else head)
+
+    async def _kept(self, answer: EngineAnswer) -> Ending:
+        """A file that becomes one of the project's; the client is told its name."""
+        if self._files is None:
+            raise UnsupportedFeature("results cannot be kept here; ask for `safetensors`", param="format")
+        self.run.usage = _object(answer.headers.get("x-terascope-usage", ""))
+        body = await Keeping(self._files, self.run, self._version.public_name).keep(answer.chunks())
+        self.run.first_byte()
+        headers = Headers(answer.headers | {"content-type": "application/json"})
+        return Ending(body, self._head(headers, length=len(body)))
 
     async def _send(self, data: bytes, head: list[Header]) -> None:
         if not self._reply.begun:

@@ -10,12 +10,13 @@ import json
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from terascope.core.errors import BadRequest, InternalError
 from terascope.internals.arrays import Array, DType
 
-_LENGTH = 8  # bytes that say how long the header is; the header is a multiple of it, so that arrays are aligned
-_LONGEST_HEADER = 100_000_000  # the format's own limit
+LENGTH = 8  # bytes that say how long the header is; the header is a multiple of it, so that arrays are aligned
+LONGEST_HEADER = 100_000_000  # the format's own limit
 _METADATA = "__metadata__"
 
 
@@ -52,8 +53,8 @@ class Layout:
             offsets = [start, start := start + spec.nbytes]
             header[spec.name] = {"dtype": spec.dtype, "shape": spec.shape, "data_offsets": offsets}
         text = _json(header)
-        text += b" " * (-len(text) % _LENGTH)
-        return cls(tuple(specs), len(text).to_bytes(_LENGTH, "little") + text)
+        text += b" " * (-len(text) % LENGTH)
+        return cls(tuple(specs), len(text).to_bytes(LENGTH, "little") + text)
 
     @property
     def length(self) -> int:
@@ -88,15 +89,36 @@ def unpack(data: bytes | memoryview) -> tuple[dict[str, Array], dict[str, str]]:
     Raises `BadRequest` for anything that is not exactly such a file, with a type that `DType` knows.
     """
     whole = memoryview(data)
-    size = int.from_bytes(whole[:_LENGTH], "little")
-    if len(whole) < _LENGTH or size > min(_LONGEST_HEADER, len(whole) - _LENGTH):
+    size = int.from_bytes(whole[:LENGTH], "little")
+    if len(whole) < LENGTH or size > min(LONGEST_HEADER, len(whole) - LENGTH):
         raise BadRequest("this is not a safetensors file: it is shorter than its header says")
-    header = _header(bytes(whole[_LENGTH : _LENGTH + size]))
-    metadata = _texts(header.pop(_METADATA, {}))
-    body = whole[_LENGTH + size :]
-    found = {name: _entry(name, said, body) for name, said in header.items()}
-    _check_gapless(header, len(body))
+    specs, metadata = read_header(bytes(whole[LENGTH : LENGTH + size]))
+    body = whole[LENGTH + size :]
+    if sum(spec.nbytes for spec in specs) != len(body):
+        raise BadRequest("the arrays of the safetensors file do not end where it ends")
+    ends = accumulate(spec.nbytes for spec in specs)
+    found = {
+        spec.name: Array(spec.dtype, spec.shape, body[end - spec.nbytes : end])
+        for spec, end in zip(specs, ends, strict=True)
+    }
     return found, metadata
+
+
+def read_header(text: bytes) -> tuple[tuple[Spec, ...], dict[str, str]]:
+    """The arrays of a safetensors file, in the order of their bytes, and its metadata; `text` is its header.
+
+    Raises `BadRequest` for a header that is none, for a type that `DType` does not know, and for arrays that do not
+    follow each other without gaps. How large an array is that a header announces is for the caller to judge.
+    """
+    header = _header(text)
+    metadata = _texts(header.pop(_METADATA, {}))
+    entries = sorted((_entry(name, said) for name, said in header.items()), key=lambda entry: entry[1:])
+    at = 0
+    for _, start, end in entries:
+        if start != at:  # two arrays that share bytes would be small here and large once read
+            raise BadRequest("the arrays of a safetensors file must follow each other without gaps")
+        at = end
+    return tuple(spec for spec, _, _ in entries), metadata
 
 
 def encode(one: Array) -> dict[str, object]:
@@ -106,7 +128,7 @@ def encode(one: Array) -> dict[str, object]:
 
 def decode(dtype: str, shape: Sequence[int], data: str) -> Array:
     """What `encode` wrote. Raises `BadRequest` when the parts do not agree."""
-    return _array(_dtype(dtype), tuple(shape), decode_base64(data))
+    return _array(_dtype(dtype), shape, decode_base64(data))
 
 
 def decode_base64(text: str) -> bytes:
@@ -144,13 +166,13 @@ def _texts(value: object) -> dict[str, str]:
     return value
 
 
-def _entry(name: str, said: object, body: memoryview) -> Array:
+def _entry(name: str, said: object) -> tuple[Spec, int, int]:
+    """What the header says of an array: its spec, and where its bytes begin and end."""
     match said:
-        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if (
-            0 <= start <= end <= len(body)
-        ):
-            return _array(_dtype(dtype), tuple(shape), body[start:end])
-    raise BadRequest(f"the header of the safetensors file is wrong or goes beyond its end at {name[:80]!r}")
+        case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(end)]} if 0 <= start <= end:
+            kind = _dtype(dtype)
+            return Spec(name, kind, _sides(kind, shape, end - start)), start, end
+    raise BadRequest(f"the header of the safetensors file is wrong at {name[:80]!r}")
 
 
 def _dtype(name: str) -> DType:
@@ -159,16 +181,12 @@ def _dtype(name: str) -> DType:
     return DType(name)
 
 
-def _array(dtype: DType, shape: tuple[object, ...], data: bytes | memoryview) -> Array:
-    sides = [side for side in shape if type(side) is int and side >= 0]
-    if len(sides) < len(shape) or math.prod(sides) * dtype.size != len(data):
-        raise BadRequest(f"an array has {len(data)} bytes, but its shape {list(shape)} of {dtype} asks for others")
-    return Array(dtype, tuple(sides), data)
+def _array(dtype: DType, shape: Sequence[object], data: bytes | memoryview) -> Array:
+    return Array(dtype, _sides(dtype, shape, len(data)), data)
 
 
-def _check_gapless(header: Mapping[str, object], size: int) -> None:
-    """Two arrays that share bytes would be small here and large once read."""
-    spans = sorted(said["data_offsets"] for said in header.values() if isinstance(said, dict))
-    ends = [0, *(end for _, end in spans)]
-    if ends[-1] != size or any(start != end for (start, _), end in zip(spans, ends, strict=False)):
-        raise BadRequest("the arrays of a safetensors file must follow each other without gaps")
+def _sides(dtype: DType, shape: Sequence[object], size: int) -> tuple[int, ...]:
+    sides = tuple(side for side in shape if type(side) is int and side >= 0)
+    if len(sides) < len(shape) or math.prod(sides) * dtype.size != size:
+        raise BadRequest(f"an array has {size} bytes, but its shape {list(shape)} of {dtype} asks for others")
+    return sides

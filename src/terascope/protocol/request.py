@@ -74,6 +74,8 @@ class ModelRequest:
         options = fields.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise BadRequest("`stream_options` must be an object", param="stream_options")
+        if stream and endpoint == "traces" and fields.get("format") == "file":
+            raise BadRequest("what goes into a file is not streamed; leave `stream` out", param="stream")
         keep_usage = endpoint == "traces" or bool(options and options.get("include_usage"))
         dry_run = endpoint == "traces" and fields.get("dry_run") is True
         streamed = bool(stream) and endpoint in _STREAMED and not dry_run
@@ -82,6 +84,11 @@ class ModelRequest:
     def as_dry_run(self) -> "ModelRequest":
         """The same trace, asked only for what it would cost."""
         return replace(self, stream=False, dry_run=True, fields=self.fields | {"dry_run": True})
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether the result is to be kept as a file."""
+        return self.endpoint == "traces" and self.fields.get("format") == "file"
 
     @property
     def choices(self) -> int:
@@ -98,6 +105,8 @@ class ModelRequest:
     def body_for(self, served_name: str) -> bytes:
         """The JSON for the engine: `model` by its served name, usage always asked, all else as it came."""
         body = self.fields | {"model": served_name}
+        if self.by_reference:  # the engine knows nothing of files
+            body["format"] = "safetensors"
         if self.stream and not self.keep_usage:
             body["stream_options"] = (self.fields.get("stream_options") or {}) | {"include_usage": True}
         return orjson.dumps(body)

@@ -255,6 +255,22 @@ reservations = Table(
     Column("created", Float, nullable=False),
 )
 
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(40), primary_key=True),  # the name of its content in the store of files, too
+    Column("project", ForeignKey("projects.name"), nullable=False),
+    Column("user_id", String(200), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("purpose", String(40), nullable=False),
+    Column("filename", String(400), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, index=True),
+)
+Index("ix_files_project_id", files.c.project, files.c.id)
+
 audit = Table(
     "audit",
     metadata,
@@ -273,6 +289,7 @@ __all__ = [
     "allocations",
     "audit",
     "entries",
+    "files",
     "holds",
     "identities",
     "keys",
