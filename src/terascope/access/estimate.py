@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from terascope.core.models import ModelVersion
 from terascope.core.prices import Price
 from terascope.internals.limits import GRADIENT_SHARE
+from terascope.protocol.embeds import count
 from terascope.protocol.request import ModelRequest
 
 _TEMPLATE_TOKENS = 512  # what a chat template writes around all of a conversation,
@@ -35,7 +36,8 @@ class Estimate:
             return _trace(request, version)
         inputs = request.fields.get("input")
         parts = len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
-        prompt = _capped(request.size + around, version, max(parts, request.choices))
+        text, vectors = _text_and_vectors(request)
+        prompt = _capped(text + vectors + around, version, max(parts, request.choices))
         if request.endpoint in _NO_OUTPUT:
             return cls(prompt, 0)
         choices = max(request.choices, _positive(request.fields.get("best_of")))
@@ -70,7 +72,16 @@ def is_free(request: ModelRequest) -> bool:
 
 def probable_prompt_tokens(request: ModelRequest, version: ModelVersion) -> int:
     """How many tokens the prompt probably had, where no engine said."""
-    return 0 if request.endpoint in _FREE else _capped(request.size // _BYTES_A_TOKEN, version, request.choices)
+    if request.endpoint in _FREE:
+        return 0
+    text, vectors = _text_and_vectors(request)
+    return _capped(text // _BYTES_A_TOKEN + vectors, version, request.choices)
+
+
+def _text_and_vectors(request: ModelRequest) -> tuple[int, int]:
+    """Bytes that are not of vectors, and how many vectors there are, each of which counts as a token."""
+    found = request.embeds
+    return request.size - sum(map(len, found)), sum(map(count, found))
 
 
 def _capped(tokens: int, version: ModelVersion, times: int) -> int:

@@ -116,7 +116,7 @@ class Inference:
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
         grant = await self._access.admit(  # 3. may they, and can they pay
-            principal, version, asked.mode, project=asked.project, qos=asked.qos()
+            principal, version, asked.mode, project=asked.project, qos=asked.qos(), also=request.modes
         )
         run.granted(grant)
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))

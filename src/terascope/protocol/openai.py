@@ -91,8 +91,13 @@ class SamplingFields(Wire):
 class ContentPart(Wire):
     """One part of a message whose content is a list."""
 
-    type: str = Field(description="`text`, or another kind where the model takes it.")
+    type: str = Field(description="`text`, `prompt_embeds`, or another kind where the model takes it.")
     text: str | None = None
+    prompt_embeds: str | None = Field(None, description="Base64 of a safetensors or .npy file: [vectors, width].")
+    tokens: list[TokenId] | None = Field(None, description="Token ids; in completions only.")
+
+
+PromptEmbeds = str | list[ContentPart] | list[str] | list[list[ContentPart]]
 
 
 class ToolCallFunction(Wire):
@@ -184,8 +189,13 @@ class ChatCompletionRequest(SamplingFields):
 class CompletionRequest(SamplingFields):
     """Body of `POST /v1/completions`."""
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(
-        description="A text, a list of texts, a list of token ids, or a list of such lists."
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] | None = Field(
+        None, description="A text, a list of texts, a list of token ids, or a list of such lists."
+    )
+    prompt_embeds: PromptEmbeds | None = Field(
+        None,
+        description="In place of `prompt`: base64 of a safetensors or .npy file, [vectors, width]; a list of such "
+        "prompts; or parts of type `text`, `tokens` and `prompt_embeds` in their order, or a list of such lists.",
     )
     suffix: str | None = None
     echo: bool | None = Field(None, description="Begin the answer with the prompt, its log-probabilities included.")

@@ -9,6 +9,7 @@ import orjson
 
 from terascope.core.errors import BadRequest
 from terascope.core.models import Feature, Mode
+from terascope.protocol.embeds import PART, embeds_in, prompts_in
 
 ENDPOINTS: dict[str, tuple[str, Mode]] = {
     "/v1/chat/completions": ("chat/completions", Mode.QUERY),
@@ -77,9 +78,21 @@ class ModelRequest:
         return cls(endpoint, mode, model, bool(stream) and endpoint in _STREAMED, keep_usage, len(raw), fields)
 
     @property
+    def embeds(self) -> list[str]:
+        """The vectors in its prompts, as they were sent."""
+        return embeds_in(self.fields) if self.endpoint in _STREAMED else []
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """The modes that it needs: vectors in place of text need `embed`, too."""
+        return frozenset({self.mode, *([Mode.EMBED] if self.embeds else ())})
+
+    @property
     def choices(self) -> int:
         """How many choices a whole answer has."""
         n, prompt = self.fields.get("n"), self.fields.get("prompt")
+        if not prompt and PART in self.fields:
+            return (n if type(n) is int and n > 0 else 1) * prompts_in(self.fields[PART])
         prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
         return (n if type(n) is int and n > 0 else 1) * prompts
 
@@ -106,7 +119,8 @@ class ModelRequest:
     def needs(self) -> frozenset[str]:
         """The features an engine must have for this request."""
         asked = _FEATURES.keys() & self.fields.keys()
-        return frozenset(_FEATURES[name] for name in asked if _asked(self.fields[name]))
+        found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
+        return frozenset(found | ({Feature.PROMPT_EMBEDS} if self.embeds else set()))
 
 
 _FEATURES: dict[str, str] = {

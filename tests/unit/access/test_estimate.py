@@ -1,7 +1,10 @@
 """The estimate is an upper bound: no tokenizer makes more tokens of a text than it has bytes."""
 
+import base64
+import io
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -64,3 +67,15 @@ def test_the_formula_of_prices() -> None:
     assert formula(1000) == Price(1, 1)
     assert units(Price(250, 1000).cost(0, 1000)) == 1.0  # a service unit
     assert micro(0.1) + micro(0.2) == micro(0.3)
+
+
+@given(st.integers(1, 200), st.integers(1, 100))
+def test_a_vector_counts_as_a_token(vectors: int, width: int) -> None:
+    """Not as the many bytes that it has."""
+    file = io.BytesIO()
+    np.save(file, np.zeros((vectors, width), dtype=np.float32))
+    sent = base64.b64encode(file.getvalue()).decode()
+    bare = Estimate.of(request("completions", prompt_embeds="", max_tokens=1), VERSION)
+    found = Estimate.of(request("completions", prompt_embeds=sent, max_tokens=1), VERSION)
+    assert found.prompt == bare.prompt + vectors
+    assert vectors <= probable_prompt_tokens(request("completions", prompt_embeds=sent), VERSION) <= vectors + 20

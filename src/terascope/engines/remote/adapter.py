@@ -18,8 +18,9 @@ from terascope.engines.contract import Endpoint, Engine, EngineInfo, Launch
 from terascope.engines.upstream import Address, HttpEngine, words
 
 _ENDPOINTS = ("chat/completions", "completions", "embeddings", "tokenize", "detokenize")
-# `reproducible` is a word of ours: a server that does not know it would let it pass and not do it
-_CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature) - {Feature.REPRODUCIBLE})
+# `reproducible` is a word of ours: a server that does not know it would let it pass and not do it; and vectors travel
+# in other forms there: vLLM takes pickles of torch
+_CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature) - {Feature.REPRODUCIBLE, Feature.PROMPT_EMBEDS})
 _MOST_NAMES = 10  # models named in a message
 
 

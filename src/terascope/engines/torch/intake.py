@@ -4,14 +4,26 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
+from torch import Tensor
+
 from terascope.core.errors import BadRequest, ContextLengthExceeded, UnsupportedFeature
 from terascope.engines.torch.chat import ToolUse, prompt_of, tool_use
+from terascope.engines.torch.embeds import VectorForm, read_vectors
 from terascope.engines.torch.grammar import Grammar, GrammarMaker
+from terascope.engines.torch.prompts import Prompt, Slots, joined
 from terascope.engines.torch.rows import RowPlan
 from terascope.engines.torch.sampling import Sampling
 from terascope.engines.torch.tools import PlainReader
 from terascope.engines.torch.vocabulary import Vocabulary
-from terascope.protocol.openai import ChatCompletionRequest, CompletionRequest, ResponseFormat, SamplingFields
+from terascope.protocol.embeds import PART
+from terascope.protocol.openai import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    ContentPart,
+    PromptEmbeds,
+    ResponseFormat,
+    SamplingFields,
+)
 
 _MOST_ROWS = 1024
 _RANDOM_SEEDS = 2**53  # so that every JSON reader gets the seed as it is
@@ -47,7 +59,7 @@ _NO_TERMS = Terms()
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A request as the loop takes it. `prompts` are the tokens of each prompt, `texts` what they were made of."""
+    """A request as the loop takes it. `prompts` are the tokens of each prompt, `texts` what is echoed of them."""
 
     rows: Sequence[RowPlan]
     prompts: Sequence[Sequence[int]]
@@ -65,9 +77,11 @@ class Order:
 class Intake:
     """Reads requests for one model. Safe to use from several threads; takes as long as tokenizing takes."""
 
-    def __init__(self, vocabulary: Vocabulary, context_length: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, context_length: int, form: VectorForm | None = None) -> None:
+        """`form` is that of vectors in place of tokens, where the model takes them."""
         self._vocabulary = vocabulary
         self._context_length = context_length
+        self._form = form
 
     def chat(self, request: ChatCompletionRequest, terms: Terms = _NO_TERMS) -> Order:
         """Return what is to be computed, on the gateway's `terms`.
@@ -77,8 +91,13 @@ class Intake:
         if request.top_logprobs is not None and not request.logprobs:
             raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         use = tool_use(request, self._vocabulary)
-        text = prompt_of(request, self._vocabulary, use.shown)
-        prompt = self.tokens(text, special=False, param="messages")
+        slots = Slots()
+        text = prompt_of(request, self._vocabulary, use.shown, slots)
+        pieces: list[Sequence[int] | Tensor] = []
+        for words, embeds in slots.split(text):
+            pieces.append(self.tokens(words, special=False, param="messages"))
+            pieces += [self.vectors(embeds, "messages")] if embeds else []
+        prompt = joined(pieces)
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         grammar = use.grammar or self._grammar(request, request.response_format)
         asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
@@ -94,7 +113,7 @@ class Intake:
             raise UnsupportedFeature("best_of must equal n; rank answers by their logprobs instead", param="best_of")
         prompts = self._prompts(request)
         grammar = self._grammar(request, request.response_format)
-        texts = self._texts(request) if request.echo else ()
+        texts = [prompt.text for prompt in prompts] if request.echo else ()
         score = request.logprobs if request.echo else None
         asked, told = request.max_tokens, request.logprobs
         return self._order(request, prompts, asked, told, grammar, terms, score=score, texts=texts)
@@ -107,6 +126,12 @@ class Intake:
         found = self._vocabulary.encode(text, special=special)
         self.check_tokens(found, param)  # a tokenizer may know more than the model
         return found
+
+    def vectors(self, embeds: str, param: str) -> Tensor:
+        """Return the vectors [n, width] that were sent as `embeds`; see `read_vectors`."""
+        if self._form is None:
+            raise UnsupportedFeature("this model takes no vectors in place of tokens", param=param)
+        return read_vectors(embeds, self._form, self._context_length, param)
 
     def check_tokens(self, tokens: Sequence[int], param: str) -> None:
         """Refuse tokens that the model does not have."""
@@ -132,25 +157,44 @@ class Intake:
             raise self._too_long(str(len(prompt)), least, param)
         return self._context_length - len(prompt) if asked is None else asked
 
-    def _prompts(self, request: CompletionRequest) -> list[list[int]]:
+    def _prompts(self, request: CompletionRequest) -> list[Prompt]:
         special = request.add_special_tokens is not False
-        prompts = []
-        for one in prompt_list(request.prompt):
-            if isinstance(one, str):
-                prompts.append(self.tokens(one, special=special, param="prompt"))
-            else:
-                self.check_tokens(one, "prompt")
-                prompts.append(one)
-        return prompts
+        if request.prompt_embeds is not None:
+            if request.prompt:
+                raise BadRequest(f"give `prompt` or `{PART}`; parts of `{PART}` can be text, too", param=PART)
+            return [self._mixed(parts, special=special) for parts in _parts_list(request.prompt_embeds)]
+        if request.prompt is None:
+            raise BadRequest("prompt: must be given", param="prompt")
+        return [self._plain(one, special=special, param="prompt") for one in prompt_list(request.prompt)]
 
-    def _texts(self, request: CompletionRequest) -> list[str]:
-        given = prompt_list(request.prompt)
-        return [one if isinstance(one, str) else self._vocabulary.decode(one) for one in given]
+    def _plain(self, one: str | list[int], *, special: bool, param: str) -> Prompt:
+        if isinstance(one, str):
+            return Prompt(self.tokens(one, special=special, param=param), text=one)
+        self.check_tokens(one, param)
+        return Prompt(one, text=self._vocabulary.decode(one))
+
+    def _mixed(self, parts: Sequence[ContentPart], *, special: bool) -> Prompt:
+        """Each text is read for itself; what the tokenizer adds to a text it adds to a first one only."""
+        pieces: list[Sequence[int] | Tensor] = []
+        text = ""
+        for part in parts:
+            given = {"text": part.text, "tokens": part.tokens, PART: part.prompt_embeds}.get(part.type)
+            if given is None:
+                raise BadRequest(
+                    f"{PART}: a part has a `type`, text, tokens or {PART}, and a field of that name", param=PART
+                )
+            if part.type == PART and part.prompt_embeds is not None:
+                pieces.append(self.vectors(part.prompt_embeds, PART))
+            else:
+                plain = self._plain(given, special=special and not pieces, param=PART)
+                pieces.append(plain.tokens)
+                text += plain.text
+        return joined(pieces, text)
 
     def _order(
         self,
         request: SamplingFields,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         asked: int | None,
         logprobs: int | None,
         grammar: Grammar | None,
@@ -171,10 +215,10 @@ class Intake:
             raise BadRequest(f"min_tokens is {request.min_tokens}, over the {asked} of max_tokens", param="min_tokens")
         rows = []
         for prompt in prompts:
-            room = self.room(prompt, asked, param)
+            room = self.room(prompt.tokens, asked, param)
             for choice in range(n):
                 plan = RowPlan(
-                    prompt,
+                    prompt.tokens,
                     _sampling(request, seed, choice, bias, logprobs),
                     room,
                     min(request.min_tokens or 0, room),
@@ -183,12 +227,15 @@ class Intake:
                     self._grammars().matcher(grammar) if grammar else None,
                     score if choice == 0 else None,
                     _scope(request, terms.scope),
+                    prompt.inserts,
                     reproducible=bool(request.reproducible),
                     priority=terms.priority,
                 )
                 rows.append(plan)
         applied = _applied(request, rows[0], asked, grammar)
-        return Order(rows, prompts, applied, n, texts, *([use] if use else []))
+        if vectors := sum(prompt.vectors for prompt in prompts):
+            applied["vectors"] = vectors
+        return Order(rows, [prompt.tokens for prompt in prompts], applied, n, texts, *([use] if use else []))
 
     def _too_long(self, prompt: str, answer: int, param: str) -> ContextLengthExceeded:
         wanted = f" and {answer} were asked for the answer" if answer > _LEAST_ANSWER else ""
@@ -247,6 +294,20 @@ def prompt_list(given: str | Sequence[str] | Sequence[int] | Sequence[Sequence[i
     if tokens:
         return [tokens]
     return [one if isinstance(one, str) else list(one) for one in given if not isinstance(one, int)]
+
+
+def _parts_list(given: PromptEmbeds) -> list[list[ContentPart]]:
+    """The prompts in `prompt_embeds`, as parts."""
+    if isinstance(given, str):
+        return [[ContentPart(type=PART, prompt_embeds=given)]]
+    parts = [one for one in given if isinstance(one, ContentPart)]
+    if parts:
+        return [parts]
+    return [
+        [ContentPart(type=PART, prompt_embeds=one)] if isinstance(one, str) else one
+        for one in given
+        if not isinstance(one, ContentPart)
+    ]
 
 
 def _structured(grammars: GrammarMaker, kind: str, value: object) -> Grammar:

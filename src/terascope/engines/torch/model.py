@@ -14,6 +14,7 @@ from terascope.core.models import Task
 from terascope.engines.torch import memory
 from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.checkpoint import explained, read_model
+from terascope.engines.torch.embeds import VectorForm
 from terascope.engines.torch.packed import PackedModel, prepare
 from terascope.engines.torch.settings import WorkerSettings
 from terascope.engines.torch.unpack import gguf_file, unpack
@@ -34,6 +35,8 @@ class CausalModel:
     vocabulary: Vocabulary
     context_length: int
     dtype: str
+    form: VectorForm | None = None
+    """That of vectors in place of tokens; None where the model does not take them."""
 
 
 def choose_device(settings: WorkerSettings) -> torch.device:
@@ -79,7 +82,8 @@ def load_causal(settings: WorkerSettings, report: Report) -> CausalModel:
     context = _context(module.config, settings.context_length)
     packed = PackedModel(module, _cache_tokens(settings, context, bytes_per_token, device))
     packed.find_fixed_rows()
-    return CausalModel(packed, vocabulary, context, str(module.dtype).removeprefix("torch."))
+    form = VectorForm(module.get_input_embeddings().weight.shape[1], module.dtype) if packed.takes_vectors() else None
+    return CausalModel(packed, vocabulary, context, str(module.dtype).removeprefix("torch."), form)
 
 
 def _read(settings: WorkerSettings, device: torch.device, report: Report) -> tuple[PreTrainedModel, Any]:

@@ -12,6 +12,7 @@ from terascope.engines.torch import vectors
 from terascope.engines.torch.answers import Answer, ChatAnswer, CompletionAnswer
 from terascope.engines.torch.chat import prompt_of
 from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, TextPlan, Vector
+from terascope.engines.torch.embeds import VectorForm
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.httpd import REQUEST_ID
 from terascope.engines.torch.intake import Intake, Order, Terms
@@ -45,12 +46,19 @@ Headers = dict[str, str]
 class _Model:
     """What language models and embedding models have in common."""
 
-    def __init__(self, served_name: str, info: EngineInfo, vocabulary: Vocabulary, context_length: int) -> None:
+    def __init__(
+        self,
+        served_name: str,
+        info: EngineInfo,
+        vocabulary: Vocabulary,
+        context_length: int,
+        form: VectorForm | None = None,
+    ) -> None:
         self.info = info
         self._served_name = served_name
         self._vocabulary = vocabulary
         self._context_length = context_length
-        self._intake = Intake(vocabulary, context_length)
+        self._intake = Intake(vocabulary, context_length, form)
         self._traces: Traces | None = None
 
     @property
@@ -105,7 +113,7 @@ class Generator(_Model):
     """A language model that answers. `httpd.Served`."""
 
     def __init__(self, served_name: str, info: EngineInfo, model: CausalModel, loop: BatchLoop) -> None:
-        super().__init__(served_name, info, model.vocabulary, model.context_length)
+        super().__init__(served_name, info, model.vocabulary, model.context_length, model.form)
         self._loop = loop
         self._fingerprint = f"{info.engine}-{info.version}-{info.dtype}"
         tools = for_decoder(model, self._intake, loop)

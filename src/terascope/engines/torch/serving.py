@@ -67,6 +67,8 @@ def _generator(
         features -= {Feature.JSON_SCHEMA}
     if not (model.vocabulary.has_template and model.vocabulary.grammars):
         features -= {Feature.TOOLS}
+    if model.form is None:
+        features -= {Feature.PROMPT_EMBEDS}
     chat = ("chat/completions",) if model.vocabulary.has_template else ()
     info = _info(
         settings,
