@@ -148,3 +148,4 @@ class Feature(StrEnum):
     LOGIT_BIAS = "logit_bias"
     REPRODUCIBLE = "reproducible"
     PROMPT_EMBEDS = "prompt_embeds"
+    EMBEDDING_OPTIONS = "embedding_options"

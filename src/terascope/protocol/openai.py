@@ -207,6 +207,18 @@ class CompletionRequest(SamplingFields):
     )
 
 
+class WindowFields(Wire):
+    """How long inputs are divided."""
+
+    size: Annotated[int, Field(ge=1, le=2**31 - 1), _NUMBER] | None = Field(
+        None, description="Tokens of a window, with those that the tokenizer adds; the model's context by default."
+    )
+    overlap: Count | None = Field(None, description="Tokens that a window shares with the one before; none by default.")
+    combine: Literal["mean", "none"] | None = Field(
+        None, description="`mean`, weighted by tokens, or `none`: a vector for each window."
+    )
+
+
 class EmbeddingRequest(Wire):
     """Body of `POST /v1/embeddings`."""
 
@@ -220,6 +232,18 @@ class EmbeddingRequest(Wire):
     dimensions: Annotated[int, Field(ge=1, le=1_000_000), _NUMBER] | None = Field(
         None, description="Keep that many leading dimensions, scaled to length 1 again."
     )
+    layer: Annotated[int, Field(ge=-10_000, le=10_000), _NUMBER] | None = Field(
+        None, description="Whose states are taken, as transformers' `hidden_states` counts; the last by default."
+    )
+    pooling: Literal["last", "mean", "cls", "max", "weighted", "none"] | None = Field(
+        None, description="How the states of tokens become one vector; `none` gives one for each token."
+    )
+    normalize: bool | None = Field(None, description="Whether vectors are scaled to length 1.")
+    truncate: Literal["error", "start", "end"] | None = Field(
+        None, description="What is cut off an input that is too long; by default it is an error."
+    )
+    windows: WindowFields | None = Field(None, description="Divide long inputs.")
+    stream: bool | None = Field(None, description="Send vectors as server-sent events; then 100,000 inputs are taken.")
     user: str | None = None
 
 
@@ -389,11 +413,13 @@ class Completion(Wire):
 
 
 class Embedding(Wire):
-    """One vector: numbers, or base64 of little-endian float32."""
+    """One vector, or a list of them: numbers, or base64 of little-endian float32."""
 
     index: int
     object: Literal["embedding"] = "embedding"
-    embedding: list[float] | str
+    embedding: list[float] | list[list[float]] | str
+    shape: list[int] | None = Field(None, description="Of several vectors in base64.")
+    windows: list[list[int]] | None = Field(None, description="First and last token of each window, from 0.")
 
 
 class EmbeddingList(Wire):

@@ -21,17 +21,21 @@ ENDPOINTS: dict[str, tuple[str, Mode]] = {
     "/v1/traces/sites": ("traces/sites", Mode.INTERNALS),
 }
 """Path of the gateway -> endpoint of the engine, and the mode of use that it needs."""
-_STREAMED = frozenset({"chat/completions", "completions", "traces"})
+_STREAMED = frozenset({"chat/completions", "completions", "embeddings", "traces"})
 """Endpoints that can stream; to others `stream` is a field like any that they do not know."""
+
+_ANSWERS = ("chat/completions", "completions")
 
 # The parameters that go into a run record: how the model was asked, never what.
 _PARAMETERS = frozenset({
     "temperature", "top_p", "top_k", "min_p", "seed", "n", "max_tokens", "max_completion_tokens", "min_tokens",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "echo", "best_of",
-    "ignore_eos", "dimensions", "priority", "reproducible",
+    "ignore_eos", "dimensions", "layer", "normalize", "priority", "reproducible",
 })  # fmt: skip
 _WORDS = {
     "encoding_format": ("float", "base64"),
+    "pooling": ("last", "mean", "cls", "max", "weighted", "none"),
+    "truncate": ("error", "start", "end"),
     "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh", "max"),
 }
 """Parameters that are words, with those that are recorded: any other word could be content."""
@@ -74,13 +78,13 @@ class ModelRequest:
         options = fields.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise BadRequest("`stream_options` must be an object", param="stream_options")
-        keep_usage = endpoint == "traces" or bool(options and options.get("include_usage"))
+        keep_usage = endpoint not in _ANSWERS or bool(options and options.get("include_usage"))
         return cls(endpoint, mode, model, bool(stream) and endpoint in _STREAMED, keep_usage, len(raw), fields)
 
     @property
     def embeds(self) -> list[str]:
         """The vectors in its prompts, as they were sent."""
-        return embeds_in(self.fields) if self.endpoint in _STREAMED else []
+        return embeds_in(self.fields) if self.endpoint in _ANSWERS else []
 
     @property
     def modes(self) -> frozenset[Mode]:
@@ -120,7 +124,10 @@ class ModelRequest:
         """The features an engine must have for this request."""
         asked = _FEATURES.keys() & self.fields.keys()
         found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
-        return frozenset(found | ({Feature.PROMPT_EMBEDS} if self.embeds else set()))
+        found |= {Feature.PROMPT_EMBEDS} if self.embeds else set()
+        if self.endpoint == "embeddings" and any(_asked(self.fields.get(name)) for name in _EMBEDDING_OPTIONS):
+            found.add(Feature.EMBEDDING_OPTIONS)
+        return frozenset(found)
 
 
 _FEATURES: dict[str, str] = {
@@ -130,6 +137,10 @@ _FEATURES: dict[str, str] = {
     "logit_bias": Feature.LOGIT_BIAS,
     "reproducible": Feature.REPRODUCIBLE,
 }
+
+
+_EMBEDDING_OPTIONS = ("layer", "pooling", "truncate", "windows", "stream")
+"""What an engine that does not know it would leave out without a word, and give other vectors."""
 
 
 def _asked(value: Any) -> bool:

@@ -59,9 +59,26 @@ def test_keep_usage_is_the_clients_own_wish() -> None:
 
 
 def test_what_cannot_stream_is_not_asked_to() -> None:
-    request = ModelRequest.read("embeddings", Mode.EMBED, b'{"model": "a", "stream": true, "input": "b"}')
+    request = ModelRequest.read("tokenize", Mode.QUERY, b'{"model": "a", "stream": true, "prompt": "b"}')
     assert not request.stream
+    assert json.loads(request.body_for("a")) == {"model": "a", "stream": True, "prompt": "b"}
+
+
+def test_a_stream_of_embeddings_tells_its_usage_unasked() -> None:
+    request = ModelRequest.read("embeddings", Mode.EMBED, b'{"model": "a", "stream": true, "input": "b"}')
+    assert (request.stream, request.keep_usage) == (True, True)
     assert json.loads(request.body_for("a")) == {"model": "a", "stream": True, "input": "b"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"layer": 0}, {"pooling": "mean"}, {"truncate": "end"}, {"windows": {"size": 3}}, {"stream": True}]
+)
+def test_options_of_embeddings_need_an_engine_that_knows_them(options: dict[str, Any]) -> None:
+    body = {"model": "a", "input": "b", **options}
+    request = ModelRequest.read("embeddings", Mode.EMBED, json.dumps(body).encode())
+    assert request.needs() == {Feature.EMBEDDING_OPTIONS}
+    plain = {"model": "a", "input": "b", "dimensions": 8, "encoding_format": "base64", "stream": False}
+    assert ModelRequest.read("embeddings", Mode.EMBED, json.dumps(plain).encode()).needs() == frozenset()
 
 
 @pytest.mark.parametrize(

@@ -38,6 +38,11 @@ class CausalModel:
     form: VectorForm | None = None
     """That of vectors in place of tokens; None where the model does not take them."""
 
+    @property
+    def width(self) -> int:
+        """How many numbers a hidden state has."""
+        return int(self.packed.module.config.get_text_config().hidden_size)
+
 
 def choose_device(settings: WorkerSettings) -> torch.device:
     """Return the device asked for, else a GPU if there is one. Raises `ConfigError` when it is not there."""

@@ -72,7 +72,7 @@ def _generator(
     chat = ("chat/completions",) if model.vocabulary.has_template else ()
     info = _info(
         settings,
-        Capabilities(frozenset((*chat, "completions", *_WORDS)), frozenset(map(str, features))),
+        Capabilities(frozenset((*chat, "completions", "embeddings", *_WORDS)), frozenset(map(str, features))),
         model.context_length,
         model.dtype,
         model.packed.device,
@@ -95,7 +95,9 @@ def _embedder(
     batch = EmbedLoop(encoder, loop, crashed, metrics, max_batch=settings.max_batch)
     info = _info(
         settings,
-        Capabilities(frozenset(("embeddings", *_WORDS)), frozenset({str(Feature.TOKEN_PROMPTS)})),
+        Capabilities(
+            frozenset(("embeddings", *_WORDS)), frozenset({str(Feature.TOKEN_PROMPTS), str(Feature.EMBEDDING_OPTIONS)})
+        ),
         encoder.context_length,
         encoder.dtype,
         encoder.module.device,
