@@ -13,6 +13,7 @@ _TEMPLATE_TOKENS = 512  # what a chat template writes around all of a conversati
 _MESSAGE_TOKENS = 16  # and around each message
 _FREE = ("tokenize", "detokenize", "traces/sites")
 _NO_OUTPUT = ("embeddings",)
+_IN_WINDOWS = 4  # times that a token is computed at most: two windows have it, half of whose tokens only stand around
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _BYTES_A_TOKEN = 4  # of ordinary text: what a prompt probably has when nobody counted
 
@@ -38,6 +39,8 @@ class Estimate:
         parts = len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
         text, vectors = _text_and_vectors(request)
         prompt = _capped(text + vectors + around, version, max(parts, request.choices))
+        if request.endpoint in _NO_OUTPUT and request.fields.get("windows") is not None:
+            prompt = _IN_WINDOWS * (text + around)  # long inputs are welcome there, and windows may overlap
         if request.endpoint in _NO_OUTPUT:
             return cls(prompt, 0)
         choices = max(request.choices, _positive(request.fields.get("best_of")))

@@ -79,3 +79,11 @@ def test_a_vector_counts_as_a_token(vectors: int, width: int) -> None:
     found = Estimate.of(request("completions", prompt_embeds=sent, max_tokens=1), VERSION)
     assert found.prompt == bare.prompt + vectors
     assert vectors <= probable_prompt_tokens(request("completions", prompt_embeds=sent), VERSION) <= vectors + 20
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
+def test_windows_are_not_bound_by_the_context(texts: list[str]) -> None:
+    sent = [text.encode("utf-8", "replace").decode() * 50 for text in texts]
+    found = Estimate.of(request("embeddings", input=sent, windows={"size": 16}), SMALL)
+    assert found.prompt >= 4 * sum(len(text.encode()) for text in sent)
+    assert found.output == 0

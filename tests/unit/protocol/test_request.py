@@ -205,6 +205,8 @@ def test_vectors_in_a_completion_need_a_mode_and_a_feature(given: Any, choices: 
 def test_vectors_in_a_message_do_too() -> None:
     part = {"type": "prompt_embeds", "prompt_embeds": npy(2)}
     request = read(model="a", messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, part]}])
-    assert (request.needs(), request.modes) == ({Feature.PROMPT_EMBEDS}, {Mode.QUERY, Mode.EMBED})
+    assert request.needs() == {Feature.PROMPT_EMBEDS}
+    assert request.modes == {Mode.QUERY, Mode.EMBED}
     text = read(model="a", messages=[{"role": "user", "content": "prompt_embeds"}, "odd", {"content": ["odd"]}])
-    assert (text.needs(), text.modes) == (frozenset(), {Mode.QUERY})
+    assert text.needs() == frozenset()
+    assert text.modes == {Mode.QUERY}

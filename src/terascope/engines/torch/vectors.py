@@ -142,14 +142,17 @@ class EmbeddingIntake:
         size, overlap = most if asked.size is None else asked.size, asked.overlap or 0
         if size > most:
             raise BadRequest(f"a window of {size} tokens is longer than the context of {most}", param="windows.size")
+        if size <= around or size < 2 * around:
+            raise BadRequest(
+                f"a window needs more than {max(2 * around - 1, around)} tokens: the tokenizer puts {around} around each",
+                param="windows.size",
+            )
         if 2 * overlap > size - around:
             raise BadRequest(
                 f"windows of {size} tokens, {around} of them put around every text, can share at most half of the "
                 f"rest, not {overlap}",
                 param="windows.overlap",
             )
-        if size <= around:
-            raise BadRequest(f"a window needs more than {around} tokens", param="windows.size")
         return Windows(size, overlap)
 
 

@@ -145,7 +145,7 @@ def test_a_model_that_computes_otherwise_takes_none(tiny: CausalModel) -> None:
         if given.get("input_ids") is None:
             raise ValueError("it wants tokens")
 
-    def add(_: torch.nn.Module, __: tuple[Tensor], given: dict[str, Tensor]) -> tuple[tuple[Tensor], dict[str, Tensor]]:
+    def add(_: torch.nn.Module, __: tuple[Tensor], given: dict[str, Tensor]) -> tuple[tuple[()], dict[str, Tensor]]:
         scale = 1.0 if given.get("input_ids") is None else 1.5
         vectors = given.get("inputs_embeds")
         if vectors is None:
