@@ -84,7 +84,7 @@ def probable_prompt_tokens(request: ModelRequest, version: ModelVersion) -> int:
 def _text_and_vectors(request: ModelRequest) -> tuple[int, int]:
     """Bytes that are not of vectors, and how many vectors there are, each of which counts as a token."""
     found = request.embeds
-    return request.size - sum(map(len, found)), sum(map(count, found))
+    return max(0, request.size - sum(map(len, found))), sum(map(count, found))
 
 
 def _capped(tokens: int, version: ModelVersion, times: int) -> int:

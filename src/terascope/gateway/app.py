@@ -32,6 +32,7 @@ from terascope.gateway.asgi import (
 from terascope.gateway.openapi import describe
 from terascope.gateway.routes import (
     admin_allocations,
+    admin_artefacts,
     admin_audit,
     admin_keys,
     admin_models,
@@ -52,9 +53,10 @@ from terascope.protocol.request import ENDPOINTS
 log = logging.getLogger(__name__)
 _PARTS = (
     health, identity, models, admin_models, admin_keys, admin_service_accounts, admin_projects, admin_allocations,
-    admin_reservations, admin_audit, admin_runs, console,
+    admin_reservations, admin_artefacts, admin_audit, admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")
+_LARGE = "/admin/v1/artefacts/"  # paths that take as much as a model does
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model
 
 
@@ -64,6 +66,7 @@ class Gateway:
     def __init__(self, services: Services) -> None:
         self._most = services.config.server.max_requests
         self._running = 0
+        self._most_body = services.config.server.max_body_bytes
         self._access = services.access
         services.metrics.in_flight.set_function(lambda: self._running)
         self._other = _rest(services)
@@ -102,7 +105,8 @@ class Gateway:
             if "\0" in path:
                 raise NotFound("the path has a NUL character in it, which nothing here is named by")
             who = await self._access.identify(header(scope, b"authorization")) if path.startswith(_KEYED) else None
-            body = await read_body(scope, receive, most=_MOST_BODY)
+            most = self._most_body if path.startswith(_LARGE) else _MOST_BODY
+            body = await read_body(scope, receive, most=most)
         except ServiceError as error:
             await HttpReply(send, scope["terascope.request_id"]).fail(error)
         except ClientLeft:

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from terascope.access.access import Access
+from terascope.access.artefacts import Artefacts
 from terascope.access.estimate import Estimate, probable_prompt_tokens
 from terascope.access.principal import Principal
 from terascope.catalog.catalog import Catalog
@@ -65,6 +66,7 @@ class Inference:
         config: ServerConfig,
         clock: Clock,
         count: Callable[[RunRecord], None],
+        artefacts: Artefacts,
     ) -> None:
         self._access = access
         self._catalog = catalog
@@ -73,6 +75,7 @@ class Inference:
         self._config = config
         self._clock = clock
         self._count = count
+        self._artefacts = artefacts
 
     async def answer(self, asked: Asked, reply: Reply) -> None:
         """Answer `asked` on `reply`.
@@ -119,6 +122,8 @@ class Inference:
             principal, version, asked.mode, project=asked.project, qos=asked.qos(), also=request.modes
         )
         run.granted(grant)
+        request = await self._artefacts.applied(request, grant, version)
+        run.asked(request)
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
         meter = await self._access.accounts.hold(run.id, grant, Estimate.of(request, version))
         place = run.place = self._turns.place(grant, version, request)

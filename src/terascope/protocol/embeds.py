@@ -11,6 +11,8 @@ from typing import Any
 
 PART = "prompt_embeds"
 """The field of a completion, and the type and the field of a part of a message, that holds vectors."""
+SOFT_PROMPT = "soft_prompt"
+"""The field with vectors that stand before a prompt."""
 NPY_MAGIC = b"\x93NUMPY"
 _PEEKED = 8192  # characters of base64 that are looked at; the headers of both formats are far shorter
 _SHAPE = re.compile(rb"[\"']shape[\"']\s*:\s*[\[(]\s*([0-9]{1,12})")
@@ -18,7 +20,9 @@ _SHAPE = re.compile(rb"[\"']shape[\"']\s*:\s*[\[(]\s*([0-9]{1,12})")
 
 def embeds_in(fields: dict[str, Any]) -> list[str]:
     """Return all vectors of a request's `fields`, as they were sent."""
-    return [*_strings(fields.get(PART)), *_in_messages(fields.get("messages"))]
+    soft = fields.get(SOFT_PROMPT)
+    before = [soft] if isinstance(soft, str) else []
+    return [*before, *_strings(fields.get(PART)), *_in_messages(fields.get("messages"))]
 
 
 def prompts_in(given: object) -> int:

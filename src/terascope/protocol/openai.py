@@ -47,10 +47,21 @@ class StreamOptions(Wire):
     include_usage: bool | None = Field(None, description="Send a last event with the usage of the whole request.")
 
 
+class EncoderFields(Wire):
+    """A projector, as the gateway puts it in the place of its name."""
+
+    data: str = Field(description="Base64 of a safetensors file: `0.weight`, `0.bias`, ...")
+    activation: str = "gelu"
+
+
 class SamplingFields(Wire):
     """What chat completions and completions have in common."""
 
-    model: str = Field(min_length=1, max_length=256, description="Model, `name` or `name@version`.")
+    model: str = Field(
+        min_length=1,
+        max_length=256,
+        description="Model, `name` or `name@version`; with a soft prompt `name+softprompt`.",
+    )
     stream: bool | None = Field(None, description="Send the answer as server-sent events while it is made.")
     stream_options: StreamOptions | None = None
     n: Choices | None = Field(None, description="How many answers to make.")
@@ -67,6 +78,12 @@ class SamplingFields(Wire):
     )
     cache_salt: CacheSalt | None = Field(
         None, description="Share computed prefixes only with requests of the same salt; narrows, never widens."
+    )
+    soft_prompt: str | None = Field(
+        None, description="Vectors before the prompt, as in `prompt_embeds`; or name one in `model`: `name+softprompt`."
+    )
+    encoder: EncoderFields | str | None = Field(
+        None, description="Name of a projector that the vectors of `prompt_embeds` go through."
     )
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0 takes the likeliest token.")
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None

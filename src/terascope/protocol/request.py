@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +62,10 @@ class ModelRequest:
     keep_usage: bool
     size: int
     fields: dict[str, Any] = field(repr=False)
+    soft_prompt: str = ""
+    """The name of the soft prompt after the `+` of `model`."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What was put in the place of names, for the record."""
 
     @classmethod
     def read(cls, endpoint: str, mode: Mode, raw: bytes) -> "ModelRequest":
@@ -79,7 +84,19 @@ class ModelRequest:
         if options is not None and not isinstance(options, dict):
             raise BadRequest("`stream_options` must be an object", param="stream_options")
         keep_usage = endpoint not in _ANSWERS or bool(options and options.get("include_usage"))
-        return cls(endpoint, mode, model, bool(stream) and endpoint in _STREAMED, keep_usage, len(raw), fields)
+        name, plus, soft_prompt = model.partition("+")
+        if plus and (endpoint not in _ANSWERS or not soft_prompt):
+            raise BadRequest(
+                f"{model[:80]!r}: a soft prompt is for chat and completions, `name+softprompt`", param="model"
+            )
+        streams = bool(stream) and endpoint in _STREAMED
+        return cls(endpoint, mode, name, streams, keep_usage, len(raw), fields, soft_prompt)
+
+    @property
+    def encoder(self) -> str:
+        """The name of the projector that its vectors are to go through."""
+        name = self.fields.get("encoder") if self.embeds else None
+        return name if isinstance(name, str) else ""
 
     @property
     def embeds(self) -> list[str]:
@@ -89,7 +106,7 @@ class ModelRequest:
     @property
     def modes(self) -> frozenset[Mode]:
         """The modes that it needs: vectors in place of text need `embed`, too."""
-        return frozenset({self.mode, *([Mode.EMBED] if self.embeds else ())})
+        return frozenset({self.mode, *([Mode.EMBED] if self.embeds or self.soft_prompt else ())})
 
     @property
     def choices(self) -> int:
@@ -114,17 +131,21 @@ class ModelRequest:
 
     def parameters(self) -> dict[str, bool | int | float | str]:
         """The settings for the run record; nothing of the prompt is among them."""
-        return {
-            name: value
-            for name in sorted(_PARAMETERS & self.fields.keys())
-            if isinstance(value := self.fields[name], (bool, int, float)) and len(str(value)) <= _MOST_DIGITS
-        } | {name: value for name, known in _WORDS.items() if (value := self.fields.get(name)) in known}
+        return (
+            {
+                name: value
+                for name in sorted(_PARAMETERS & self.fields.keys())
+                if isinstance(value := self.fields[name], (bool, int, float)) and len(str(value)) <= _MOST_DIGITS
+            }
+            | {name: value for name, known in _WORDS.items() if (value := self.fields.get(name)) in known}
+            | {**self.labels}
+        )
 
     def needs(self) -> frozenset[str]:
         """The features an engine must have for this request."""
         asked = _FEATURES.keys() & self.fields.keys()
         found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
-        found |= {Feature.PROMPT_EMBEDS} if self.embeds else set()
+        found |= {Feature.PROMPT_EMBEDS} if self.embeds or self.soft_prompt else set()
         if self.endpoint == "embeddings" and any(_asked(self.fields.get(name)) for name in _EMBEDDING_OPTIONS):
             found.add(Feature.EMBEDDING_OPTIONS)
         return frozenset(found)

@@ -110,6 +110,18 @@ def _checked(vectors: Tensor, form: VectorForm, most: int) -> Tensor:
         raise ContextLengthExceeded(f"{len(vectors)} vectors are more than the model's context of {most} tokens")
     if not vectors.isfinite().all():
         raise BadRequest("a number is infinite or not a number (NaN)")
+    return _typed(vectors, form)
+
+
+def in_form(vectors: Tensor, form: VectorForm, param: str) -> Tensor:
+    """Return `vectors` [n, width], which were computed, in the model's number type. Raises `BadRequest`."""
+    try:
+        return _typed(vectors, form)
+    except BadRequest as error:
+        raise BadRequest(f"{param}: {error.message}", param=param) from None
+
+
+def _typed(vectors: Tensor, form: VectorForm) -> Tensor:
     found = vectors.to(form.dtype)
     if not found.isfinite().all():
         raise BadRequest(

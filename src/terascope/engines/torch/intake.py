@@ -4,23 +4,19 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from torch import Tensor
-
 from terascope.core.errors import BadRequest, ContextLengthExceeded, UnsupportedFeature
 from terascope.engines.torch.chat import ToolUse, prompt_of, tool_use
-from terascope.engines.torch.embeds import VectorForm, read_vectors
+from terascope.engines.torch.embeds import VectorForm
 from terascope.engines.torch.grammar import Grammar, GrammarMaker
-from terascope.engines.torch.prompts import Prompt, Slots, joined
+from terascope.engines.torch.prompt_reader import PromptReader
+from terascope.engines.torch.prompts import Prompt, Slots
 from terascope.engines.torch.rows import RowPlan
 from terascope.engines.torch.sampling import Sampling
 from terascope.engines.torch.tools import PlainReader
 from terascope.engines.torch.vocabulary import Vocabulary
-from terascope.protocol.embeds import PART
 from terascope.protocol.openai import (
     ChatCompletionRequest,
     CompletionRequest,
-    ContentPart,
-    PromptEmbeds,
     ResponseFormat,
     SamplingFields,
 )
@@ -81,7 +77,7 @@ class Intake:
         """`form` is that of vectors in place of tokens, where the model takes them."""
         self._vocabulary = vocabulary
         self._context_length = context_length
-        self._form = form
+        self._reader = PromptReader(vocabulary, self, context_length, form)
 
     def chat(self, request: ChatCompletionRequest, terms: Terms = _NO_TERMS) -> Order:
         """Return what is to be computed, on the gateway's `terms`.
@@ -93,11 +89,7 @@ class Intake:
         use = tool_use(request, self._vocabulary)
         slots = Slots()
         text = prompt_of(request, self._vocabulary, use.shown, slots)
-        pieces: list[Sequence[int] | Tensor] = []
-        for words, embeds in slots.split(text):
-            pieces.append(self.tokens(words, special=False, param="messages"))
-            pieces += [self.vectors(embeds, "messages")] if embeds else []
-        prompt = joined(pieces)
+        prompt = self._reader.chat(request, text, slots)
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         grammar = use.grammar or self._grammar(request, request.response_format)
         asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
@@ -111,7 +103,7 @@ class Intake:
             raise UnsupportedFeature("this engine cannot fill in before a suffix", param="suffix")
         if request.best_of is not None and request.best_of != (request.n or 1):
             raise UnsupportedFeature("best_of must equal n; rank answers by their logprobs instead", param="best_of")
-        prompts = self._prompts(request)
+        prompts = self._reader.completion(request)
         grammar = self._grammar(request, request.response_format)
         texts = [prompt.text for prompt in prompts] if request.echo else ()
         score = request.logprobs if request.echo else None
@@ -126,12 +118,6 @@ class Intake:
         found = self._vocabulary.encode(text, special=special)
         self.check_tokens(found, param)  # a tokenizer may know more than the model
         return found
-
-    def vectors(self, embeds: str, param: str) -> Tensor:
-        """Return the vectors [n, width] that were sent as `embeds`; see `read_vectors`."""
-        if self._form is None:
-            raise UnsupportedFeature("this model takes no vectors in place of tokens", param=param)
-        return read_vectors(embeds, self._form, self._context_length, param)
 
     def check_tokens(self, tokens: Sequence[int], param: str) -> None:
         """Refuse tokens that the model does not have."""
@@ -156,40 +142,6 @@ class Intake:
         if len(prompt) + least > self._context_length:
             raise self._too_long(str(len(prompt)), least, param)
         return self._context_length - len(prompt) if asked is None else asked
-
-    def _prompts(self, request: CompletionRequest) -> list[Prompt]:
-        special = request.add_special_tokens is not False
-        if request.prompt_embeds is not None:
-            if request.prompt:
-                raise BadRequest(f"give `prompt` or `{PART}`; parts of `{PART}` can be text, too", param=PART)
-            return [self._mixed(parts, special=special) for parts in _parts_list(request.prompt_embeds)]
-        if request.prompt is None:
-            raise BadRequest("prompt: must be given", param="prompt")
-        return [self._plain(one, special=special, param="prompt") for one in prompt_list(request.prompt)]
-
-    def _plain(self, one: str | list[int], *, special: bool, param: str) -> Prompt:
-        if isinstance(one, str):
-            return Prompt(self.tokens(one, special=special, param=param), text=one)
-        self.check_tokens(one, param)
-        return Prompt(one, text=self._vocabulary.decode(one))
-
-    def _mixed(self, parts: Sequence[ContentPart], *, special: bool) -> Prompt:
-        """Each text is read for itself; what the tokenizer adds to a text it adds to a first one only."""
-        pieces: list[Sequence[int] | Tensor] = []
-        text = ""
-        for part in parts:
-            given = {"text": part.text, "tokens": part.tokens, PART: part.prompt_embeds}.get(part.type)
-            if given is None:
-                raise BadRequest(
-                    f"{PART}: a part has a `type`, text, tokens or {PART}, and a field of that name", param=PART
-                )
-            if part.type == PART and part.prompt_embeds is not None:
-                pieces.append(self.vectors(part.prompt_embeds, PART))
-            else:
-                plain = self._plain(given, special=special and not pieces, param=PART)
-                pieces.append(plain.tokens)
-                text += plain.text
-        return joined(pieces, text)
 
     def _order(
         self,
@@ -284,30 +236,6 @@ class Intake:
         if self._vocabulary.grammars is None:
             raise UnsupportedFeature("grammars cannot be used with this model's tokenizer", param="response_format")
         return self._vocabulary.grammars
-
-
-def prompt_list(given: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]) -> list[str | list[int]]:
-    """Return the prompts, or inputs, in `given`: texts and lists of tokens."""
-    if isinstance(given, str):
-        return [given]
-    tokens = [one for one in given if isinstance(one, int)]
-    if tokens:
-        return [tokens]
-    return [one if isinstance(one, str) else list(one) for one in given if not isinstance(one, int)]
-
-
-def _parts_list(given: PromptEmbeds) -> list[list[ContentPart]]:
-    """The prompts in `prompt_embeds`, as parts."""
-    if isinstance(given, str):
-        return [[ContentPart(type=PART, prompt_embeds=given)]]
-    parts = [one for one in given if isinstance(one, ContentPart)]
-    if parts:
-        return [parts]
-    return [
-        [ContentPart(type=PART, prompt_embeds=one)] if isinstance(one, str) else one
-        for one in given
-        if not isinstance(one, ContentPart)
-    ]
 
 
 def _structured(grammars: GrammarMaker, kind: str, value: object) -> Grammar:

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 
 from terascope.core.errors import BadRequest, UnsupportedFeature
-from terascope.engines.torch.intake import Intake, prompt_list
+from terascope.engines.torch.intake import Intake
 from terascope.engines.torch.pooling import EACH, WIRE, Ask
+from terascope.engines.torch.prompt_reader import prompt_list
 from terascope.engines.torch.vocabulary import Vocabulary
 from terascope.engines.torch.windows import Around, Piece, Truncate, Windows, cut, divide
 from terascope.protocol.openai import EmbeddingRequest, WindowFields
@@ -142,9 +143,10 @@ class EmbeddingIntake:
         size, overlap = most if asked.size is None else asked.size, asked.overlap or 0
         if size > most:
             raise BadRequest(f"a window of {size} tokens is longer than the context of {most}", param="windows.size")
-        if size <= around or size < 2 * around:
+        least = max(2 * around, 1)
+        if size < least:
             raise BadRequest(
-                f"a window needs more than {max(2 * around - 1, around)} tokens: the tokenizer puts {around} around each",
+                f"a window has at least {least} tokens here: the tokenizer puts {around} around each",
                 param="windows.size",
             )
         if 2 * overlap > size - around:
