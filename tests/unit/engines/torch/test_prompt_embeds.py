@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -301,3 +302,58 @@ def test_pieces_are_joined_in_order() -> None:
     assert list(found.tokens) == [1, 2, -1, -1, -1, -1, -1, 3]
     assert [(one.place, len(one.vectors)) for one in found.inserts] == [(2, 3), (5, 2)]
     assert found.vectors == 5
+
+
+async def test_a_soft_prompt_stands_before_everything(client: Client, tiny: CausalModel, tokens: list[int]) -> None:
+    """Before what the tokenizer adds, too, and before each of several prompts."""
+    soft, rest = as_safetensors(rows_of(tiny, tokens[:6])), tokens[6:]
+    plain = await client.ask(TEXT, prompt=tokens, **OPTIONS)
+    _same(await client.ask(TEXT, prompt=rest, soft_prompt=soft, **OPTIONS), plain)
+    sent = as_npy(rows_of(tiny, rest))
+    _same(await client.ask(TEXT, prompt_embeds=sent, soft_prompt=soft, **OPTIONS), plain)
+    both = await client.ask(TEXT, prompt=[rest, rest], soft_prompt=soft, **OPTIONS)
+    assert [one["text"] for one in both["choices"]] == [plain["choices"][0]["text"]] * 2
+    messages = [{"role": "user", "content": "a"}]
+    bare = await client.ask(CHAT, messages=messages, max_tokens=1)
+    more = await client.ask(CHAT, messages=messages, max_tokens=1, soft_prompt=soft)
+    assert more["usage"]["prompt_tokens"] == bare["usage"]["prompt_tokens"] + 6
+
+
+@pytest.mark.parametrize("activation", ["gelu", "relu", "silu", "tanh"])
+async def test_vectors_go_through_a_projector(
+    client: Client, tiny: CausalModel, tokens: list[int], activation: str
+) -> None:
+    """As through the same layers of torch, which know nothing of the engine."""
+    torch.manual_seed(4)
+    layers = torch.nn.Sequential(torch.nn.Linear(10, 32), torch.nn.Linear(32, 64, bias=False))
+    between = {"gelu": torch.nn.GELU(), "relu": torch.nn.ReLU(), "silu": torch.nn.SiLU(), "tanh": torch.nn.Tanh()}
+    whole = torch.nn.Sequential(layers[0], between[activation], layers[1])
+    own = torch.randn(7, 10)
+    with torch.no_grad():
+        expected = whole(own)
+    encoder = {"data": base64.b64encode(safetensors.torch.save(layers.state_dict())).decode(), "activation": activation}
+    parts = [{"type": "prompt_embeds", "prompt_embeds": as_npy(own)}, {"type": "tokens", "tokens": tokens}]
+    mapped = [{"type": "prompt_embeds", "prompt_embeds": as_npy(expected)}, *parts[1:]]
+    right = await client.ask(TEXT, prompt_embeds=mapped, **OPTIONS)
+    for _ in range(2):
+        _same(await client.ask(TEXT, prompt_embeds=parts, encoder=encoder, **OPTIONS), right)
+    messages = [{"role": "user", "content": [parts[0]]}]
+    assert (await client.ask(CHAT, messages=messages, encoder=encoder, max_tokens=1))["usage"]["prompt_tokens"] > 7
+
+
+async def test_impossible_projectors(client: Client, sent: str) -> None:
+    narrow = base64.b64encode(safetensors.torch.save({"0.weight": torch.zeros(9, 64)})).decode()
+    huge = base64.b64encode(safetensors.torch.save({"0.weight": torch.full((64, 64), 3e38)})).decode()
+    for encoder, words in (
+        ({"data": narrow}, "gives 9 numbers"),
+        ({"data": narrow, "activation": "step"}, "activation"),
+        ({"data": _b64(pickle.dumps(_Poison()))}, "safetensors"),
+        ({"data": as_npy(ZEROS)}, "safetensors"),
+        ("mine", "by name"),
+        ({}, "encoder.data"),
+    ):
+        error = await client.refused(TEXT, prompt_embeds=sent, encoder=encoder)
+        assert error["param"].startswith("encoder")
+        assert words in error["message"]
+    error = await client.refused(TEXT, prompt_embeds=sent, encoder={"data": huge})
+    assert "too large" in error["message"]
