@@ -43,8 +43,8 @@ _WORDS = {
 _MOST_DIGITS = 40  # Python's integers have no end, but a setting has
 
 
-Kind = tuple[str, Mode, frozenset[str]]
-"""Endpoint, mode and needed features: requests of one kind can be served by the same replicas."""
+Kind = tuple[str, frozenset[Mode], frozenset[str]]
+"""Endpoint, modes and needed features: requests of one kind can be served by the same replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +120,7 @@ class ModelRequest:
     @property
     def kind(self) -> Kind:
         """What a replica must be able to do."""
-        return self.endpoint, self.mode, self.needs()
+        return self.endpoint, self.modes, self.needs()
 
     def body_for(self, served_name: str) -> bytes:
         """The JSON for the engine: `model` by its served name, usage always asked, all else as it came."""

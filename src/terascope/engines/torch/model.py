@@ -39,6 +39,11 @@ class CausalModel:
     """That of vectors in place of tokens; None where the model does not take them."""
 
     @property
+    def shows_states(self) -> bool:
+        """Whether its last hidden states can be had: it has a part that gives them."""
+        return self.packed.module.base_model is not self.packed.module
+
+    @property
     def width(self) -> int:
         """How many numbers a hidden state has."""
         return int(self.packed.module.config.get_text_config().hidden_size)

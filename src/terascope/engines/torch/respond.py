@@ -127,9 +127,12 @@ class Generator(_Model):
         self._fingerprint = f"{info.engine}-{info.version}-{info.dtype}"
         tools = for_decoder(model, self._intake, loop)
         self._traces = None if tools is None else Traces(served_name, tools)
-        layers = 0 if tools is None else tools.shape.layers
-        vectors = VectorModel(model.vocabulary, model.context_length, model.width, layers, "lasttoken", normalize=True)
-        self._embeddings = Embeddings(served_name, vectors, RowComputer(model.packed, loop))
+        if model.shows_states:
+            layers = 0 if tools is None else tools.shape.layers
+            vectors = VectorModel(
+                model.vocabulary, model.context_length, model.width, layers, "lasttoken", normalize=True
+            )
+            self._embeddings = Embeddings(served_name, vectors, RowComputer(model.packed, loop))
 
     async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         """See `Served.answer`."""

@@ -70,9 +70,10 @@ def _generator(
     if model.form is None:
         features -= {Feature.PROMPT_EMBEDS}
     chat = ("chat/completions",) if model.vocabulary.has_template else ()
+    embeddings = ("embeddings",) if model.shows_states else ()
     info = _info(
         settings,
-        Capabilities(frozenset((*chat, "completions", "embeddings", *_WORDS)), frozenset(map(str, features))),
+        Capabilities(frozenset((*chat, "completions", *embeddings, *_WORDS)), frozenset(map(str, features))),
         model.context_length,
         model.dtype,
         model.packed.device,
