@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from terascope.access.accounts import Accounts
@@ -74,15 +74,24 @@ class Access:
         return await self.keys.identify(token)
 
     async def admit(
-        self, principal: Principal, version: ModelVersion, mode: Mode, *, project: str = "", qos: Qos = Qos.INTERACTIVE
+        self,
+        principal: Principal,
+        version: ModelVersion,
+        mode: Mode,
+        *,
+        project: str = "",
+        qos: Qos = Qos.INTERACTIVE,
+        also: Collection[Mode] = (),
     ) -> Grant:
-        """Return the right to one request in `mode`, to be paid by `project` or else by the key's own.
+        """Return the right to one request in `mode`, and in those of `also`, paid by `project` or the key's own.
 
         Nothing is held yet: that is for `accounts.hold`. Raises `NotAllowed`.
         """
-        principal.require(mode)
+        for one in sorted({mode, *also}):
+            principal.require(one)
         payer = await self.projects.for_use(principal, project or principal.project)
-        payer.check(version, mode, qos)
+        for one in sorted({mode, *also}):
+            payer.check(version, one, qos)
         paid = (payer.name, qos, version.price, payer.shares, payer.unlimited)
         return Grant(principal, mode, version.public_name, *paid)
 

@@ -8,12 +8,14 @@ import orjson
 from terascope.core.models import ModelVersion
 from terascope.core.prices import Price
 from terascope.internals.limits import BYTES_PER_MICRO, GRADIENT_SHARE, Cost
+from terascope.protocol.embeds import count
 from terascope.protocol.request import ModelRequest
 
 _TEMPLATE_TOKENS = 512  # what a chat template writes around all of a conversation,
 _MESSAGE_TOKENS = 16  # and around each message
 _FREE = ("tokenize", "detokenize", "traces/sites")
 _NO_OUTPUT = ("embeddings",)
+_IN_WINDOWS = 4  # times that a token is computed at most: two windows have it, half of whose tokens only stand around
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _BYTES_A_TOKEN = 4  # of ordinary text: what a prompt probably has when nobody counted
 
@@ -49,7 +51,10 @@ class Estimate:
             return _trace(request, version)
         inputs = request.fields.get("input")
         parts = len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
-        prompt = _capped(request.size + around, version, max(parts, request.choices))
+        text, vectors = _text_and_vectors(request)
+        prompt = _capped(text + vectors + around, version, max(parts, request.choices))
+        if request.endpoint in _NO_OUTPUT and request.fields.get("windows") is not None:
+            prompt = _IN_WINDOWS * (text + around)  # long inputs are welcome there, and windows may overlap
         if request.endpoint in _NO_OUTPUT:
             return cls(prompt, 0)
         choices = max(request.choices, _positive(request.fields.get("best_of")))
@@ -63,7 +68,9 @@ def _trace(request: ModelRequest, version: ModelVersion) -> Estimate:
     prompts, gradient = request.fields.get("prompts"), request.fields.get("gradient")
     rows = len(prompts) if isinstance(prompts, list) and prompts else 1
     steps = max(1, _positive(gradient.get("steps"))) if isinstance(gradient, dict) else 0
-    prompt = _capped(_told(request) + rows * _TEMPLATE_TOKENS, version, rows) * (1 + GRADIENT_SHARE * steps)
+    prompt = _capped(_text_and_vectors(request)[0] + rows * _TEMPLATE_TOKENS, version, rows) * (
+        1 + GRADIENT_SHARE * steps
+    )
     return Estimate(prompt, _capped(_positive(request.fields.get("max_tokens")), version, 1) * rows)
 
 
@@ -85,17 +92,26 @@ def is_free(request: ModelRequest) -> bool:
 
 def probable_prompt_tokens(request: ModelRequest, version: ModelVersion) -> int:
     """How many tokens the prompt probably had, where no engine said."""
-    return 0 if is_free(request) else _capped(_told(request) // _BYTES_A_TOKEN, version, _prompts(request))
-
-
-def _told(request: ModelRequest) -> int:
-    """Bytes of what the model is told; a trace's arrays and operations are not."""
-    return len(orjson.dumps(request.fields.get("prompts"))) if request.endpoint == "traces" else request.size
+    if is_free(request):
+        return 0
+    text, vectors = _text_and_vectors(request)
+    return _capped(text // _BYTES_A_TOKEN + vectors, version, _prompts(request))
 
 
 def _prompts(request: ModelRequest) -> int:
     prompts = request.fields.get("prompts") if request.endpoint == "traces" else None
     return len(prompts) if isinstance(prompts, list) and prompts else request.choices
+
+
+def _text_and_vectors(request: ModelRequest) -> tuple[int, int]:
+    """Bytes that are not of vectors, and how many vectors there are, each of which counts as a token.
+
+    Of a trace its prompts are counted, not its arrays and operations.
+    """
+    if request.endpoint == "traces":
+        return len(orjson.dumps(request.fields.get("prompts"))), 0
+    found = request.embeds
+    return max(0, request.size - sum(map(len, found))), sum(map(count, found))
 
 
 def _capped(tokens: int, version: ModelVersion, times: int) -> int:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from terascope.access.access import Access
+from terascope.access.artefacts import Artefacts
 from terascope.access.issuers import checked_issuers
 from terascope.catalog.catalog import Catalog
 from terascope.cli import settings
@@ -29,6 +30,7 @@ from terascope.inference.inference import Inference
 from terascope.inference.turns import Turns
 from terascope.provenance.recorder import Recorder
 from terascope.scheduler.usage import Usage
+from terascope.store.blobs import Blobs
 from terascope.store.database import Database
 from terascope.store.runs import RunStore
 
@@ -75,11 +77,12 @@ async def opened(
         usage = await _usage(config, access, clock)
         turns = Turns(fleet, config.server, clock, usage, config.scheduler, access.reservations.reserved)
         metrics.watch(turns.waiting)
+        artefacts = Artefacts(database, Blobs(data_dir / "artefacts"), access.projects, clock)
         inference = Inference(
-            access, catalog, turns, recorder, config.server, clock, metrics.count, config.internals, files
+            access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files
         )
         preparing = {_name(deployment): "starting" for deployment in config.deployments}
-        yield Services(config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing)
+        yield Services(config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing, artefacts)
 
 
 async def deploy(services: Services, show: Show) -> None:

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from terascope._version import __version__
 from terascope.client import logins
 from terascope.client.allocations import Allocations, Audit, UsageReports
+from terascope.client.artefacts import Artefacts
 from terascope.client.ask import Ask, Sender, Sends, SendsLater
 from terascope.client.auth import LoginAuth
 from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, chat_body
@@ -49,6 +50,7 @@ class _Root(Gateway[Sender]):
         self.members = Members(client)
         self.allocations = Allocations(client)
         self.reservations = Reservations(client)
+        self.artefacts = Artefacts(client)
         self.traces = Traces(client)
         self.files = Files(client)
         self.usage = UsageReports(client)

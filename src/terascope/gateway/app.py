@@ -33,6 +33,7 @@ from terascope.gateway.asgi import (
 from terascope.gateway.openapi import describe
 from terascope.gateway.routes import (
     admin_allocations,
+    admin_artefacts,
     admin_audit,
     admin_keys,
     admin_models,
@@ -54,9 +55,10 @@ from terascope.protocol.request import ENDPOINTS
 log = logging.getLogger(__name__)
 _PARTS = (
     health, identity, models, files, admin_models, admin_keys, admin_service_accounts, admin_projects,
-    admin_allocations, admin_reservations, admin_audit, admin_runs, console,
+    admin_allocations, admin_reservations, admin_artefacts, admin_audit, admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")
+_LARGE = "/admin/v1/artefacts/"  # paths that take as much as a model does
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model
 _READ_AS_THEY_COME = {("POST", "/v1/files")}  # by their routes, which know how much they take
 
@@ -67,6 +69,7 @@ class Gateway:
     def __init__(self, services: Services) -> None:
         self._most = services.config.server.max_requests
         self._running = 0
+        self._most_body = services.config.server.max_body_bytes
         self._access = services.access
         services.metrics.in_flight.set_function(lambda: self._running)
         self._other = _rest(services)
@@ -106,7 +109,8 @@ class Gateway:
                 raise NotFound("the path has a NUL character in it, which nothing here is named by")
             who = await self._access.identify(header(scope, b"authorization")) if path.startswith(_KEYED) else None
             if (scope["method"], path) not in _READ_AS_THEY_COME:
-                receive = replayed(await read_body(scope, receive, most=_MOST_BODY), receive)
+                most = self._most_body if path.startswith(_LARGE) else _MOST_BODY
+                receive = replayed(await read_body(scope, receive, most=most), receive)
         except ServiceError as error:
             await HttpReply(send, scope["terascope.request_id"]).fail(error)
         except ClientLeft:

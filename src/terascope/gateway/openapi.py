@@ -43,7 +43,7 @@ _MODEL_ROUTES: dict[str, _Route] = {
     ),
     "/v1/embeddings": _Route(
         "Turn texts into vectors", wire.EmbeddingRequest, wire.EmbeddingList,
-        {"model": _EMBED_MODEL, "input": ["a galaxy far away", "eine ferne Galaxie"]},
+        {"model": _EMBED_MODEL, "input": ["a galaxy far away", "eine ferne Galaxie"]}, wire.EmbeddingList,
     ),
     "/tokenize": _Route(
         "Turn a text into token ids", wire.TokenizeRequest, wire.TokenizeResponse,

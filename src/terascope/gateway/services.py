@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from terascope.access.access import Access
+from terascope.access.artefacts import Artefacts
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
 from terascope.core.config import Config
@@ -28,6 +29,7 @@ class Services:
     metrics: Metrics
     preparing: dict[str, str]
     """Deployments that the fleet does not have yet, or never will: name -> `starting` or `failed`."""
+    artefacts: Artefacts
 
     def states(self) -> dict[str, str]:
         """The state of every deployment, by its name."""

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 import orjson
 
 from terascope.access.access import Access
+from terascope.access.artefacts import Artefacts
 from terascope.access.estimate import Estimate, probable_prompt_tokens
 from terascope.access.principal import Grant, Principal
 from terascope.catalog.catalog import Catalog
@@ -70,6 +71,7 @@ class Inference:
         config: ServerConfig,
         clock: Clock,
         count: Callable[[RunRecord], None],
+        artefacts: Artefacts,
         internals: InternalsConfig | None = None,
         files: Files | None = None,
     ) -> None:
@@ -83,6 +85,7 @@ class Inference:
         self._count = count
         self._plan_limits = asdict(internals or InternalsConfig())
         self._files = files
+        self._artefacts = artefacts
 
     async def answer(self, asked: Asked, reply: Reply) -> None:
         """Answer `asked` on `reply`.
@@ -129,9 +132,11 @@ class Inference:
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
         grant = await self._access.admit(  # 3. may they, and can they pay
-            principal, version, asked.mode, project=asked.project, qos=asked.qos()
+            principal, version, asked.mode, project=asked.project, qos=asked.qos(), also=request.modes
         )
         run.granted(grant)
+        request = await self._artefacts.applied(request, grant, version)
+        run.asked(request)
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
         cost = await self._quote(request, version, run, grant, deadline_s, reply)
         if cost is not None:

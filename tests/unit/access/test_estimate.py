@@ -1,7 +1,10 @@
 """The estimate is an upper bound: no tokenizer makes more tokens of a text than it has bytes."""
 
+import base64
+import io
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
@@ -99,3 +102,23 @@ def test_a_dry_run_is_free() -> None:
     assert (asked.dry_run, asked.stream, is_free(asked)) == (False, True, False)
     assert asked.as_dry_run().body_for("m") == request("traces", **TRACE, stream=True, dry_run=True).body_for("m")
     assert not is_free(request("completions", prompt="a", dry_run=True))
+
+
+@given(st.integers(1, 200), st.integers(1, 100))
+def test_a_vector_counts_as_a_token(vectors: int, width: int) -> None:
+    """Not as the many bytes that it has."""
+    file = io.BytesIO()
+    np.save(file, np.zeros((vectors, width), dtype=np.float32))
+    sent = base64.b64encode(file.getvalue()).decode()
+    bare = Estimate.of(request("completions", prompt_embeds="", max_tokens=1), VERSION)
+    found = Estimate.of(request("completions", prompt_embeds=sent, max_tokens=1), VERSION)
+    assert found.prompt == bare.prompt + vectors
+    assert vectors <= probable_prompt_tokens(request("completions", prompt_embeds=sent), VERSION) <= vectors + 20
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
+def test_windows_are_not_bound_by_the_context(texts: list[str]) -> None:
+    sent = [text.encode("utf-8", "replace").decode() * 50 for text in texts]
+    found = Estimate.of(request("embeddings", input=sent, windows={"size": 16}), SMALL)
+    assert found.prompt >= 4 * sum(len(text.encode()) for text in sent)
+    assert found.output == 0
