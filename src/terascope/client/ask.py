@@ -8,6 +8,8 @@ from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, over
 
 from pydantic import BaseModel
 
+from terascope.client.flow import AsyncFlow, Flow, Item, Reader
+
 P = ParamSpec("P")
 T = TypeVar("T")
 Sender = TypeVar("Sender", bound="Sends | SendsLater")
@@ -43,6 +45,10 @@ class Ask(Generic[T]):
 class Sends(Protocol):
     """A client that blocks."""
 
+    def flow(self, ask: Ask[Any], reader: Reader[Item]) -> Flow[Item]:
+        """Return what `reader` makes of the answer to `ask`, as it comes."""
+        ...
+
     def send(self, ask: Ask[T]) -> T:
         """Send `ask` and return its answer. Raises the `ServiceError` that the gateway gave."""
         ...
@@ -50,6 +56,10 @@ class Sends(Protocol):
 
 class SendsLater(Protocol):
     """A client that is awaited."""
+
+    def flow(self, ask: Ask[Any], reader: Reader[Item]) -> AsyncFlow[Item]:
+        """Return what `reader` makes of the answer to `ask`, as it comes."""
+        ...
 
     async def send(self, ask: Ask[T]) -> T:
         """Send `ask` and return its answer. Raises the `ServiceError` that the gateway gave."""

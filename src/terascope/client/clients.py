@@ -18,11 +18,13 @@ from terascope.client.auth import LoginAuth
 from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, chat_body
 from terascope.client.errors import error_from, stranger, told
 from terascope.client.files import Files, Saving, file_path, opened, range_header
+from terascope.client.flow import AsyncFlow, Flow, Item, Reader
 from terascope.client.identity import Identity, ServiceAccounts
 from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
 from terascope.client.projects import Members, Projects
 from terascope.client.reservations import Reservations
-from terascope.client.traces import Traces
+from terascope.client.traces import Traces, Tracing
+from terascope.client.words import Words
 from terascope.core import environment
 from terascope.core.errors import ConfigError
 from terascope.core.urls import is_loopback
@@ -51,8 +53,10 @@ class _Root(Gateway[Sender]):
         self.allocations = Allocations(client)
         self.reservations = Reservations(client)
         self.artefacts = Artefacts(client)
-        self.traces = Traces(client)
         self.files = Files(client)
+        self.trace = Tracing(client)
+        self.traces = Traces(client)
+        self.words = Words(client)
         self.usage = UsageReports(client)
         self.audit = Audit(client)
         self.identity = Identity(client)
@@ -117,7 +121,17 @@ class Client(_Root[Sends]):
 
         Returns once the answer begins. Leaving the `with` before its end cancels it on the engine.
         """
-        request = _chat_request(self._http, model, messages, fields)
+        with self._opened(_chat_request(self._http, model, messages, fields)) as response:
+            yield ChatStream(response, self.url)
+
+    def flow(self, ask: Ask[Any], reader: Reader[Item]) -> Flow[Item]:
+        """Return what `reader` makes of the answer to `ask`, as it comes; sent when the first item is asked for."""
+        request = _request(self._http, ask)
+        return Flow(lambda: self._opened(request), reader, self.url)
+
+    @contextmanager
+    def _opened(self, request: httpx.Request) -> Iterator[httpx.Response]:
+        """The answer to `request` once it begins; closed on leaving. Raises the `ServiceError` that it is."""
         with told(self.url):
             response = self._http.send(request, stream=True)
         try:
@@ -125,7 +139,7 @@ class Client(_Root[Sends]):
                 with told(self.url):
                     response.read()
                 raise error_from(response, self.url)
-            yield ChatStream(response, self.url)
+            yield response
         finally:
             response.close()
 
@@ -206,7 +220,16 @@ class AsyncClient(_Root[SendsLater]):
     @asynccontextmanager
     async def chat(self, model: str, messages: Sequence[Message], **fields: Any) -> AsyncIterator[AsyncChatStream]:
         """See `Client.chat`."""
-        request = _chat_request(self._http, model, messages, fields)
+        async with self._opened(_chat_request(self._http, model, messages, fields)) as response:
+            yield AsyncChatStream(response, self.url)
+
+    def flow(self, ask: Ask[Any], reader: Reader[Item]) -> AsyncFlow[Item]:
+        """See `Client.flow`."""
+        request = _request(self._http, ask)
+        return AsyncFlow(lambda: self._opened(request), reader, self.url)
+
+    @asynccontextmanager
+    async def _opened(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
         with told(self.url):
             response = await self._http.send(request, stream=True)
         try:
@@ -214,7 +237,7 @@ class AsyncClient(_Root[SendsLater]):
                 with told(self.url):
                     await response.aread()
                 raise error_from(response, self.url)
-            yield AsyncChatStream(response, self.url)
+            yield response
         finally:
             await response.aclose()
 

@@ -283,6 +283,7 @@ class DetokenizeRequest(Wire):
 
     model: str | None = None
     tokens: list[TokenId]
+    return_pieces: bool | None = Field(None, description="Also give the text of each token alone.")
 
 
 # answers
@@ -461,6 +462,7 @@ class DetokenizeResponse(Wire):
     """Answer of `POST /detokenize`."""
 
     prompt: str
+    pieces: list[str] | None = Field(None, description="With `return_pieces`: the text of each token alone.")
 
 
 class ErrorDetail(Wire):

@@ -18,6 +18,12 @@ class TraceUsage(Wire):
     captured_bytes: int = 0
 
 
+class ArrayResult(ArrayData):
+    """An array of an answer."""
+
+    axes: list[str] = Field([], description="What its axes are called.")
+
+
 class TraceRow(Wire):
     """What became of one prompt."""
 
@@ -27,7 +33,7 @@ class TraceRow(Wire):
     text: str = Field("", description="The answer's.")
     output_tokens: list[int] = Field([], description="The answer's.")
     finish_reason: Literal["stop", "length"] | None = None
-    arrays: dict[str, ArrayData] = Field({}, description="Results by name; `gradient/SITE` are gradients.")
+    arrays: dict[str, ArrayResult] = Field({}, description="Results by name; `gradient/SITE` are gradients.")
     error: dict[str, Any] | None = Field(None, description="Why this prompt has no result; others are not concerned.")
 
 

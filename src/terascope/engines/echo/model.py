@@ -172,7 +172,10 @@ def _tokenize(settings: Settings, call: EngineCall, _created: int) -> Echo:
 def _detokenize(settings: Settings, call: EngineCall, _created: int) -> Echo:
     request = parse(DetokenizeRequest, call.body)
     _check_model(settings, request.model)
-    return Echo(200, (orjson.dumps({"prompt": text.text_of(request.tokens, "tokens")}),))
+    body: dict[str, object] = {"prompt": text.text_of(request.tokens, "tokens")}
+    if request.return_pieces:
+        body["pieces"] = [chr(one) if one < 128 else "\ufffd" for one in request.tokens]
+    return Echo(200, (orjson.dumps(body),))
 
 
 _ENDPOINTS: dict[str, Callable[[Settings, EngineCall, int], Echo]] = {

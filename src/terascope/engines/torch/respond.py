@@ -84,7 +84,8 @@ class _Model:
         asked = parse(DetokenizeRequest, body)
         self._check_name(asked.model)
         self._intake.check_tokens(asked.tokens, "tokens")
-        return {"prompt": self._vocabulary.decode(asked.tokens)}
+        found: dict[str, object] = {"prompt": self._vocabulary.decode(asked.tokens)}
+        return found | ({"pieces": self._vocabulary.pieces(asked.tokens)} if asked.return_pieces else {})
 
     async def _embed(self, request: web.Request) -> web.StreamResponse:
         if self._embeddings is None:

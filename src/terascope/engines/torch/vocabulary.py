@@ -64,6 +64,10 @@ class Vocabulary:
         with self._lock:
             return [str(name) for name in self._tokenizer.convert_ids_to_tokens(list(tokens))]
 
+    def pieces(self, tokens: Sequence[int]) -> list[str]:
+        """Return the text of each of `tokens` alone; bytes that are no whole character become U+FFFD."""
+        return [self.table.name_bytes(token).decode(errors="replace") for token in tokens]
+
     def render(self, messages: list[dict[str, Any]], tools: list[dict[str, Any]] | None, **options: Any) -> str:
         """Return the prompt of a conversation. Raises `BadRequest` when the chat template refuses it."""
         try:

@@ -48,7 +48,7 @@ class About:
         if result.error is not None:
             told["error"] = self.error(result.error)
         elif arrays:
-            told["arrays"] = {one.spec.name: encode(one.array) for one in result.results}
+            told["arrays"] = {one.spec.name: encode(one.array) | {"axes": one.spec.axes} for one in result.results}
         return told
 
     def error(self, error: ServiceError) -> Any:
