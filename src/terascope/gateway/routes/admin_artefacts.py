@@ -30,7 +30,7 @@ async def add_artefact(kind: Kind, asked: AddArtefact, use: UseServices, who: Ca
         data = decode_base64(asked.data)
     except BadRequest as error:
         raise BadRequest(f"data: {error.message}", param="data") from None
-    activation = asked.activation if kind == ArtefactKind.PROJECTOR.value else ""
+    activation = asked.activation if ArtefactKind(kind) is ArtefactKind.PROJECTOR else ""
     new = NewArtefact(asked.project, ArtefactKind(kind), asked.name, asked.version, data, activation, asked.note)
     return _view(await use.artefacts.add(who, new, use.catalog.resolve(asked.model)))
 
