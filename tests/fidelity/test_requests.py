@@ -90,10 +90,10 @@ async def test_stream_is_not_lost_on_the_way(through: Between, endpoint: str) ->
     assert through.received(answer).fields == body
 
 
-async def test_what_cannot_stream_gets_no_stream_options(through: Between) -> None:
-    """A field that the engine ignores changes nothing of the answer, and adds nothing to the request."""
-    arrived = await _arrives(through, "embeddings", stream=True)
-    assert arrived == {"model": "m", "stream": True, **_prompt("embeddings")}
+async def test_what_cannot_stream_is_not_asked_to(through: Between) -> None:
+    """Embeddings stream on engines that say so; an official client would not understand a whole answer."""
+    got = await through.ask(stream=True, endpoint="embeddings")
+    assert (got.status, got.error["code"]) == (400, "unsupported_feature")
 
 
 async def test_the_messages_are_not_touched(through: Between) -> None:

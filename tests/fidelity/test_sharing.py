@@ -30,9 +30,10 @@ async def _scope(through: Between, **asked: Any) -> str | None:
 async def test_every_key_has_a_scope_of_its_own(through: Between, endpoint: str) -> None:
     """Whoever asks with another key must not see, by time or by usage, what was asked before."""
     (one, hers), (other, his) = await _key(through), await _key(through)
+    asked = {"endpoint": endpoint, "stream": endpoint != "embeddings"}
     for sharing in ({}, {"X-Terascope-Prefix-Sharing": "own"}):
-        assert await _scope(through, endpoint=endpoint, headers=hers | sharing) == one
-        assert await _scope(through, endpoint=endpoint, headers=his | sharing) == other
+        assert await _scope(through, **asked, headers=hers | sharing) == one
+        assert await _scope(through, **asked, headers=his | sharing) == other
     assert one != other
 
 

@@ -70,6 +70,11 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/admin/v1/usage"): ANYONE,  # their own
     ("PUT", "/admin/v1/prices/{model:path}"): OPERATORS,
     ("DELETE", "/admin/v1/prices/{model:path}"): OPERATORS,
+    ("GET", "/admin/v1/artefacts/{kind}"): ANYONE,  # of their projects
+    ("POST", "/admin/v1/artefacts/{kind}"): ANYONE,
+    ("GET", "/admin/v1/artefacts/{kind}/{project}/{name}"): ANYONE,
+    ("PUT", "/admin/v1/artefacts/{kind}/{project}/{name}/shared_with"): ANYONE,
+    ("DELETE", "/admin/v1/artefacts/{kind}/{project}/{name}"): ANYONE,
     ("GET", "/admin/v1/reservations"): ANYONE,  # of their projects
     ("POST", "/admin/v1/reservations"): OPERATORS,
     ("DELETE", "/admin/v1/reservations/{reservation}"): OPERATORS,

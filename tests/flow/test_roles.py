@@ -32,6 +32,7 @@ PAYS = (("X-Terascope-Project", "climate"),)
 SEEN = (FREE, FREE, FREE, FREE, HIDDEN)
 MANAGED = (FREE, FREE, DENIED, DENIED, HIDDEN)
 OPERATED = (FREE, DENIED, DENIED, DENIED, DENIED)
+ADDED = (FREE, FREE, FREE, DENIED, HIDDEN)
 USED = (FREE, FREE, FREE, DENIED, DENIED)
 ROUTES = [
     Route("POST", "/v1/chat/completions", USED, CHAT, PAYS),
@@ -56,6 +57,17 @@ ROUTES = [
     Route("GET", "/admin/v1/usage", (FREE,) * 5),
     Route("GET", "/admin/v1/usage?project=climate", SEEN),
     Route("GET", "/admin/v1/audit", OPERATED),
+    Route("GET", "/admin/v1/artefacts/softprompt", (FREE,) * 5),
+    Route("GET", "/admin/v1/artefacts/softprompt?project=climate", SEEN),
+    Route(
+        "POST",
+        "/admin/v1/artefacts/softprompt",
+        ADDED,
+        {"project": "climate", "name": "n", "model": "echo", "data": ""},
+    ),
+    Route("GET", "/admin/v1/artefacts/softprompt/climate/none", (FREE,) * 5),
+    Route("PUT", "/admin/v1/artefacts/softprompt/climate/none/shared_with", MANAGED, {"projects": []}),
+    Route("DELETE", "/admin/v1/artefacts/softprompt/climate/none", (FREE,) * 5),
     Route("GET", "/admin/v1/reservations", (FREE,) * 5),
     Route("GET", "/admin/v1/reservations?project=climate", SEEN),
     Route("POST", "/admin/v1/reservations", OPERATED, {"project": "climate", "model": "m", "slots": 1, "ends": 1e10}),

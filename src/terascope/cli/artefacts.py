@@ -49,7 +49,7 @@ def _add_changes(app: typer.Typer, kind: Kind) -> None:
         file: Annotated[Path, typer.Argument(metavar="FILE", help="A safetensors file.")],
         model: Annotated[str, typer.Option(help="The model that it was made for.")],
         project: Project = LOCAL_PROJECT,
-        version: Annotated[str, typer.Option(show_default="the beginning of its sha256")] = "",
+        version: Annotated[str, typer.Option(help="Its version.", show_default="the beginning of its sha256")] = "",
         activation: Annotated[str, typer.Option(help="Between a projector's layers.")] = "gelu",
         note: Annotated[str, typer.Option(help="What it is.")] = "",
         as_json: Json = False,
@@ -77,7 +77,7 @@ def _add_changes(app: typer.Typer, kind: Kind) -> None:
         client: Client,
         name: Name,
         project: Project = LOCAL_PROJECT,
-        version: Annotated[str, typer.Option(show_default="all")] = "",
+        version: Annotated[str, typer.Option(help="The version to forget.", show_default="all")] = "",
     ) -> None:
         """Forget a version, or all."""
         client.artefacts.remove(kind, project, name, version)

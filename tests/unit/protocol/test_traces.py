@@ -82,7 +82,7 @@ def test_prompts_are_texts_or_objects() -> None:
         ({"gradient": {"of": {}, "with_respect_to": ["norm"]}}, "gradient.of", "exactly one of `logit`"),
         ({"gradient": {"of": {"logit": 1}, "with_respect_to": []}}, "gradient.with_respect_to", "at least 1"),
         ({"max_tokens": -1}, "max_tokens", "greater than or equal to 0"),
-        ({"format": "pickle"}, "format", "must be 'json' or 'safetensors', not 'pickle'"),
+        ({"format": "pickle"}, "format", "must be 'json', 'safetensors' or 'file', not 'pickle'"),
     ],
     ids=repr,
 )
