@@ -41,7 +41,7 @@ def transformers(directory: str) -> Embed:
 
 def sentence_transformers(directory: str) -> Embed:
     """Its `encode`, which sorts by length too."""
-    from sentence_transformers import SentenceTransformer  # type: ignore[import-not-found]  # not in this environment
+    from sentence_transformers import SentenceTransformer
 
     model = SentenceTransformer(directory, device="cpu")
 
