@@ -42,7 +42,7 @@ class TraceArray:
         name: str,
         numbers: object,
         axes: Sequence[str] = (),
-        labels: Mapping[str, Sequence[str | int]] | None = None,
+        labels: Mapping[str, Sequence[Any]] | None = None,
     ) -> "TraceArray":
         """Return an array of numpy, torch or xarray as one, to be drawn or put into a plan.
 
