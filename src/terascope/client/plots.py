@@ -15,7 +15,7 @@ from terascope.core.errors import BadRequest
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_INCH = 0.3  # of a cell without text
+_INCH = 0.28  # of a cell without text
 _TEXT_INCH = 0.85  # of a cell with a token's text
 _LONGEST = 12  # characters of a token that are shown
 
@@ -41,8 +41,8 @@ def plot_logit_lens(
     axes = axes or _new(ids.shape, _TEXT_INCH, _INCH)
     _heat(axes, probabilities, "probability of the likeliest token", low=0.0, high=1.0, upward=True)
     for (layer, place), one in np.ndenumerate(ids):
-        shade = "black" if probabilities[layer, place] > 0.6 else "white"
-        axes.text(place, layer, shown(texts.get(int(one), str(one))), ha="center", va="center", color=shade, fontsize=7)
+        shade = "black" if probabilities[layer, place] > 0.5 else "white"
+        axes.text(place, layer, shown(texts.get(int(one), str(one))), ha="center", va="center", color=shade, fontsize=9)
     _name_columns(axes, _labels(tokens, "token", ids.shape[1]), "token of the prompt")
     _name_rows(axes, list(tokens.labels.get("layer", range(len(ids)))), "after layer")
     return axes
@@ -90,8 +90,8 @@ def plot_attribution(attribution: TraceArray, *, label: str = "attribution", axe
 
 
 def shown(text: str) -> str:
-    """A token's text so that one sees where it begins: a space as `·`, line ends by name, long ones cut."""
-    visible = text.replace("\n", "\\n").replace("\t", "\\t").replace(" ", "·").replace("$", r"\$")
+    """A token's text so that one sees where it begins: a space as `␣`, line ends by name, long ones cut."""
+    visible = text.replace("\n", "\\n").replace("\t", "\\t").replace(" ", "␣").replace("$", r"\$")
     return visible if len(visible) <= _LONGEST else visible[: _LONGEST - 1] + "…"
 
 
@@ -131,13 +131,13 @@ def _labels(one: TraceArray, axis: str, side: int) -> list[str | int]:
 def _name_columns(axes: "Axes", labels: Sequence[str | int], title: str) -> None:
     texts = [shown(one) if isinstance(one, str) else str(one) for one in labels]
     upright = max(map(len, texts), default=0) > 2
-    axes.set_xticks(range(len(texts)), texts, rotation=90 if upright else 0, fontsize=8)
+    axes.set_xticks(range(len(texts)), texts, rotation=90 if upright else 0, fontsize=9)
     axes.set_xlabel(title)
 
 
 def _name_rows(axes: "Axes", labels: Sequence[str | int], title: str) -> None:
     texts = [shown(one) if isinstance(one, str) else str(one) for one in labels]
-    axes.set_yticks(range(len(texts)), texts, fontsize=8)
+    axes.set_yticks(range(len(texts)), texts, fontsize=9)
     axes.set_ylabel(title)
 
 

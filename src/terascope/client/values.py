@@ -36,6 +36,23 @@ class TraceArray:
     axes: tuple[str, ...] = ()
     labels: Mapping[str, Sequence[str | int]] = field(default_factory=dict)
 
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        numbers: object,
+        axes: Sequence[str] = (),
+        labels: Mapping[str, Sequence[Any]] | None = None,
+    ) -> "TraceArray":
+        """Return an array of numpy, torch or xarray as one, to be drawn or put into a plan.
+
+        Raises `BadRequest` for what is no array, and for `axes` that are not as many as it has.
+        """
+        one = foreign(numbers)
+        if one is None or len(axes) not in (0, len(one.shape)):
+            raise BadRequest(f"{name} must be an array with {len(axes) or 'any'} axes")
+        return cls(name, one, tuple(axes), labels or {})
+
     @property
     def shape(self) -> tuple[int, ...]:
         """How many elements stand along each axis."""
