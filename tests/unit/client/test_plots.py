@@ -97,7 +97,9 @@ def test_it_draws_where_it_is_told_and_changes_nothing_else() -> None:
     before = dict(rcParams)
     axes = Figure().add_subplot()
     assert plot_attribution(array("x", [1.0, 2.0], ("token",)), axes=axes) is axes
-    plot_logit_lens(lens(), {}).figure.savefig(BytesIO())
+    figure = plot_logit_lens(lens(), {}).get_figure(root=True)
+    assert figure is not None
+    figure.savefig(BytesIO())
     assert dict(rcParams) == before
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or pyplot.get_fignums() == []
