@@ -1,4 +1,4 @@
-"""Writes the reference pages that the source already knows: configuration, errors, command line, plans, planner.
+"""Writes the reference pages that the source already knows: configuration, errors, command line, plans, planner, SDK.
 
 `python docs/generate.py` writes them; with `--check` it writes nothing and fails when one is out of step.
 """
@@ -16,10 +16,15 @@ import statistics
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from enum import Enum
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from terascope import client
 from terascope.cli.app import NOUNS, load, run
+from terascope.client import flow, operations, plan, plots
+from terascope.client.ask import Noun, call
+from terascope.client.traces import Tracing
 from terascope.core import environment
 from terascope.core.config import DEFAULT_DEPLOYMENTS, DEFAULT_MODELS, Config
 from terascope.core.errors import ConfigError, ServiceError, all_errors
@@ -418,12 +423,139 @@ def _limits() -> str:
     )
 
 
+# the SDK
+
+_SDK = """# The Python SDK
+
+`terascope.client` speaks HTTP and nothing else. `Client` blocks, `AsyncClient` has the same calls to be awaited; both
+take a URL and a key, by default those of `TERASCOPE_URL` and `TERASCOPE_API_KEY`. What goes wrong is a `ServiceError`
+of [these codes](errors.md).
+
+```python
+from terascope.client import Client, capture
+
+with Client("http://127.0.0.1:8000", "tera-...") as client:
+    trace = client.trace(
+        "smollm2-135m-instruct",
+        {"clean": "The Eiffel Tower is in", "other": "The Colosseum is in"},
+        [capture("blocks.*.residual.post", tokens="last")],
+    )
+stream = trace["clean"].stack("blocks.*.residual.post")
+print(trace, trace["clean"], stream)
+assert stream.numpy().shape == stream.torch().shape == (30, 1, 576)
+assert stream.xarray().sel(layer=29).dims == ("token", "channel")
+```
+
+Prompt by prompt, as they are computed, and awaited:
+
+```python
+import asyncio
+
+from terascope.client import AsyncClient, capture
+
+
+async def norms() -> None:
+    async with AsyncClient("http://127.0.0.1:8000", "tera-...") as client:
+        operations = [capture("norm", reduce="norm")]
+        async with client.trace("smollm2-135m-instruct", ["One", "Two"], operations, stream=True) as prompts:
+            async for prompt in prompts:
+                print(prompt.pieces, prompt["norm"].numpy())
+
+
+asyncio.run(norms())
+```
+
+numpy and xarray come with `pip install 'terascope[arrays]'`, matplotlib with `[plot]`, torch with `[torch]`; each is
+imported when it is asked for. Three studies: [where a fact is stored](../tutorial/where-a-fact-is.md),
+[steering](../tutorial/steering.md), [a linear probe](../tutorial/linear-probe.md).
+"""
+
+
+def sdk() -> str:
+    """What the SDK has, from its docstrings."""
+    parts = [
+        _SDK,
+        "## `client.trace`\n\n" + _described(f"client.trace{_signature(Tracing.__call__)}", Tracing.__call__),
+        f"Further fields of a plan (`PlanFields`):\n{_body(plan.PlanFields)}\n",
+        "## Operations\n\n" + f"{_text(operations)}\n",
+        f"All take a part of their sites (`Where`):\n{_body(operations.Where)}\n",
+        *(_described(f"{one}{_signature(getattr(client, one))}", getattr(client, one)) for one in _OPERATIONS),
+        "## Results\n",
+        *(_class(kind) for kind in (client.Trace, client.TracedPrompt, client.TraceArray, flow.Flow)),
+        f"## Plots\n\n{_text(plots)}\n",
+        *(_described(f"{one.__name__}{_signature(one)}", one) for one in _PLOTS),
+        "## All calls\n\n| call | what it does |\n| --- | --- |\n" + "".join(_calls()),
+    ]
+    return "\n".join(parts)
+
+
+_OPERATIONS = [*(f"{verb}_" if verb == "set" else verb for verb in traces.OPERATIONS), "gradient"]
+_PLOTS = (plots.plot_logit_lens, plots.plot_attention, plots.plot_attribution)
+
+
+def _described(title: str, what: object) -> str:
+    return f"**`{title}`**\n\n{_text(what)}\n"
+
+
+def _class(kind: type) -> str:
+    own = [(name, one) for name, one in vars(kind).items() if not name.startswith("_")]
+    shown = [(name, one) for name, one in own if isinstance(one, property | classmethod) or inspect.isfunction(one)]
+    rows = [f"| `{name}{_arguments(one)}` | {_sdk_row(one)} |\n" for name, one in shown]
+    table = f"\n| of it | what it is |\n| --- | --- |\n{''.join(rows)}" if rows else ""
+    return f"**`{kind.__name__}`**\n\n{_text(kind)}\n{table}"
+
+
+def _arguments(one: object) -> str:
+    return "" if isinstance(one, property) else _signature(getattr(one, "__func__", one))
+
+
+def _signature(function: object) -> str:
+    """Names of the arguments, without types."""
+    named = inspect.signature(function).parameters.values()  # type: ignore[arg-type] # a function of ours
+    kept = [one.replace(annotation=inspect.Parameter.empty) for one in named if one.name not in ("self", "cls")]
+    plain = [one.replace(default=str(one.default)) if isinstance(one.default, Enum) else one for one in kept]
+    return str(inspect.Signature(plain)).replace("|", "or")
+
+
+def _text(what: object) -> str:
+    return inspect.getdoc(what) or ""
+
+
+def _body(what: object) -> str:
+    """A docstring after its first paragraph."""
+    return "\n" + _text(what).partition("\n\n")[2]
+
+
+def _sdk_row(what: object) -> str:
+    return " ".join(_text(what).split()).replace("|", "or")
+
+
+def _calls() -> Iterator[str]:
+    """Every call of the nouns of a client, with the first sentence of what it does."""
+    with client.Client("http://127.0.0.1:8000", "none") as one:
+        nouns = {"": one, **{f"{name}.": noun for name, noun in vars(one).items() if _is_noun(name, noun)}}
+    for prefix, noun in nouns.items():
+        for name in sorted(name for name in dir(type(noun)) if isinstance(_static(noun, name), call)):
+            function = getattr(type(noun), name)
+            does = _sdk_row(function).partition(". ")[0].rstrip(".")
+            yield f"| `client.{prefix}{name}{_signature(function)}` | {does} |\n"
+
+
+def _is_noun(name: str, value: object) -> bool:
+    return isinstance(value, Noun) and not name.startswith("_")
+
+
+def _static(noun: object, name: str) -> object:
+    return inspect.getattr_static(type(noun), name)
+
+
 PAGES: dict[str, Callable[[], str]] = {
     "reference/cli.md": command_line,
     "reference/configuration.md": configuration,
     "reference/errors.md": errors,
     "reference/planner-validation.md": planner,
     "reference/plans.md": plans,
+    "reference/sdk.md": sdk,
 }
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ import zarr
 
 from terascope.cli import settings
 from terascope.client import AsyncClient, Client
-from terascope.client.capture import Progress, Settings, capture
-from terascope.client.capture.manifest import beside
+from terascope.client.datasets import Progress, Settings, capture
+from terascope.client.datasets.manifest import beside
 from terascope.core.config import DEFAULT_MODELS, Config, DeploymentConfig
 from terascope.core.errors import BadRequest, Conflict, GatewayUnreachable, ModelNotFound
 from terascope.testing.gateway import Served, running_gateway
@@ -50,7 +50,7 @@ PROMPTS = [" ".join(WORDS[: 2 + number % 13]) + f" {number}" for number in range
 SLOW = """
 import asyncio, sys
 from terascope.client import AsyncClient
-from terascope.client.capture import Settings, capture
+from terascope.client.datasets import Settings, capture
 async def main():
     async with AsyncClient(sys.argv[1], sys.argv[2]) as client:
         settings = Settings(sys.argv[5], (sys.argv[6],))

@@ -12,9 +12,9 @@ import safetensors.torch
 import torch
 
 from terascope.cli import settings
-from terascope.client import Client
+from terascope.client import AsyncClient, Client, capture, gradient, scale, set_
 from terascope.core.config import DEFAULT_MODELS, Config, DeploymentConfig
-from terascope.core.errors import BadRequest, NotAllowed
+from terascope.core.errors import BadRequest, EngineError, EngineNan, NotAllowed
 from terascope.core.prices import formula
 from terascope.testing.gateway import Served, running_gateway
 
@@ -178,3 +178,94 @@ def test_the_sites_of_a_model(client: Client) -> None:
     sites = {one.site: [axis.size for axis in one.axes] for one in found.sites}
     assert sites["blocks.29.attention.heads"] == [9, 64]
     assert sites["logits"] == [49152]
+
+
+def test_the_sdk_gives_arrays_with_names(client: Client) -> None:
+    operations = [
+        capture("blocks.*.residual.post", in_="clean"),
+        capture("blocks.3.attention.probabilities", name="attention", in_="other"),
+    ]
+    prompts = {"clean": EIFFEL, "other": COLOSSEUM}
+    found = client.trace(MODEL, prompts, operations, gradient=gradient({"loss": "all"}, "embeddings"))
+    stream = found["clean"].stack("blocks.*.residual.post")
+    assert (stream.axes, stream.shape) == (("layer", "token", "channel"), (30, 6, 576))
+    raw = client.traces.run(MODEL, [EIFFEL], [{"capture": "blocks.7.residual.post"}]).rows[0]
+    assert torch.allclose(stream.torch()[7], tensor(raw.arrays["blocks.7.residual.post"]), atol=1e-4)
+    attention = found["other"]["attention"].xarray()
+    assert attention.dims == ("token", "head", "key")
+    assert "".join(attention.key_text.values) == COLOSSEUM
+    assert attention.sum("key").values == pytest.approx(1.0, abs=1e-5)
+    assert found["clean"]["gradient/value"].item() > 0
+    assert found.about.usage["prompt_tokens"] == 12
+
+
+def test_the_sdk_sends_arrays_of_numpy_and_torch_and_of_results(client: Client) -> None:
+    """Setting what was captured back into its place changes nothing; half of it does."""
+    last = capture("logits", tokens="last")
+    before = client.trace(MODEL, EIFFEL, [capture("blocks.9.residual.post", name="x"), last])[0]
+    whole = before["x"]
+    given = {"own": whole, "torch": whole.torch(), "numpy": whole.numpy(), "half": whole.numpy() / 2}
+    sets = [set_("blocks.9.residual.post", value, in_=name) for name, value in given.items()]
+    after = client.trace(MODEL, dict.fromkeys(given, EIFFEL), [*sets, last])
+    for name in ("own", "torch", "numpy"):
+        assert torch.allclose(after[name]["logits"].torch(), before["logits"].torch(), atol=1e-3)
+    assert not torch.allclose(after["half"]["logits"].torch(), before["logits"].torch(), atol=1e-1)
+
+
+def test_the_sdk_reads_16_bits(client: Client) -> None:
+    kept = {
+        dtype: client.trace(MODEL, EIFFEL, [capture("blocks.3.residual.post")], dtype=dtype)[0][
+            "blocks.3.residual.post"
+        ]
+        for dtype in ("F32", "BF16")
+    }
+    assert kept["BF16"].torch().dtype is torch.bfloat16
+    assert kept["BF16"].numpy("float32") == pytest.approx(kept["F32"].numpy(), rel=2**-7)
+
+
+def test_the_sdk_streams_prompts_and_one_that_fails_harms_no_other(client: Client) -> None:
+    operations = [scale("blocks.3.mlp.output", 1e38, in_="0"), capture("norm", name="x", tokens="last")]
+    with client.trace(MODEL, [EIFFEL, COLOSSEUM], operations, stream=True) as prompts:
+        failed, fine = prompts
+    with pytest.raises(EngineNan):
+        failed["x"]
+    assert fine["x"].axes == ("token", "channel")
+    assert prompts.about.usage["captured_bytes"] == 576 * 4
+    whole = client.trace(MODEL, [EIFFEL, COLOSSEUM], operations)
+    with pytest.raises(EngineNan):
+        whole["0"]["x"]
+    assert whole["1"]["x"].numpy() == pytest.approx(fine["x"].numpy(), abs=1e-4)
+
+
+async def test_the_sdk_can_be_awaited(gateway: Served) -> None:
+    async with AsyncClient(gateway.url, gateway.key) as client:
+        whole = await client.trace(MODEL, [EIFFEL, COLOSSEUM], [capture("norm")])
+        async with client.trace(MODEL, [EIFFEL, COLOSSEUM], [capture("norm")], stream=True) as prompts:
+            rows = {row.name: row["norm"].numpy() async for row in prompts}
+        estimate = await client.traces.estimate(MODEL, [EIFFEL, COLOSSEUM], [capture("norm")])
+    assert {name: one.shape for name, one in rows.items()} == {"0": (6, 576), "1": (6, 576)}
+    assert whole["1"]["norm"].numpy() == pytest.approx(rows["1"], abs=1e-3)
+    assert estimate.captured_bytes == whole.about.usage["captured_bytes"]
+
+
+def test_a_file_that_is_sent_while_it_is_made(client: Client) -> None:
+    """More than the worker keeps: it flows, and a prompt that fails is known only at its end."""
+    prompts = {f"row-{number}": EIFFEL * 20 for number in range(12)}
+    operations = [scale("blocks.3.mlp.output", 1e38, in_="row-5"), capture("blocks.*.residual.post")]
+    found = client.trace(MODEL, prompts, operations)
+    size = found.about.usage["captured_bytes"]
+    assert size > 64 << 20
+    assert sum(one.array.nbytes for name in found if name != "row-5" for one in found[name].values()) == size * 11 // 12
+    with pytest.raises(EngineError, match="numbers"):
+        found["row-5"]["blocks.3.residual.post"]
+
+
+def test_the_sites_of_a_model_are_shown(client: Client) -> None:
+    assert "blocks.29.attention.heads" in client.traces.sites(MODEL)._repr_html_()
+
+
+def test_tokens_and_their_texts(client: Client) -> None:
+    tokens = client.words.tokens(MODEL, EIFFEL).tokens
+    found = client.words.texts(MODEL, tokens)
+    assert found.prompt == EIFFEL
+    assert found.pieces == ["The", " E", "iffel", " Tower", " is", " in"]

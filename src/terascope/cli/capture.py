@@ -16,10 +16,10 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from terascope.cli.connection import Connection, DataDir, Key, Url, found
 from terascope.cli.show import Json, print_json, size
 from terascope.client import AsyncClient
-from terascope.client.capture import Settings, capture
-from terascope.client.capture.progress import Progress as Told
-from terascope.client.capture.progress import Tell, silent
-from terascope.client.capture.settings import sites_of
+from terascope.client.datasets import Settings, capture
+from terascope.client.datasets.progress import Progress as Told
+from terascope.client.datasets.progress import Tell, silent
+from terascope.client.datasets.settings import sites_of
 from terascope.core.errors import BadRequest
 from terascope.core.projects import Qos
 

@@ -101,7 +101,7 @@ def _new(shape: Sequence[int], width: float, height: float) -> "Axes":
     from matplotlib.figure import Figure
 
     rows, columns = shape
-    size = (min(24.0, 2.2 + width * columns), min(24.0, 1.6 + height * rows))
+    size = (min(24.0, max(4.5, 2.2 + width * columns)), min(24.0, max(3.0, 1.6 + height * rows)))
     return Figure(figsize=size, layout="constrained").add_subplot()
 
 

@@ -213,3 +213,11 @@ def test_every_call_says_what_it_does() -> None:
             names = [name for name in dir(noun) if not name.startswith("_") and callable(getattr(noun, name))]
             assert names
             assert [name for name in names if not getattr(noun, name).__doc__] == []
+
+
+def test_words_of_a_model(gateway: Served) -> None:
+    with Client(gateway.url, gateway.key) as client:
+        tokens = client.words.tokens("echo", "one two").tokens
+        found = client.words.texts("echo", tokens)
+    assert found.prompt == "one two"
+    assert "".join(found.pieces or ()) == "one two"

@@ -8,10 +8,10 @@ import orjson
 
 from terascope.client import AsyncClient
 from terascope.client.ask import Ask
-from terascope.client.capture.block import Done
-from terascope.client.capture.prompts import Prompt
-from terascope.client.capture.settings import Settings
 from terascope.client.clients import TRACES
+from terascope.client.datasets.block import Done
+from terascope.client.datasets.prompts import Prompt
+from terascope.client.datasets.settings import Settings
 from terascope.client.tensors import TensorReader
 from terascope.core.errors import (
     BadRequest,

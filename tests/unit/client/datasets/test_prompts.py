@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as some
 
-from terascope.client.capture.prompts import PromptFile, digest
-from terascope.client.capture.settings import Settings, sites_of
+from terascope.client.datasets.prompts import PromptFile, digest
+from terascope.client.datasets.settings import Settings, sites_of
 from terascope.core.errors import BadRequest, Conflict
 
 texts = some.text(some.characters(exclude_categories=["Cs"]), min_size=1, max_size=20).filter(lambda text: text.strip())

@@ -15,8 +15,8 @@ from typing import Any
 
 import orjson
 
-from terascope.client.capture.block import Column, column_of
-from terascope.client.capture.settings import Settings
+from terascope.client.datasets.block import Column, column_of
+from terascope.client.datasets.settings import Settings
 from terascope.core.errors import Conflict
 
 NAME = "manifest.json"

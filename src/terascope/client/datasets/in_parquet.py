@@ -6,9 +6,9 @@ import orjson
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from terascope.client.capture.block import Block, Column
-from terascope.client.capture.manifest import Manifest, cut_parts, whole_file
-from terascope.client.capture.numbers import numbers
+from terascope.client.datasets.block import Block, Column
+from terascope.client.datasets.manifest import Manifest, cut_parts, whole_file
+from terascope.client.datasets.numbers import numbers
 
 _PART = "part-{:06d}.parquet"
 

@@ -5,8 +5,8 @@ from typing import Protocol
 
 import orjson
 
-from terascope.client.capture.block import Block, Done, check_column
-from terascope.client.capture.manifest import Manifest, beside
+from terascope.client.datasets.block import Block, Done, check_column
+from terascope.client.datasets.manifest import Manifest, beside
 from terascope.core.errors import BadRequest, ConfigError
 
 PROMPTS = "prompts.jsonl"
@@ -29,17 +29,17 @@ def rows_of(kind: str, directory: Path) -> Rows:
     """What keeps rows in a format. Raises `ConfigError` when its library is not installed, `BadRequest`."""
     try:
         if kind == ".zarr":
-            from terascope.client.capture.in_zarr import ZarrRows
+            from terascope.client.datasets.in_zarr import ZarrRows
 
             return ZarrRows(directory)
         if kind == ".parquet":
-            from terascope.client.capture.in_parquet import ParquetRows
+            from terascope.client.datasets.in_parquet import ParquetRows
 
             return ParquetRows(directory)
     except ImportError as error:
         raise ConfigError(f"{kind} needs {error.name}; install terascope[capture], or write .safetensors") from None
     if kind == ".safetensors":
-        from terascope.client.capture.in_safetensors import SafetensorsRows
+        from terascope.client.datasets.in_safetensors import SafetensorsRows
 
         return SafetensorsRows(directory)
     raise BadRequest(f"the output must end with {', '.join(KINDS)}", param="output")

@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from terascope.client import AsyncClient
-from terascope.client.capture.asking import Asking, Sleep
-from terascope.client.capture.block import Block, Done
-from terascope.client.capture.dataset import KINDS, Dataset
-from terascope.client.capture.manifest import Manifest, alone
-from terascope.client.capture.progress import Progress, Tell, silent
-from terascope.client.capture.prompts import Prompt, PromptFile, digest
-from terascope.client.capture.settings import Settings
+from terascope.client.datasets.asking import Asking, Sleep
+from terascope.client.datasets.block import Block, Done
+from terascope.client.datasets.dataset import KINDS, Dataset
+from terascope.client.datasets.manifest import Manifest, alone
+from terascope.client.datasets.progress import Progress, Tell, silent
+from terascope.client.datasets.prompts import Prompt, PromptFile, digest
+from terascope.client.datasets.settings import Settings
 from terascope.core.errors import BadRequest
 from terascope.core.projects import Qos
 

@@ -7,9 +7,9 @@ import numpy as np
 import zarr
 from numpy.typing import ArrayLike
 
-from terascope.client.capture.block import Block, Column
-from terascope.client.capture.manifest import Manifest
-from terascope.client.capture.numbers import KINDS, numbers
+from terascope.client.datasets.block import Block, Column
+from terascope.client.datasets.manifest import Manifest
+from terascope.client.datasets.numbers import KINDS, numbers
 
 _CHUNK_BYTES = 4 << 20
 _INDEX_ROWS = 1 << 16

@@ -4,7 +4,7 @@ from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from terascope.client.capture.prompts import Prompt
+from terascope.client.datasets.prompts import Prompt
 from terascope.core.errors import BadRequest
 from terascope.internals.arrays import Array, DType
 from terascope.internals.packing import Spec

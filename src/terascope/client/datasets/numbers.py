@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from terascope.client.capture.block import Column
+from terascope.client.datasets.block import Column
 from terascope.internals.arrays import DType
 
 KINDS = {

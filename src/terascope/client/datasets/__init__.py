@@ -2,7 +2,7 @@
 
 import asyncio
 from terascope.client import AsyncClient
-from terascope.client.capture import Settings, capture
+from terascope.client.datasets import Settings, capture
 
 async def main():
     async with AsyncClient() as client:
@@ -12,8 +12,8 @@ async def main():
 asyncio.run(main())
 """
 
-from terascope.client.capture.progress import Progress
-from terascope.client.capture.run import capture
-from terascope.client.capture.settings import Settings
+from terascope.client.datasets.progress import Progress
+from terascope.client.datasets.run import capture
+from terascope.client.datasets.settings import Settings
 
 __all__ = ["Progress", "Settings", "capture"]

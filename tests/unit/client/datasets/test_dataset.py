@@ -14,11 +14,11 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as some
 
-from terascope.client.capture.block import Block, Done
-from terascope.client.capture.dataset import KINDS, PROMPTS, Dataset, rows_of
-from terascope.client.capture.manifest import Manifest, alone, beside
-from terascope.client.capture.prompts import Prompt
-from terascope.client.capture.settings import Settings
+from terascope.client.datasets.block import Block, Done
+from terascope.client.datasets.dataset import KINDS, PROMPTS, Dataset, rows_of
+from terascope.client.datasets.manifest import Manifest, alone, beside
+from terascope.client.datasets.prompts import Prompt
+from terascope.client.datasets.settings import Settings
 from terascope.core.errors import BadRequest, Conflict
 from terascope.internals.arrays import Array, DType
 from terascope.internals.packing import Spec

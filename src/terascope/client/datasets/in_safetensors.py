@@ -4,8 +4,8 @@ from pathlib import Path
 
 import orjson
 
-from terascope.client.capture.block import Block
-from terascope.client.capture.manifest import Manifest, cut_parts, replace_file, whole_file
+from terascope.client.datasets.block import Block
+from terascope.client.datasets.manifest import Manifest, cut_parts, replace_file, whole_file
 from terascope.internals.arrays import DType
 from terascope.internals.packing import Layout, Spec
 
