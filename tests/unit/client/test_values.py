@@ -67,7 +67,7 @@ def test_numpy_has_no_bfloat16() -> None:
 
 
 def test_xarray_names_axes_and_labels() -> None:
-    labels = {"layer": [3, 7], "token": ["The", " the"]}
+    labels: dict[str, list[Any]] = {"layer": [3, 7], "token": ["The", " the"]}
     found = array(1, 2, 3, 4, shape=(2, 2), axes=("layer", "token"), labels=labels).xarray()
     assert found.dims == ("layer", "token")
     assert found.sel(layer=7).values.tolist() == [3, 4]
