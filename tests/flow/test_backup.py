@@ -177,7 +177,10 @@ def test_what_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_data_directory_has_nothing_else_to_back_up(tmp_path: Path) -> None:
-    """What a gateway keeps outside its database would be lost: whoever adds something here backs it up as well."""
+    """What a gateway keeps outside its database would be lost: whoever adds something here backs it up as well.
+
+    The content of files is the exception, of which `terascope backup` tells: it is large, and copied beside.
+    """
     with gateway(tmp_path / "first", "") as process:
         process.ready()
         body = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}]}
@@ -186,4 +189,4 @@ def test_the_data_directory_has_nothing_else_to_back_up(tmp_path: Path) -> None:
         found = {path.name for path in process.data_dir.iterdir()}
         assert process.stop() == 0
     database = {"terascope.db", "terascope.db-wal", "terascope.db-shm"}
-    assert found - database == {"logs", "run", "gateway.lock", "operator.json"}
+    assert found - database == {"files", "logs", "run", "gateway.lock", "operator.json"}

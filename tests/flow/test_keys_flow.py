@@ -33,6 +33,11 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("POST", "/detokenize"): frozenset({"query", OPERATOR}),
     ("POST", "/v1/traces"): frozenset({"internals", OPERATOR}),
     ("POST", "/v1/traces/sites"): frozenset({"internals", OPERATOR}),
+    ("GET", "/v1/files"): ANYONE,  # of their projects
+    ("POST", "/v1/files"): ANYONE,
+    ("GET", "/v1/files/{file_id}"): ANYONE,
+    ("GET", "/v1/files/{file_id}/content"): ANYONE,
+    ("DELETE", "/v1/files/{file_id}"): ANYONE,
     ("GET", "/v1/me"): ANYONE,
     ("GET", "/v1/models"): ANYONE,
     ("GET", "/v1/models/{model:path}"): ANYONE,
@@ -205,7 +210,7 @@ def body_for(method: str, template: str) -> dict[str, Any] | None:
     return {} if method in ("POST", "PUT", "PATCH") else None
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/admin/v1/keys", "/admin/v1/models"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/admin/v1/keys", "/admin/v1/models", "/v1/files"])
 def test_without_a_key_no_body_is_read(gateway: Served, path: str) -> None:
     """The answer is there before the body: nobody without a key fills our memory or makes us parse."""
     address = ("127.0.0.1", int(gateway.url.rpartition(":")[2]))

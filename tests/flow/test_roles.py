@@ -36,6 +36,11 @@ USED = (FREE, FREE, FREE, DENIED, DENIED)
 ROUTES = [
     Route("POST", "/v1/chat/completions", USED, CHAT, PAYS),
     Route("POST", "/v1/embeddings", USED, {"model": "echo", "input": "x"}, PAYS),
+    Route("GET", "/v1/files", USED, headers=PAYS),
+    Route("POST", "/v1/files", USED, {}, PAYS),
+    Route("GET", "/v1/files/none", (FREE,) * 5),
+    Route("GET", "/v1/files/none/content", (FREE,) * 5),
+    Route("DELETE", "/v1/files/none", (FREE,) * 5),
     Route("GET", "/admin/v1/projects", (FREE,) * 5),
     Route("POST", "/admin/v1/projects", OPERATED, {"name": "climate"}),
     Route("GET", "/admin/v1/projects/climate", SEEN),

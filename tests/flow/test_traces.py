@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,8 @@ import safetensors.torch
 import torch
 
 from terascope.cli import settings
-from terascope.client import AsyncClient, Client, capture, gradient, scale, set_
+from terascope.client import AsyncClient, Client
+from terascope.client.operations import capture, gradient, scale, set_
 from terascope.core.config import DEFAULT_MODELS, Config, DeploymentConfig
 from terascope.core.errors import BadRequest, EngineError, EngineNan, NotAllowed
 from terascope.core.prices import formula
@@ -153,12 +155,23 @@ def test_who_may_not_look_inside(gateway: Served, client: Client) -> None:
         ({"capture": "blocks.3.residual.pots"}, "did you mean"),
         ({"add": "blocks.3.residual.post", "value": [1.0, 2.0]}, "576"),
         ({"scale": "blocks.3.residual.post", "by": 1.0, "tokens": 77}, "77"),
+        ({"patch": "blocks.3.residual.post", "from": "0", "in": "0"}, "takes from itself"),
+        ({"add": "norm", "value": {"dtype": "F32", "shape": [1], "data": "AADAfw=="}}, "finite"),
     ],
 )
 def test_what_cannot_be_is_told_with_what_can(client: Client, operation: dict[str, Any], words: str) -> None:
     with pytest.raises(BadRequest, match=words) as refused:
         client.traces.run(MODEL, [EIFFEL], [operation])
     assert refused.value.code == "invalid_request"
+
+
+@pytest.mark.parametrize(("count", "words"), [(1, "maximum context length"), (123, "captured bytes, and")])
+def test_captures_of_a_million_tokens(http: httpx.Client, count: int, words: str) -> None:
+    prompts = [{"tokens": [5] * (1_000_000 if count == 1 else 8192)}] * count
+    plan = {"model": MODEL, "prompts": prompts, "operations": [{"capture": "blocks.*.residual.post"}]}
+    error = http.post("/v1/traces", json=plan).json()["error"]
+    assert re.search(words, error["message"])
+    assert (error["type"], bool(error["param"])) == ("invalid_request_error", True)
 
 
 def test_the_sites_of_a_model(client: Client) -> None:

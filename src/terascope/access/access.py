@@ -2,11 +2,12 @@
 
 import hmac
 import secrets
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING
 
 from terascope.access.accounts import Accounts
 from terascope.access.allocations import Allocations
+from terascope.access.days import Days
 from terascope.access.issuance import Issuance
 from terascope.access.keys import Keys
 from terascope.access.limits import Limits
@@ -23,6 +24,7 @@ from terascope.store.audit import AuditStore
 from terascope.store.database import Database
 from terascope.store.identities import IdentityStore
 from terascope.store.keys import KeyStore
+from terascope.store.runs import RunStore
 from terascope.store.service_accounts import ServiceAccountStore
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Access:
         issuers: Sequence[IssuerConfig] = (),
     ) -> None:
         self.limits = Limits(limits or LimitsConfig(), clock)
+        self.days = Days(limits or LimitsConfig(), clock, RunStore(database).traced)
         self.projects = Projects(database, clock)
         self.accounts = Accounts(database, self.projects, config or AccountingConfig(), clock)
         self.audit = AuditStore(database)
@@ -71,15 +74,24 @@ class Access:
         return await self.keys.identify(token)
 
     async def admit(
-        self, principal: Principal, version: ModelVersion, mode: Mode, *, project: str = "", qos: Qos = Qos.INTERACTIVE
+        self,
+        principal: Principal,
+        version: ModelVersion,
+        mode: Mode,
+        *,
+        project: str = "",
+        qos: Qos = Qos.INTERACTIVE,
+        also: Collection[Mode] = (),
     ) -> Grant:
-        """Return the right to one request in `mode`, to be paid by `project` or else by the key's own.
+        """Return the right to one request in `mode`, and in those of `also`, paid by `project` or the key's own.
 
         Nothing is held yet: that is for `accounts.hold`. Raises `NotAllowed`.
         """
-        principal.require(mode)
+        for one in sorted({mode, *also}):
+            principal.require(one)
         payer = await self.projects.for_use(principal, project or principal.project)
-        payer.check(version, mode, qos)
+        for one in sorted({mode, *also}):
+            payer.check(version, one, qos)
         paid = (payer.name, qos, version.price, payer.shares, payer.unlimited)
         return Grant(principal, mode, version.public_name, *paid)
 

@@ -87,8 +87,7 @@ class Accounts:
         Raises `AllocationExhausted` when the project has not enough left. What was held is returned by the
         settlement of the same id, or some minutes after this process died.
         """
-        output = self.slice_tokens * estimate.choices if estimate.output is None else estimate.output
-        amount = grant.price.cost(estimate.prompt, output)
+        amount = estimate.amount(grant.price, self.slice_tokens)
         if grant.unlimited or not amount:
             return NoMeter()
         if not self._blocks.take(run_id, grant.project, amount):

@@ -3,31 +3,47 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import orjson
+
 from terascope.core.models import ModelVersion
 from terascope.core.prices import Price
-from terascope.internals.limits import GRADIENT_SHARE
+from terascope.internals.limits import BYTES_PER_MICRO, GRADIENT_SHARE, Cost
+from terascope.protocol.embeds import count
 from terascope.protocol.request import ModelRequest
 
 _TEMPLATE_TOKENS = 512  # what a chat template writes around all of a conversation,
 _MESSAGE_TOKENS = 16  # and around each message
 _FREE = ("tokenize", "detokenize", "traces/sites")
 _NO_OUTPUT = ("embeddings",)
+_IN_WINDOWS = 4  # times that a token is computed at most: two windows have it, half of whose tokens only stand around
 _LIMITS = ("max_completion_tokens", "max_tokens")
 _BYTES_A_TOKEN = 4  # of ordinary text: what a prompt probably has when nobody counted
 
 
 @dataclass(frozen=True, slots=True)
 class Estimate:
-    """Upper bounds in tokens. `output` is None when the request does not limit its answer."""
+    """Upper bounds in tokens, and bytes of results. `output` is None when the request does not limit its answer."""
 
     prompt: int
     output: int | None
     choices: int = 1
+    captured_bytes: int = 0
+
+    @classmethod
+    def exact(cls, cost: Cost) -> "Estimate":
+        """What an engine says that a trace takes."""
+        prompt = cost.prompt_tokens + GRADIENT_SHARE * cost.gradient_tokens
+        return cls(prompt, cost.output_tokens, captured_bytes=cost.captured_bytes)
+
+    def amount(self, price: Price, slice_tokens: int) -> int:
+        """Micro service units; of an answer without a limit the first `slice_tokens` of each choice."""
+        output = slice_tokens * self.choices if self.output is None else self.output
+        return price.cost(self.prompt, output) + -(-self.captured_bytes // BYTES_PER_MICRO)
 
     @classmethod
     def of(cls, request: ModelRequest, version: ModelVersion) -> "Estimate":
         """Estimate `request`: every byte of it may be a token, and a template adds to it."""
-        if request.endpoint in _FREE:
+        if is_free(request):
             return cls(0, 0)
         messages = request.fields.get("messages")
         around = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * (len(messages) if isinstance(messages, list) else 1)
@@ -35,7 +51,10 @@ class Estimate:
             return _trace(request, version)
         inputs = request.fields.get("input")
         parts = len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
-        prompt = _capped(request.size + around, version, max(parts, request.choices))
+        text, vectors = _text_and_vectors(request)
+        prompt = _capped(text + vectors + around, version, max(parts, request.choices))
+        if request.endpoint in _NO_OUTPUT and request.fields.get("windows") is not None:
+            prompt = _IN_WINDOWS * (text + around)  # long inputs are welcome there, and windows may overlap
         if request.endpoint in _NO_OUTPUT:
             return cls(prompt, 0)
         choices = max(request.choices, _positive(request.fields.get("best_of")))
@@ -44,11 +63,14 @@ class Estimate:
 
 
 def _trace(request: ModelRequest, version: ModelVersion) -> Estimate:
-    """Every prompt may be as long as the body; a gradient reads it again, for each of its steps, at its own price."""
+    """Where no engine says it: every byte of a prompt may be a token; a gradient reads them again in each of its steps,
+    at its own price. Arrays are no tokens."""
     prompts, gradient = request.fields.get("prompts"), request.fields.get("gradient")
     rows = len(prompts) if isinstance(prompts, list) and prompts else 1
     steps = max(1, _positive(gradient.get("steps"))) if isinstance(gradient, dict) else 0
-    prompt = _capped(request.size + rows * _TEMPLATE_TOKENS, version, rows) * (1 + GRADIENT_SHARE * steps)
+    prompt = _capped(_text_and_vectors(request)[0] + rows * _TEMPLATE_TOKENS, version, rows) * (
+        1 + GRADIENT_SHARE * steps
+    )
     return Estimate(prompt, _capped(_positive(request.fields.get("max_tokens")), version, 1) * rows)
 
 
@@ -65,12 +87,31 @@ def expected_cost(
 
 def is_free(request: ModelRequest) -> bool:
     """Whether it asks for next to no work, and so neither costs nor waits for its turn."""
-    return request.endpoint in _FREE
+    return request.endpoint in _FREE or request.dry_run
 
 
 def probable_prompt_tokens(request: ModelRequest, version: ModelVersion) -> int:
     """How many tokens the prompt probably had, where no engine said."""
-    return 0 if request.endpoint in _FREE else _capped(request.size // _BYTES_A_TOKEN, version, request.choices)
+    if is_free(request):
+        return 0
+    text, vectors = _text_and_vectors(request)
+    return _capped(text // _BYTES_A_TOKEN + vectors, version, _prompts(request))
+
+
+def _prompts(request: ModelRequest) -> int:
+    prompts = request.fields.get("prompts") if request.endpoint == "traces" else None
+    return len(prompts) if isinstance(prompts, list) and prompts else request.choices
+
+
+def _text_and_vectors(request: ModelRequest) -> tuple[int, int]:
+    """Bytes that are not of vectors, and how many vectors there are, each of which counts as a token.
+
+    Of a trace its prompts are counted, not its arrays and operations.
+    """
+    if request.endpoint == "traces":
+        return len(orjson.dumps(request.fields.get("prompts"))), 0
+    found = request.embeds
+    return max(0, request.size - sum(map(len, found))), sum(map(count, found))
 
 
 def _capped(tokens: int, version: ModelVersion, times: int) -> int:

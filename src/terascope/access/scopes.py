@@ -7,7 +7,7 @@ OPERATOR = "operator"
 
 SCOPES: dict[str, str] = {
     Mode.QUERY: "ask models: chat, completions, tokenize",
-    Mode.EMBED: "embeddings",
+    Mode.EMBED: "embeddings; with query, vectors in place of text",
     Mode.INTERNALS: "read and change what happens inside models",
     Mode.TUNE: "train soft prompts and adapters",
     OPERATOR: "everything, including keys, models and everybody's run records",

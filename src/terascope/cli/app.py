@@ -37,11 +37,21 @@ NOUNS: dict[str, tuple[str, str]] = {
     "members": ("terascope.cli.members", "Members of projects and their roles: pi, member or auditor."),
     "allocations": ("terascope.cli.allocations", "Allocations: the service units of projects."),
     "reservations": ("terascope.cli.reservations", "Reservations: slots of a model that a project holds for a time."),
+    "softprompts": ("terascope.cli.softprompts", "Soft prompts: vectors of a project that stand before a prompt."),
+    "projectors": (
+        "terascope.cli.projectors",
+        "Projectors: small networks from a project's own vectors to a model's.",
+    ),
     "usage": (
         "terascope.cli.usage",
         "Show what was used: everybody's for an operator, of one's project for a PI and an auditor, else one's own.",
     ),
     "audit": ("terascope.cli.audit", "Show who changed access or money: what, when, from where; newest first."),
+    "capture": (
+        "terascope.cli.capture",
+        "Bring what is inside a model at each prompt into a dataset; one that was cut short is continued.",
+    ),
+    "files": ("terascope.cli.stored", "Files: uploads, and results that were kept; they belong to projects."),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
     "plan": (
         "terascope.cli.plan",

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from terascope.access.access import Access
+from terascope.access.artefacts import Artefacts
 from terascope.access.issuers import checked_issuers
 from terascope.catalog.catalog import Catalog
 from terascope.cli import settings
@@ -16,6 +17,8 @@ from terascope.core.errors import ConfigError, ModelNotFound, ServiceError
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.engines import registry
+from terascope.files.blobs import open_blobs
+from terascope.files.files import Files
 from terascope.fleet.deployed import EngineKinds
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.launchers.contract import Launcher
@@ -27,6 +30,7 @@ from terascope.inference.inference import Inference
 from terascope.inference.turns import Turns
 from terascope.provenance.recorder import Recorder
 from terascope.scheduler.usage import Usage
+from terascope.store.blobs import Blobs
 from terascope.store.database import Database
 from terascope.store.runs import RunStore
 
@@ -66,15 +70,19 @@ async def opened(
         catalog = await Catalog.open(database, cache_dir, clock)
         fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
         stack.push_async_callback(fleet.aclose)
+        files = await _files(config, database, data_dir, clock, stack)
         recorder = Recorder(RunStore(database), config.records, clock)
         metrics = Metrics()
         await access.reservations.look()
         usage = await _usage(config, access, clock)
         turns = Turns(fleet, config.server, clock, usage, config.scheduler, access.reservations.reserved)
         metrics.watch(turns.waiting)
-        inference = Inference(access, catalog, turns, recorder, config.server, clock, metrics.count)
+        artefacts = Artefacts(database, Blobs(data_dir / "artefacts"), access.projects, clock)
+        inference = Inference(
+            access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files
+        )
         preparing = {_name(deployment): "starting" for deployment in config.deployments}
-        yield Services(config, clock, access, catalog, fleet, inference, recorder, metrics, preparing)
+        yield Services(config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing, artefacts)
 
 
 async def deploy(services: Services, show: Show) -> None:
@@ -126,6 +134,18 @@ async def _version(services: Services, deployment: DeploymentConfig) -> ModelVer
     name, _, version = deployment.model.partition("@")
     source = f"remote:{deployment.url}" if deployment.url else f"{deployment.engine}:{name}"
     return await services.catalog.add_remote(name, source, version=version, context_length=deployment.context_length)
+
+
+async def _files(config: Config, database: Database, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Files:
+    """The files, without what an earlier gateway left half-written."""
+    blobs = open_blobs(config.files.url, config.files.options, data_dir / "files")
+    stack.push_async_callback(blobs.aclose)
+    files = Files(database, blobs, config.files, clock)
+    if (
+        not config.files.url
+    ):  # into a data directory nobody else writes; elsewhere `keep_tidying` does it, with patience
+        await files.tidy(grace_s=0.0)
+    return files
 
 
 async def _usage(config: Config, access: Access, clock: Clock) -> Usage:

@@ -21,6 +21,7 @@ from terascope.store.archive import new_archive
 from terascope.store.audit import note
 from terascope.store.backup import dump, schema_of
 from terascope.store.database import Database
+from terascope.store.files import FileStore
 from terascope.store.migrate import HEAD
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -38,16 +39,22 @@ def backup(
     """Write a gateway's whole state, as it is at one moment, into FILE; it may run meanwhile.
 
     In it are keys (as hashes), projects, allocations and their ledger, run records, the catalogue and the audit
-    log; not weights, not logs, not terascope.yaml. `terascope restore` makes a gateway of it.
+    log, and what is known of files; not their content, not weights, not logs, not terascope.yaml. `terascope restore`
+    makes a gateway of it.
     """
-    url = settings.database_url(settings.load(config or environment.config_file()), local_data_dir(data_dir))
+    told = settings.load(config or environment.config_file())
+    where = local_data_dir(data_dir)
     with acting_as(operator_here()):
-        rows = asyncio.run(_backup(url, file.absolute()))
+        rows, (files, content) = asyncio.run(_backup(settings.database_url(told, where), file.absolute()))
     length = file.stat().st_size
     if as_json:
-        print_json({"file": str(file.absolute()), "rows": rows, "bytes": length})
-    else:
-        print(f"{rows:,} rows are in {file} ({size(length)})")
+        left = {"files": files, "content_bytes": content}
+        print_json({"file": str(file.absolute()), "rows": rows, "bytes": length, "left_out": left})
+        return
+    print(f"{rows:,} rows are in {file} ({size(length)})")
+    if files:
+        store = told.files.url or where / "files"
+        print(f"not in it: the content of {files:,} files ({size(content)}); copy {store} after this")
 
 
 def operator_here() -> Actor:
@@ -59,14 +66,14 @@ def operator_here() -> Actor:
     return Actor(LOCAL_USER, LOCAL_KEY_ID, f"this machine, login {login}")
 
 
-async def _backup(url: str, file: Path) -> int:
+async def _backup(url: str, file: Path) -> tuple[int, tuple[int, int]]:
     _check(await schema_of(url))
     now = SystemClock().now()
     with new_archive(file, version=__version__, schema=HEAD, time=now) as archive:
         database = await Database.open(url)
         try:
             await note(database, "backup", str(file)[:400])  # first, so that it is in the backup too
-            return await dump(database, archive)
+            return await dump(database, archive), await FileStore(database).total()
         finally:
             await database.aclose()
 

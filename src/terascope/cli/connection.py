@@ -70,7 +70,14 @@ def find(url: str = "", key: str = "", data_dir: Path | None = None) -> Connecti
 
 @contextmanager
 def connected(url: str, key: str, data_dir: Path | None) -> Iterator[Client]:
-    """A client of the gateway that `find` finds.
+    """A client of the gateway that `found` finds. Raises as that."""
+    connection = found(url, key, data_dir)
+    with Client(connection.url, connection.key) as client:
+        yield client
+
+
+def found(url: str, key: str, data_dir: Path | None) -> Connection:
+    """What `find` finds, if it can be asked.
 
     Raises `GatewayUnreachable` or `NotAuthenticated`, with the next step, when there is none or no key for it.
     """
@@ -84,8 +91,7 @@ def connected(url: str, key: str, data_dir: Path | None) -> Iterator[Client]:
         raise NotAuthenticated(
             f"no API key for {connection.url}; sign in with `terascope login`, or set TERASCOPE_API_KEY"
         )
-    with Client(connection.url, connection.key) as client:
-        yield client
+    return connection
 
 
 def local_data_dir(given: Path | None) -> Path:

@@ -81,6 +81,7 @@ async def _run(
             services.access.accounts.keep_entering(),
             services.access.reservations.keep_looking(),
             services.access.accounts.keep_giving_back(),
+            services.files.keep_tidying(),
         )
     ]
     for task in upkeep:

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from functools import wraps
+from pathlib import Path
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, overload
 
 from pydantic import BaseModel
@@ -12,6 +13,15 @@ from terascope.client.flow import AsyncFlow, Flow, Item, Reader
 P = ParamSpec("P")
 T = TypeVar("T")
 Sender = TypeVar("Sender", bound="Sends | SendsLater")
+
+
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file of this machine that goes with a request as a form, read while it is sent."""
+
+    path: Path
+    filename: str
+    fields: Mapping[str, str]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +38,8 @@ class Ask(Generic[T]):
     query: Mapping[str, str | int] = field(default_factory=dict)
     patient: bool = False
     also: frozenset[int] = frozenset()
+    upload: Upload | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
 
 
 class Sends(Protocol):

@@ -1,9 +1,10 @@
 """The two clients: how a request is sent, and nothing else."""
 
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Any, BinaryIO, Self, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
@@ -11,10 +12,12 @@ from pydantic import BaseModel, ValidationError
 from terascope._version import __version__
 from terascope.client import logins
 from terascope.client.allocations import Allocations, Audit, UsageReports
+from terascope.client.artefacts import Artefacts
 from terascope.client.ask import Ask, Sender, Sends, SendsLater
 from terascope.client.auth import LoginAuth
 from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, chat_body
 from terascope.client.errors import error_from, stranger, told
+from terascope.client.files import Files, Saving, file_path, opened, range_header
 from terascope.client.flow import AsyncFlow, Flow, Item, Reader
 from terascope.client.identity import Identity, ServiceAccounts
 from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
@@ -25,12 +28,14 @@ from terascope.client.words import Words
 from terascope.core import environment
 from terascope.core.errors import ConfigError
 from terascope.core.urls import is_loopback
+from terascope.protocol.traces import TraceRequest
 
 T = TypeVar("T")
 DEFAULT_URL = "http://127.0.0.1:8000"
 _TIMEOUT_S = 60.0
 _CONNECT_S = 10.0
 _JSON = {"content-type": "application/json"}
+TRACES = "/v1/traces"
 
 
 class _Root(Gateway[Sender]):
@@ -47,6 +52,8 @@ class _Root(Gateway[Sender]):
         self.members = Members(client)
         self.allocations = Allocations(client)
         self.reservations = Reservations(client)
+        self.artefacts = Artefacts(client)
+        self.files = Files(client)
         self.trace = Tracing(client)
         self.traces = Traces(client)
         self.words = Words(client)
@@ -71,9 +78,42 @@ class Client(_Root[Sends]):
 
     def send(self, ask: Ask[T]) -> T:
         """Send `ask` and return its answer. Raises the `ServiceError` that the gateway gave."""
-        with told(self.url):
-            response = self._http.send(_request(self._http, ask))
+        with opened(ask.upload) as file, told(self.url):
+            response = self._http.send(_request(self._http, ask, file))
         return _read(ask, response, self.url)
+
+    @contextmanager
+    def content(self, file_id: str, start: int = 0, stop: int | None = None) -> Iterator[Iterator[bytes]]:
+        """The content of a file from `start` to before `stop`, in pieces as they come. Raises as `send`."""
+        with self._content(file_id, start, stop) as response, told(self.url):
+            yield response.iter_bytes()
+
+    def save_file(self, file_id: str, path: str | Path) -> None:
+        """Write the content of a file to `path`: whole and with the sha256 that it was kept with, or not at all.
+
+        Raises as `send`, and `Conflict` when it cannot be written.
+        """
+        with (
+            self._content(file_id, 0, None) as response,
+            told(self.url),
+            Saving(Path(path)).written(response.headers.get("etag", "")) as saving,
+        ):
+            for piece in response.iter_bytes():
+                saving.write(piece)
+
+    @contextmanager
+    def _content(self, file_id: str, start: int, stop: int | None) -> Iterator[httpx.Response]:
+        request = _content_request(self._http, file_id, start, stop)
+        with told(self.url):
+            response = self._http.send(request, stream=True)
+        try:
+            if not response.is_success:
+                with told(self.url):
+                    response.read()
+                raise error_from(response, self.url)
+            yield response
+        finally:
+            response.close()
 
     @contextmanager
     def chat(self, model: str, messages: Sequence[Message], **fields: Any) -> Iterator[ChatStream]:
@@ -126,9 +166,56 @@ class AsyncClient(_Root[SendsLater]):
 
     async def send(self, ask: Ask[T]) -> T:
         """Send `ask` and return its answer. Raises the `ServiceError` that the gateway gave."""
-        with told(self.url):
-            response = await self._http.send(_request(self._http, ask))
+        with opened(ask.upload) as file, told(self.url):
+            response = await self._http.send(_request(self._http, ask, file))
         return _read(ask, response, self.url)
+
+    @asynccontextmanager
+    async def content(
+        self, file_id: str, start: int = 0, stop: int | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """See `Client.content`."""
+        async with self._content(file_id, start, stop) as response:
+            with told(self.url):
+                yield response.aiter_bytes()
+
+    async def save_file(self, file_id: str, path: str | Path) -> None:
+        """See `Client.save_file`."""
+        async with self._content(file_id, 0, None) as response:
+            with told(self.url), Saving(Path(path)).written(response.headers.get("etag", "")) as saving:
+                async for piece in response.aiter_bytes():
+                    saving.write(piece)
+
+    @asynccontextmanager
+    async def trace_file(
+        self, plan: Mapping[str, Any], headers: Mapping[str, str] | None = None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
+        """The safetensors file that a plan with that `format` gives, in pieces as they come. Raises as `send`."""
+        body = TraceRequest.model_validate(plan).model_dump_json(by_alias=True, exclude_unset=True)
+        request = self._http.build_request(
+            "POST", TRACES, content=body, headers=dict(headers or {}) | _JSON, timeout=_timeout(None)
+        )
+        async with self._streamed(request) as response:
+            with told(self.url):
+                yield response.aiter_bytes()
+
+    @asynccontextmanager
+    async def _content(self, file_id: str, start: int, stop: int | None) -> AsyncIterator[httpx.Response]:
+        async with self._streamed(_content_request(self._http, file_id, start, stop)) as response:
+            yield response
+
+    @asynccontextmanager
+    async def _streamed(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
+        with told(self.url):
+            response = await self._http.send(request, stream=True)
+        try:
+            if not response.is_success:
+                with told(self.url):
+                    await response.aread()
+                raise error_from(response, self.url)
+            yield response
+        finally:
+            await response.aclose()
 
     @asynccontextmanager
     async def chat(self, model: str, messages: Sequence[Message], **fields: Any) -> AsyncIterator[AsyncChatStream]:
@@ -202,15 +289,27 @@ def _timeout(seconds: float | None) -> httpx.Timeout:
     return httpx.Timeout(seconds, connect=_CONNECT_S)
 
 
-def _request(http: httpx.Client | httpx.AsyncClient, ask: Ask[Any]) -> httpx.Request:
+def _request(http: httpx.Client | httpx.AsyncClient, ask: Ask[Any], file: BinaryIO | None = None) -> httpx.Request:
+    form: dict[str, Any] = {}
+    if ask.upload and file:
+        form = {"data": dict(ask.upload.fields), "files": {"file": (ask.upload.filename, file)}}
     return http.build_request(
         ask.method,
         ask.path,
         params=dict(ask.query) or None,
         content=ask.body.model_dump_json(by_alias=True) if ask.body else None,
-        headers=_JSON if ask.body else None,
+        headers=dict(ask.headers) | (_JSON if ask.body else {}),
         timeout=_timeout(None if ask.patient else _TIMEOUT_S),
+        **form,
     )
+
+
+def _content_request(
+    http: httpx.Client | httpx.AsyncClient, file_id: str, start: int, stop: int | None
+) -> httpx.Request:
+    # as it is: a compressed answer could not be a part of it
+    headers = {"accept-encoding": "identity"} | range_header(start, stop)
+    return http.build_request("GET", file_path(file_id, "content"), headers=headers)
 
 
 def _chat_request(

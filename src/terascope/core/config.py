@@ -52,10 +52,17 @@ class DatabaseConfig:
 
 
 @dataclass(frozen=True)
-class BlobsConfig:
-    """Where large results live."""
+class FilesConfig:
+    """Where files live: uploads, and results that are too large for an answer."""
 
-    url: str = _key("", "Directory or fsspec URL; empty means `blobs` in the data directory.")
+    url: str = _key(
+        "", "Directory, or URL of any file system that fsspec knows; empty means `files` in the data directory."
+    )
+    options: dict[str, str] = _key({}, "Options of that file system, such as `endpoint_url` of S3.")
+    max_file_bytes: int = _key(16 * 1024**3, "Largest file, in bytes; more is refused with 413.")
+    max_project_bytes: int = _key(256 * 1024**3, "Bytes that the files of a project may have in all; 0: no limit.")
+    results_days: float = _key(30.0, "Days that results by reference are kept (traces as files); 0: for ever.")
+    projects: dict[str, int] = _key({}, "The same for some projects, by name, in place of `max_project_bytes`.")
 
 
 @dataclass(frozen=True)
@@ -135,10 +142,16 @@ class LimitConfig:
     requests_per_minute: int = _key(0, "Requests in a minute; 0: no limit.")
     tokens_per_minute: int = _key(0, "Tokens in a minute, of prompts and answers together; 0: no limit.")
     concurrent: int = _key(0, "Requests that run at once; 0: no limit.")
+    captured_bytes_per_day: int = _key(
+        0, "Bytes of results of traces in a day, which begins at midnight UTC; of keys and projects; 0: no limit."
+    )
+    gradient_tokens_per_day: int = _key(
+        0, "Tokens that go back through the model in a day; of keys and projects; 0: no limit."
+    )
 
     @property
     def any(self) -> bool:
-        """Whether it limits anything."""
+        """Whether it limits anything by the minute or at once."""
         return bool(self.requests_per_minute or self.tokens_per_minute or self.concurrent)
 
 
@@ -151,6 +164,20 @@ class LimitsConfig:
     keys: dict[str, LimitConfig] = _key({}, "What some keys may do, by their ids, in place of `key`.")
     projects: dict[str, LimitConfig] = _key({}, "What some projects may do, by name, in place of `project`.")
     qos: dict[str, LimitConfig] = _key({}, "What a QOS may do in all: `urgent`, `interactive`, `batch`.")
+
+
+@dataclass(frozen=True)
+class InternalsConfig:
+    """The most that one trace may take; a plan over it is refused before it runs."""
+
+    prompts: int = _key(1024, "Prompts.")
+    operations: int = _key(1 << 16, "Operations, one for each prompt and site.")
+    prompt_tokens: int = _key(1 << 20, "Tokens of all prompts.")
+    output_tokens: int = _key(1 << 16, "Tokens of all answers.")
+    gradient_tokens: int = _key(1 << 16, "Tokens that go back through the model, each pass counted.")
+    captured_bytes: int = _key(16 << 30, "Bytes of results.")
+    supplied_bytes: int = _key(1 << 30, "Bytes of arrays that come with the plan.")
+    memory_bytes: int = _key(4 << 30, "Bytes of memory in the engine; never more than a quarter of what it has left.")
 
 
 @dataclass(frozen=True)
@@ -227,12 +254,13 @@ class Config:
 
     server: ServerConfig = _part(ServerConfig, "How the gateway listens and how patient it is.")
     database: DatabaseConfig = _part(DatabaseConfig, "Where the state lives.")
-    blobs: BlobsConfig = _part(BlobsConfig, "Where large results live.")
+    files: FilesConfig = _part(FilesConfig, "Where files live: uploads, and results too large for an answer.")
     auth: AuthConfig = _part(AuthConfig, "Who may ask.")
     records: RecordsConfig = _part(RecordsConfig, "How long run records are kept.")
     accounting: AccountingConfig = _part(AccountingConfig, "How service units are held for requests that run.")
     scheduler: SchedulerConfig = _part(SchedulerConfig, "Who goes next when a model has more to do than it can.")
     limits: LimitsConfig = _part(LimitsConfig, "How fast keys, projects and classes of service may ask.")
+    internals: InternalsConfig = _part(InternalsConfig, "The most that one trace may take.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")
     deployments: list[DeploymentConfig] = _key([], "What is served.")

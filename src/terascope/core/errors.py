@@ -8,19 +8,24 @@
     │   ├── UnsupportedFeature 400  no engine of that model can do what is asked
     │   ├── ContextLengthExceeded 400  prompt and answer do not fit into the model's context
     │   ├── BackupUnusable     400  a file is no whole backup that this program can restore
-    │   └── Conflict           409
+    │   ├── QuotaExceeded      413  the project keeps as many bytes of files as it may
+    │   ├── Conflict           409
+    │   └── RangeNotSatisfiable 416  nothing of the file is at the `Range` that was asked for
     ├── NotAuthenticated       401  no key, or not a valid one
     │   └── InvalidToken       401  a token that is not, or no longer, valid here
     ├── NotAllowed             403
     ├── AllocationExhausted    402  the project has not enough service units left
     ├── NotFound               404
-    │   └── ModelNotFound      404
+    │   ├── ModelNotFound      404
+    │   └── FileLost           404  a file is known, but its content is not in the store any more
     ├── RateLimited            429
     ├── Overloaded             503  try again later
     │   ├── ModelUnavailable   503  the model has no replica that can answer
     │   ├── EngineOutOfMemory  503  the engine's memory did not suffice for the request
     │   ├── IssuerUnavailable  503  the issuer of a token cannot be asked just now
+    │   ├── StorageUnavailable 503  the store of files cannot be used just now
     │   └── ServerStopping     503  the gateway is being stopped
+    ├── StorageFull            507  the store of files has no room left
     ├── EngineError            502  the engine failed before it answered
     │   └── EngineUnreachable  502  no connection to the engine
     ├── EngineLost             502  the engine was lost in mid-answer
@@ -116,11 +121,25 @@ class BackupUnusable(BadRequest):
     code = "backup_unusable"
 
 
+class QuotaExceeded(BadRequest):
+    """The project would keep more bytes of files than it may; it has to delete some."""
+
+    status = 413
+    code = "quota_exceeded"
+
+
 class Conflict(BadRequest):
     """The change contradicts what is there."""
 
     status = 409
     code = "conflict"
+
+
+class RangeNotSatisfiable(BadRequest):
+    """The file has nothing at the `Range` that was asked for; `Content-Range` says how long it is."""
+
+    status = 416
+    code = "range_not_satisfiable"
 
 
 class NotAuthenticated(ServiceError):
@@ -167,6 +186,12 @@ class ModelNotFound(NotFound):
     code = "model_not_found"
 
 
+class FileLost(NotFound):
+    """The file is known, but its content is not in the store of files any more."""
+
+    code = "file_lost"
+
+
 class RateLimited(ServiceError):
     """A limit was reached; `Retry-After` says when to come back."""
 
@@ -200,6 +225,19 @@ class IssuerUnavailable(Overloaded):
     """The issuer of a token cannot be asked for its keys just now, so the token cannot be judged."""
 
     code = "issuer_unavailable"
+
+
+class StorageUnavailable(Overloaded):
+    """The store of files cannot be read or written just now."""
+
+    code = "storage_unavailable"
+
+
+class StorageFull(ServiceError):
+    """The store of files has no room left; what was being written to it is gone."""
+
+    status = 507
+    code = "storage_full"
 
 
 class ServerStopping(Overloaded):

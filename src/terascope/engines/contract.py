@@ -5,7 +5,7 @@ one JSON body to one endpoint, get a status and a stream of bytes. `terascope.te
 conformance suite that every implementation passes.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -22,7 +22,9 @@ class EngineCall:
     computed prefixes with whom: an engine that keeps them gives them only to calls of the same scope. It is opaque,
     ASCII, at most 128 characters; "" is the scope of those who chose to share with everybody. `priority` says whose
     turn comes first where requests wait for each other inside the engine: 0 is urgent, 1 interactive, 2 batch. An
-    engine may ignore it; it changes when an answer comes and never what it says.
+    engine may ignore it; it changes when an answer comes and never what it says. `limits` are the most that a trace may
+    take, by the names of `core.config.InternalsConfig`; an engine that takes traces refuses what is over them, and
+    answers one with `dry_run` with its cost, as `TraceResult.estimate`, without running it.
     """
 
     request_id: str
@@ -30,6 +32,7 @@ class EngineCall:
     body: bytes
     scope: str = ""
     priority: int = 1
+    limits: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
+import orjson
+
 from terascope.core.errors import ConfigError, EngineError, EngineLost, EngineUnreachable
 from terascope.engines.contract import Endpoint, EngineCall, EngineInfo
 from terascope.engines.http1 import Connection, HttpAnswer
@@ -224,8 +226,10 @@ class HttpEngine:
         """Connect to nothing yet.
 
         `served_name`, when given, must be what the engine says it serves. With `tells_terms` the engine is told
-        the scope of each call, "" too, in `X-Terascope-Scope`, and its priority in `X-Terascope-Priority`. Raises
-        `ConfigError` when the endpoint is not the address of an engine.
+        the scope of each call, "" too, in `X-Terascope-Scope`, its priority in `X-Terascope-Priority`, and the limits
+        of a trace in `X-Terascope-Trace-Limits`.
+
+        Raises `ConfigError` when the endpoint is not the address of an engine.
         """
         secret = [("Authorization", f"Bearer {endpoint.secret}")] if endpoint.secret else []
         self._client = HttpClient(endpoint.url, headers=secret, tls=tls)
@@ -238,6 +242,7 @@ class HttpEngine:
         headers = [("X-Request-Id", call.request_id)]
         if self._tells_terms:
             headers += [("X-Terascope-Scope", call.scope), ("X-Terascope-Priority", str(call.priority))]
+            headers += [("X-Terascope-Trace-Limits", orjson.dumps(call.limits).decode())] if call.limits else []
         return await self._client.request("POST", path, call.body, headers=headers)
 
     async def probe(self) -> EngineInfo:

@@ -10,6 +10,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
 from starlette.routing import Match
 
 from terascope._version import __version__
@@ -32,6 +33,7 @@ from terascope.gateway.asgi import (
 from terascope.gateway.openapi import describe
 from terascope.gateway.routes import (
     admin_allocations,
+    admin_artefacts,
     admin_audit,
     admin_keys,
     admin_models,
@@ -40,6 +42,7 @@ from terascope.gateway.routes import (
     admin_runs,
     admin_service_accounts,
     console,
+    files,
     health,
     identity,
     models,
@@ -51,11 +54,13 @@ from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
 _PARTS = (
-    health, identity, models, admin_models, admin_keys, admin_service_accounts, admin_projects, admin_allocations,
-    admin_reservations, admin_audit, admin_runs, console,
+    health, identity, models, files, admin_models, admin_keys, admin_service_accounts, admin_projects,
+    admin_allocations, admin_reservations, admin_artefacts, admin_audit, admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")
+_LARGE = "/admin/v1/artefacts/"  # paths that take as much as a model does
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model
+_READ_AS_THEY_COME = {("POST", "/v1/files")}  # by their routes, which know how much they take
 
 
 class Gateway:
@@ -64,6 +69,7 @@ class Gateway:
     def __init__(self, services: Services) -> None:
         self._most = services.config.server.max_requests
         self._running = 0
+        self._most_body = services.config.server.max_body_bytes
         self._access = services.access
         services.metrics.in_flight.set_function(lambda: self._running)
         self._other = _rest(services)
@@ -102,14 +108,16 @@ class Gateway:
             if "\0" in path:
                 raise NotFound("the path has a NUL character in it, which nothing here is named by")
             who = await self._access.identify(header(scope, b"authorization")) if path.startswith(_KEYED) else None
-            body = await read_body(scope, receive, most=_MOST_BODY)
+            if (scope["method"], path) not in _READ_AS_THEY_COME:
+                most = self._most_body if path.startswith(_LARGE) else _MOST_BODY
+                receive = replayed(await read_body(scope, receive, most=most), receive)
         except ServiceError as error:
             await HttpReply(send, scope["terascope.request_id"]).fail(error)
         except ClientLeft:
             log.info("the client left", extra={"request_id": scope["terascope.request_id"]})
         else:
             with acting_as(_actor(who, scope)):
-                await self._other(scope, replayed(body, receive), named(send, scope["terascope.request_id"]))
+                await self._other(scope, receive, named(send, scope["terascope.request_id"]))
 
 
 def _actor(who: Principal | None, scope: Scope) -> Actor:
@@ -138,6 +146,7 @@ def _rest(services: Services) -> FastAPI:
     app.state.services = services
     for part in _PARTS:
         app.include_router(part.router)
+    app.add_exception_handler(ClientDisconnect, _gone)
     for kind in (ServiceError, RequestValidationError, HTTPException, Exception):
         app.add_exception_handler(kind, _tell)
     describe(app)
@@ -152,6 +161,12 @@ async def _tell(request: Request, error: Exception) -> Response:
         log.error("unexpected error", exc_info=error, extra={"request_id": request_id})
     headers = {name.decode(): value.decode() for name, value in error_headers(told)}
     return Response(error_body(told, request_id), status_code=told.status, headers=headers)
+
+
+async def _gone(request: Request, error: Exception) -> Response:
+    """Nobody is there any more to take an answer."""
+    log.info("the client left", extra={"request_id": request.scope["terascope.request_id"]})
+    return Response(status_code=499)
 
 
 def _as_service_error(error: Exception, request: Request) -> ServiceError:

@@ -43,7 +43,7 @@ _MODEL_ROUTES: dict[str, _Route] = {
     ),
     "/v1/embeddings": _Route(
         "Turn texts into vectors", wire.EmbeddingRequest, wire.EmbeddingList,
-        {"model": _EMBED_MODEL, "input": ["a galaxy far away", "eine ferne Galaxie"]},
+        {"model": _EMBED_MODEL, "input": ["a galaxy far away", "eine ferne Galaxie"]}, wire.EmbeddingList,
     ),
     "/tokenize": _Route(
         "Turn a text into token ids", wire.TokenizeRequest, wire.TokenizeResponse,
@@ -80,13 +80,15 @@ _ERRORS = {
     "405": "The path does not take this method.",
     "408": "The client was too slow.",
     "409": "The change contradicts what is there.",
-    "413": "The body is too large.",
+    "413": "The body is too large, or the project keeps too much.",
+    "416": "There is nothing at that `Range`.",
     "422": "The engine cannot process the request.",
     "429": "A limit was reached.",
     "500": "Something is wrong here.",
     "502": "The engine failed.",
     "503": "Not now; try again.",
     "504": "A time limit passed.",
+    "507": "The store of files is full.",
 }
 
 

@@ -3,9 +3,11 @@
 from dataclasses import dataclass
 
 from terascope.access.access import Access
+from terascope.access.artefacts import Artefacts
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
 from terascope.core.config import Config
+from terascope.files.files import Files
 from terascope.fleet.fleet import Fleet
 from terascope.gateway.metrics import Metrics
 from terascope.inference.inference import Inference
@@ -23,9 +25,11 @@ class Services:
     fleet: Fleet
     inference: Inference
     recorder: Recorder
+    files: Files
     metrics: Metrics
     preparing: dict[str, str]
     """Deployments that the fleet does not have yet, or never will: name -> `starting` or `failed`."""
+    artefacts: Artefacts
 
     def states(self) -> dict[str, str]:
         """The state of every deployment, by its name."""

@@ -5,23 +5,29 @@ The gateway and the batch runner both call `Inference.answer`; nothing else reac
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+
+import orjson
 
 from terascope.access.access import Access
+from terascope.access.artefacts import Artefacts
 from terascope.access.estimate import Estimate, probable_prompt_tokens
-from terascope.access.principal import Principal
+from terascope.access.principal import Grant, Principal
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
-from terascope.core.config import ServerConfig
+from terascope.core.config import InternalsConfig, ServerConfig
 from terascope.core.errors import EngineLost, EngineUnreachable, ServerStopping, ServiceError
-from terascope.core.models import Mode
+from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
+from terascope.files.files import Files
 from terascope.inference.passing import Ending, Passing
 from terascope.inference.patience import Patience
-from terascope.inference.reply import Reply
+from terascope.inference.quotes import cost_in
+from terascope.inference.reply import Reply, Unheard
 from terascope.inference.run import Run
 from terascope.inference.turns import Place, Turns
+from terascope.internals.limits import Cost
 from terascope.protocol.request import ModelRequest
 from terascope.provenance.recorder import Recorder
 
@@ -65,7 +71,11 @@ class Inference:
         config: ServerConfig,
         clock: Clock,
         count: Callable[[RunRecord], None],
+        artefacts: Artefacts,
+        internals: InternalsConfig | None = None,
+        files: Files | None = None,
     ) -> None:
+        """`files`: where results by reference go; without them there are none."""
         self._access = access
         self._catalog = catalog
         self._turns = turns
@@ -73,6 +83,9 @@ class Inference:
         self._config = config
         self._clock = clock
         self._count = count
+        self._plan_limits = asdict(internals or InternalsConfig())
+        self._files = files
+        self._artefacts = artefacts
 
     async def answer(self, asked: Asked, reply: Reply) -> None:
         """Answer `asked` on `reply`.
@@ -106,7 +119,10 @@ class Inference:
             run.place.settle(record.cost, record.completion_tokens)
         settlement = self._access.accounts.settlement(run.grant, record, prompt_tokens=run.billed()[0])
         asyncio.get_running_loop().call_soon(self._count, record)  # counting can wait until the answer is out
-        await self._recorder.save(record, settlement)
+        try:
+            await self._recorder.save(record, settlement)
+        finally:
+            self._access.days.settle(run.reserved, run.used)
 
     async def _run(self, asked: Asked, principal: Principal, run: Run, reply: Reply) -> Ending:
         deadline_s = asked.deadline_s()
@@ -116,15 +132,49 @@ class Inference:
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
         grant = await self._access.admit(  # 3. may they, and can they pay
-            principal, version, asked.mode, project=asked.project, qos=asked.qos()
+            principal, version, asked.mode, project=asked.project, qos=asked.qos(), also=request.modes
         )
         run.granted(grant)
+        request = await self._artefacts.applied(request, grant, version)
+        run.asked(request)
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
-        meter = await self._access.accounts.hold(run.id, grant, Estimate.of(request, version))
-        place = run.place = self._turns.place(grant, version, request)
-        passing = Passing(run, request, version, reply, place, scope=scope, qos=grant.qos, meter=meter)
+        cost = await self._quote(request, version, run, grant, deadline_s, reply)
+        if cost is not None:
+            run.reserved = await self._access.days.reserve(grant, asdict(cost))
+        estimate = Estimate.of(request, version) if cost is None else Estimate.exact(cost)
+        meter = await self._access.accounts.hold(run.id, grant, estimate)
+        place = run.place = self._turns.place(grant, version, request, cost)
+        passing = Passing(
+            run, request, version, reply, place,
+            scope=scope, qos=grant.qos, meter=meter, limits=self._plan_limits, files=self._files,
+        )  # fmt: skip
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(place, passing, patience)
+
+    async def _quote(
+        self,
+        request: ModelRequest,
+        version: ModelVersion,
+        run: Run,
+        grant: Grant,
+        deadline_s: float | None,
+        reply: Reply,
+    ) -> Cost | None:
+        """What a trace takes, as an engine says without running it. None where nobody needs to know, or none says it.
+
+        Raises what the trace itself would be refused with.
+        """
+        asks = request.endpoint == "traces" and not request.dry_run
+        if not asks or (grant.unlimited and not self._access.days.limited(grant)):
+            return None
+        dry = request.as_dry_run()
+        one = Run(run.id, run.endpoint, run.principal, self._clock)  # of its own: it leaves no record
+        place = self._turns.place(grant, version, dry)
+        passing = Passing(one, dry, version, Unheard(), place, scope="", qos=grant.qos, limits=self._plan_limits)
+        beat = Passing(run, request, version, reply, place, scope="").beat  # while a replica is on its way
+        async with Patience(self._config, deadline_s=deadline_s, beat=beat) as patience:
+            ending = await self._attempts(place, passing, patience)
+        return cost_in(orjson.loads(ending.data))
 
     async def _attempts(self, place: Place, passing: Passing, patience: Patience) -> Ending:
         """Hops four and five, again on another replica while the client has seen nothing."""

@@ -196,18 +196,19 @@ def _limit(replica: Replica) -> InFlightLimit:
 
 
 def _can(replica: Replica, kind: Kind) -> bool:
-    endpoint, mode, needs = kind
-    return mode in replica.launch.deployment.modes and replica.can(endpoint, needs)
+    endpoint, modes, needs = kind
+    return modes <= set(replica.launch.deployment.modes) and replica.can(endpoint, needs)
 
 
 def _for(request: ModelRequest, replica: Replica) -> bool:
-    """Whether the deployment may be used in the request's mode."""
-    return request.mode in replica.launch.deployment.modes
+    """Whether the deployment may be used in the request's modes."""
+    return request.modes <= set(replica.launch.deployment.modes)
 
 
 def _lacking(version: ModelVersion, request: ModelRequest, ready: tuple[Replica, ...]) -> str:
     meant = [one.lacks(request.endpoint, request.needs()) for one in ready if _for(request, one)]
     if not meant:
-        return f"{version.public_name} is not there for {request.mode}; GET /v1/models lists what each model is for"
+        modes = " and ".join(sorted(request.modes))
+        return f"{version.public_name} is not there for {modes}; GET /v1/models lists what each model is for"
     lacking = min(meant, key=len)
     return f"{version.public_name} cannot do {', '.join(sorted(lacking))} on the engines that serve it"

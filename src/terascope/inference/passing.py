@@ -1,7 +1,7 @@
 """The fifth hop: what the engine says reaches the client byte for byte, or an explicit error does."""
 
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,8 +12,11 @@ from terascope.core.errors import EngineError, EngineLost, ServiceError, Unsuppo
 from terascope.core.models import ModelVersion
 from terascope.core.projects import PRIORITIES, Qos
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
+from terascope.files.files import Files
 from terascope.fleet.replica import Replica
+from terascope.inference.keeping import Keeping
 from terascope.inference.patience import Beat, Patience
+from terascope.inference.quotes import priced
 from terascope.inference.refusals import refusal
 from terascope.inference.reply import Header, Reply
 from terascope.inference.run import Run
@@ -47,9 +50,12 @@ class Passing:
         scope: str,
         qos: Qos = Qos.INTERACTIVE,
         meter: Meter | None = None,
+        limits: Mapping[str, int] | None = None,
+        files: Files | None = None,
     ) -> None:
         """`place` is where the request waits; `scope` says with whom computed prefixes are shared, as in `EngineCall`;
-        `qos` how urgent it is to the engine, too; `meter` what is paid for.
+        `qos` how urgent it is to the engine, too; `meter` what is paid for; `limits` what a trace may take at most;
+        `files` where results by reference go.
         """
         self.run = run
         self.answer_began = False
@@ -61,7 +67,9 @@ class Passing:
         self._scope = scope
         self._priority = PRIORITIES[qos]
         self._meter = meter or NoMeter()
+        self._plan_limits = limits or {}
         self._place = place
+        self._files = files
         self._limits = [(name.encode(), value.encode()) for name, value in run.admitted.headers.items()]
 
     async def generate(self, replica: Replica, patience: Patience) -> Ending:
@@ -71,7 +79,8 @@ class Passing:
         """
         self.run.sent_to(replica)
         body = self._request.body_for(replica.served_name)
-        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope, self._priority)
+        limits = self._plan_limits if self._request.endpoint == "traces" else {}
+        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope, self._priority, limits)
         patience.engine_works()
         answer = await replica.engine.generate(call)
         try:
@@ -86,7 +95,7 @@ class Passing:
         if answer.headers.get("content-type", "").lower().startswith("text/event-stream"):
             return await self._stream(answer, replica, patience)
         if answer.headers.get("content-type", "").lower().startswith("application/octet-stream"):
-            return await self._file(answer)
+            return await (self._kept(answer) if self._request.by_reference else self._file(answer))
         return await self._whole(answer, replica)
 
     async def _stream(self, answer: EngineAnswer, replica: Replica, patience: Patience) -> Ending:
@@ -122,6 +131,16 @@ class Passing:
             held = chunk
         return Ending(held, None if self._reply.begun else head)
 
+    async def _kept(self, answer: EngineAnswer) -> Ending:
+        """A file that becomes one of the project's; the client is told its name."""
+        if self._files is None:
+            raise UnsupportedFeature("results cannot be kept here; ask for `safetensors`", param="format")
+        self.run.usage = _object(answer.headers.get("x-terascope-usage", ""))
+        body = await Keeping(self._files, self.run, self._version.public_name).keep(answer.chunks())
+        self.run.first_byte()
+        headers = Headers(answer.headers | {"content-type": "application/json"})
+        return Ending(body, self._head(headers, length=len(body)))
+
     async def _send(self, data: bytes, head: list[Header]) -> None:
         if not self._reply.begun:
             await self._reply.begin(200, head)
@@ -138,6 +157,8 @@ class Passing:
         if isinstance(said, dict):
             self.run.usage = said.get("usage") if isinstance(said.get("usage"), dict) else None
             await self._meter.cover(self.run.output_tokens)
+        if self._request.dry_run and self.run.grant is not None:
+            body = priced(said, self.run.grant.price) or body
         if replica.served_name != self._version.public_name:
             pattern, public = renaming(replica.served_name, self._version.public_name)
             body = pattern.sub(public, body)

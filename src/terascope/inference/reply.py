@@ -29,3 +29,18 @@ class Reply(Protocol):
     async def end(self, data: bytes) -> None:
         """Send the last part; the answer is over."""
         ...
+
+
+class Unheard:
+    """The reply of a question that the gateway asks for itself: a whole answer, of which nothing goes out."""
+
+    begun = gone = False
+
+    async def begin(self, status: int, headers: list[Header]) -> None:
+        """See `Reply.begin`."""
+
+    async def write(self, data: bytes) -> None:
+        """See `Reply.write`."""
+
+    async def end(self, data: bytes) -> None:
+        """See `Reply.end`."""

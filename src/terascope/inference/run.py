@@ -4,6 +4,7 @@ from typing import Any
 
 import orjson
 
+from terascope.access.days import AMOUNTS, Reservation
 from terascope.access.estimate import probable_prompt_tokens
 from terascope.access.limits import Pass
 from terascope.access.principal import Grant, Principal
@@ -43,6 +44,7 @@ class Run:
         self._version: ModelVersion | None = None
         self.grant: Grant | None = None
         self.admitted = Pass()
+        self.reserved = Reservation()
         self.place: Place | None = None
         self._replica: Replica | None = None
         self._applied: object = None
@@ -104,6 +106,8 @@ class Run:
             parameters["applied"] = self._applied
         if not told and completion_tokens:
             parameters["usage"] = "estimated"
+        if used := self.used:
+            parameters["used"] = used
         return RunRecord(
             id=self.id,
             started=self._started,
@@ -134,6 +138,12 @@ class Run:
     def output_tokens(self) -> int:
         """How many tokens the answer has, as far as that is known."""
         return self._tokens()[1]
+
+    @property
+    def used(self) -> dict[str, int]:
+        """What a trace has used of what is limited by the day."""
+        usage = self.usage if self.usage and self.endpoint == "traces" else {}
+        return {what: amount for what in AMOUNTS if (amount := _count(usage, what, most=1 << 53))}
 
     def _cost(self) -> int:
         """Micro service units: of the tokens, and of what was captured."""

@@ -13,6 +13,7 @@ from terascope.core.projects import Qos
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.replica import Replica
 from terascope.inference.line import ModelLine, Waiter
+from terascope.internals.limits import Cost
 from terascope.protocol.request import ModelRequest
 from terascope.scheduler.queue import ModelQueue
 from terascope.scheduler.ticket import Ticket
@@ -94,11 +95,14 @@ class Turns:
         self._floors = {Qos(name): part for name, part in (scheduler or SchedulerConfig()).floors.items()}
         self._lines: OrderedDict[str, ModelLine] = OrderedDict()
 
-    def place(self, grant: Grant, version: ModelVersion, request: ModelRequest) -> Place:
-        """A place for `request`, which is not in line yet."""
+    def place(self, grant: Grant, version: ModelVersion, request: ModelRequest, cost: Cost | None = None) -> Place:
+        """A place for `request`, which is not in line yet; `cost` is what it takes, where that is known."""
         line = self._line(version)
         self._usage.set_shares(grant.project, grant.shares)
-        expected = expected_cost(request, version, grant.price, lambda most: line.lengths.expected(grant.project, most))
+        expected = cost.micro(grant.price) if cost else 0
+        expected = expected or expected_cost(
+            request, version, grant.price, lambda most: line.lengths.expected(grant.project, most)
+        )
         user = grant.principal.user_id
         return Place(line, Ticket(grant.project, user, grant.qos, expected, request.kind), request, self)
 

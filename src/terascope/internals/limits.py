@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 
+from terascope.core.config import InternalsConfig
 from terascope.core.errors import BadRequest
 from terascope.core.prices import Price
 from terascope.internals.arrays import Array, DType
@@ -21,6 +22,7 @@ GRADIENT_SHARE = 3
 """How many tokens of a prompt a gradient token costs."""
 BYTES_PER_MICRO = 4096
 """Bytes of results for a micro service unit: a gigabyte costs about a quarter of a service unit."""
+_USUAL = InternalsConfig()
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +54,20 @@ class Cost:
 class Limits:
     """The most that one plan may take of each part of its `Cost`."""
 
-    prompts: int = 1024
-    operations: int = 1 << 16
-    prompt_tokens: int = 1 << 20
-    output_tokens: int = 1 << 16
-    gradient_tokens: int = 1 << 16
-    captured_bytes: int = 16 << 30
-    supplied_bytes: int = 1 << 30
-    memory_bytes: int = 4 << 30
+    prompts: int = _USUAL.prompts
+    operations: int = _USUAL.operations
+    prompt_tokens: int = _USUAL.prompt_tokens
+    output_tokens: int = _USUAL.output_tokens
+    gradient_tokens: int = _USUAL.gradient_tokens
+    captured_bytes: int = _USUAL.captured_bytes
+    supplied_bytes: int = _USUAL.supplied_bytes
+    memory_bytes: int = _USUAL.memory_bytes
+
+    @classmethod
+    def of(cls, told: Mapping[str, object]) -> "Limits":
+        """The limits that `told` names, the usual ones else; what is not a whole number from 0 on is not taken."""
+        known = {one.name for one in fields(cls)}
+        return cls(**{name: one for name, one in told.items() if name in known and type(one) is int and one >= 0})
 
     def check(self, cost: Cost) -> None:
         """Raise `BadRequest` that names the limit, what the plan would take, and how to take less."""

@@ -53,6 +53,8 @@ def read_plan(request: TraceRequest, shape: ModelShape, limits: Limits = _DEFAUL
             for row in rows:
                 _check_names(row, shape)
     dtype = None if request.dtype is None else DType(request.dtype)
+    if request.format == "file":
+        raise BadRequest("format: an engine keeps no files; ask a gateway, or for `safetensors`", param="format")
     return TracePlan(request.model, rows, dtype, Format(request.format), request.stream, request.dry_run)
 
 

@@ -47,10 +47,21 @@ class StreamOptions(Wire):
     include_usage: bool | None = Field(None, description="Send a last event with the usage of the whole request.")
 
 
+class EncoderFields(Wire):
+    """A projector, as the gateway puts it in the place of its name."""
+
+    data: str = Field(description="Base64 of a safetensors file: `0.weight`, `0.bias`, ...")
+    activation: str = "gelu"
+
+
 class SamplingFields(Wire):
     """What chat completions and completions have in common."""
 
-    model: str = Field(min_length=1, max_length=256, description="Model, `name` or `name@version`.")
+    model: str = Field(
+        min_length=1,
+        max_length=256,
+        description="Model, `name` or `name@version`; with a soft prompt `name+softprompt`.",
+    )
     stream: bool | None = Field(None, description="Send the answer as server-sent events while it is made.")
     stream_options: StreamOptions | None = None
     n: Choices | None = Field(None, description="How many answers to make.")
@@ -67,6 +78,12 @@ class SamplingFields(Wire):
     )
     cache_salt: CacheSalt | None = Field(
         None, description="Share computed prefixes only with requests of the same salt; narrows, never widens."
+    )
+    soft_prompt: str | None = Field(
+        None, description="Vectors before the prompt, as in `prompt_embeds`; or name one in `model`: `name+softprompt`."
+    )
+    encoder: EncoderFields | str | None = Field(
+        None, description="Name of a projector that the vectors of `prompt_embeds` go through."
     )
     temperature: Annotated[float, Field(ge=0, le=100)] | None = Field(None, description="0 takes the likeliest token.")
     top_p: Annotated[float, Field(ge=0, le=1)] | None = None
@@ -91,8 +108,13 @@ class SamplingFields(Wire):
 class ContentPart(Wire):
     """One part of a message whose content is a list."""
 
-    type: str = Field(description="`text`, or another kind where the model takes it.")
+    type: str = Field(description="`text`, `prompt_embeds`, or another kind where the model takes it.")
     text: str | None = None
+    prompt_embeds: str | None = Field(None, description="Base64 of a safetensors or .npy file: [vectors, width].")
+    tokens: list[TokenId] | None = Field(None, description="Token ids; in completions only.")
+
+
+PromptEmbeds = str | list[ContentPart] | list[str] | list[list[ContentPart]]
 
 
 class ToolCallFunction(Wire):
@@ -184,8 +206,13 @@ class ChatCompletionRequest(SamplingFields):
 class CompletionRequest(SamplingFields):
     """Body of `POST /v1/completions`."""
 
-    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] = Field(
-        description="A text, a list of texts, a list of token ids, or a list of such lists."
+    prompt: str | list[str] | list[TokenId] | list[list[TokenId]] | None = Field(
+        None, description="A text, a list of texts, a list of token ids, or a list of such lists."
+    )
+    prompt_embeds: PromptEmbeds | None = Field(
+        None,
+        description="In place of `prompt`: base64 of a safetensors or .npy file, [vectors, width]; a list of such "
+        "prompts; or parts of type `text`, `tokens` and `prompt_embeds` in their order, or a list of such lists.",
     )
     suffix: str | None = None
     echo: bool | None = Field(None, description="Begin the answer with the prompt, its log-probabilities included.")
@@ -194,6 +221,18 @@ class CompletionRequest(SamplingFields):
     response_format: ResponseFormat | None = None
     add_special_tokens: bool | None = Field(
         None, description="Whether the tokenizer adds what it adds; yes by default."
+    )
+
+
+class WindowFields(Wire):
+    """How long inputs are divided."""
+
+    size: Annotated[int, Field(ge=1, le=2**31 - 1), _NUMBER] | None = Field(
+        None, description="Tokens of a window, with those that the tokenizer adds; the model's context by default."
+    )
+    overlap: Count | None = Field(None, description="Tokens that a window shares with the one before; none by default.")
+    combine: Literal["mean", "none"] | None = Field(
+        None, description="`mean`, weighted by tokens, or `none`: a vector for each window."
     )
 
 
@@ -210,6 +249,18 @@ class EmbeddingRequest(Wire):
     dimensions: Annotated[int, Field(ge=1, le=1_000_000), _NUMBER] | None = Field(
         None, description="Keep that many leading dimensions, scaled to length 1 again."
     )
+    layer: Annotated[int, Field(ge=-10_000, le=10_000), _NUMBER] | None = Field(
+        None, description="Whose states are taken, as transformers' `hidden_states` counts; the last by default."
+    )
+    pooling: Literal["last", "mean", "cls", "max", "weighted", "none"] | None = Field(
+        None, description="How the states of tokens become one vector; `none` gives one for each token."
+    )
+    normalize: bool | None = Field(None, description="Whether vectors are scaled to length 1.")
+    truncate: Literal["error", "start", "end"] | None = Field(
+        None, description="What is cut off an input that is too long; by default it is an error."
+    )
+    windows: WindowFields | None = Field(None, description="Divide long inputs.")
+    stream: bool | None = Field(None, description="Send vectors as server-sent events; then 100,000 inputs are taken.")
     user: str | None = None
 
 
@@ -380,11 +431,13 @@ class Completion(Wire):
 
 
 class Embedding(Wire):
-    """One vector: numbers, or base64 of little-endian float32."""
+    """One vector, or a list of them: numbers, or base64 of little-endian float32."""
 
     index: int
     object: Literal["embedding"] = "embedding"
-    embedding: list[float] | str
+    embedding: list[float] | list[list[float]] | str
+    shape: list[int] | None = Field(None, description="Of several vectors in base64.")
+    windows: list[list[int]] | None = Field(None, description="First and last token of each window, from 0.")
 
 
 class EmbeddingList(Wire):

@@ -2,13 +2,15 @@
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
 
 from terascope.core.errors import BadRequest
 from terascope.core.models import Feature, Mode
+from terascope.protocol.embeds import PART, embeds_in, prompts_in
 
 ENDPOINTS: dict[str, tuple[str, Mode]] = {
     "/v1/chat/completions": ("chat/completions", Mode.QUERY),
@@ -20,25 +22,29 @@ ENDPOINTS: dict[str, tuple[str, Mode]] = {
     "/v1/traces/sites": ("traces/sites", Mode.INTERNALS),
 }
 """Path of the gateway -> endpoint of the engine, and the mode of use that it needs."""
-_STREAMED = frozenset({"chat/completions", "completions", "traces"})
+_STREAMED = frozenset({"chat/completions", "completions", "embeddings", "traces"})
 """Endpoints that can stream; to others `stream` is a field like any that they do not know."""
+
+_ANSWERS = ("chat/completions", "completions")
 
 # The parameters that go into a run record: how the model was asked, never what.
 _PARAMETERS = frozenset({
     "temperature", "top_p", "top_k", "min_p", "seed", "n", "max_tokens", "max_completion_tokens", "min_tokens",
     "presence_penalty", "frequency_penalty", "repetition_penalty", "logprobs", "top_logprobs", "echo", "best_of",
-    "ignore_eos", "dimensions", "priority", "reproducible",
+    "ignore_eos", "dimensions", "layer", "normalize", "priority", "reproducible",
 })  # fmt: skip
 _WORDS = {
     "encoding_format": ("float", "base64"),
+    "pooling": ("last", "mean", "cls", "max", "weighted", "none"),
+    "truncate": ("error", "start", "end"),
     "reasoning_effort": ("none", "minimal", "low", "medium", "high", "xhigh", "max"),
 }
 """Parameters that are words, with those that are recorded: any other word could be content."""
 _MOST_DIGITS = 40  # Python's integers have no end, but a setting has
 
 
-Kind = tuple[str, Mode, frozenset[str]]
-"""Endpoint, mode and needed features: requests of one kind can be served by the same replicas."""
+Kind = tuple[str, frozenset[Mode], frozenset[str]]
+"""Endpoint, modes and needed features: requests of one kind can be served by the same replicas."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +52,7 @@ class ModelRequest:
     """A request's body, read once.
 
     `fields` is the whole JSON object as it came: the OpenAI schema is a floor, not a cage. `stream` is what is
-    asked of an endpoint that can stream.
+    asked of an endpoint that can stream. `dry_run` is a trace that is only to be priced: it is never streamed.
     """
 
     endpoint: str
@@ -56,6 +62,11 @@ class ModelRequest:
     keep_usage: bool
     size: int
     fields: dict[str, Any] = field(repr=False)
+    dry_run: bool = False
+    soft_prompt: str = ""
+    """The name of the soft prompt after the `+` of `model`."""
+    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    """What was put in the place of names, for the record."""
 
     @classmethod
     def read(cls, endpoint: str, mode: Mode, raw: bytes) -> "ModelRequest":
@@ -73,40 +84,86 @@ class ModelRequest:
         options = fields.get("stream_options")
         if options is not None and not isinstance(options, dict):
             raise BadRequest("`stream_options` must be an object", param="stream_options")
-        keep_usage = endpoint == "traces" or bool(options and options.get("include_usage"))
-        return cls(endpoint, mode, model, bool(stream) and endpoint in _STREAMED, keep_usage, len(raw), fields)
+        if stream and endpoint == "traces" and fields.get("format") == "file":
+            raise BadRequest("what goes into a file is not streamed; leave `stream` out", param="stream")
+        keep_usage = endpoint not in _ANSWERS or bool(options and options.get("include_usage"))
+        name, plus, soft_prompt = model.partition("+")
+        if plus and (endpoint not in _ANSWERS or not soft_prompt):
+            raise BadRequest(
+                f"{model[:80]!r}: a soft prompt is for chat and completions, `name+softprompt`", param="model"
+            )
+        dry_run = endpoint == "traces" and fields.get("dry_run") is True
+        streamed = bool(stream) and endpoint in _STREAMED and not dry_run
+        return cls(endpoint, mode, name, streamed, keep_usage, len(raw), fields, dry_run, soft_prompt)
+
+    def as_dry_run(self) -> "ModelRequest":
+        """The same trace, asked only for what it would cost."""
+        return replace(self, stream=False, dry_run=True, fields=self.fields | {"dry_run": True})
+
+    @property
+    def by_reference(self) -> bool:
+        """Whether the result is to be kept as a file."""
+        return self.endpoint == "traces" and self.fields.get("format") == "file"
+
+    @property
+    def encoder(self) -> str:
+        """The name of the projector that its vectors are to go through."""
+        name = self.fields.get("encoder") if self.embeds else None
+        return name if isinstance(name, str) else ""
+
+    @property
+    def embeds(self) -> list[str]:
+        """The vectors in its prompts, as they were sent."""
+        return embeds_in(self.fields) if self.endpoint in _ANSWERS else []
+
+    @property
+    def modes(self) -> frozenset[Mode]:
+        """The modes that it needs: vectors in place of text need `embed`, too."""
+        return frozenset({self.mode, *([Mode.EMBED] if self.embeds or self.soft_prompt else ())})
 
     @property
     def choices(self) -> int:
         """How many choices a whole answer has."""
         n, prompt = self.fields.get("n"), self.fields.get("prompt")
+        if not prompt and PART in self.fields:
+            return (n if type(n) is int and n > 0 else 1) * prompts_in(self.fields[PART])
         prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
         return (n if type(n) is int and n > 0 else 1) * prompts
 
     @property
     def kind(self) -> Kind:
         """What a replica must be able to do."""
-        return self.endpoint, self.mode, self.needs()
+        return self.endpoint, self.modes, self.needs()
 
     def body_for(self, served_name: str) -> bytes:
         """The JSON for the engine: `model` by its served name, usage always asked, all else as it came."""
         body = self.fields | {"model": served_name}
+        if self.by_reference:  # the engine knows nothing of files
+            body["format"] = "safetensors"
         if self.stream and not self.keep_usage:
             body["stream_options"] = (self.fields.get("stream_options") or {}) | {"include_usage": True}
         return orjson.dumps(body)
 
     def parameters(self) -> dict[str, bool | int | float | str]:
         """The settings for the run record; nothing of the prompt is among them."""
-        return {
-            name: value
-            for name in sorted(_PARAMETERS & self.fields.keys())
-            if isinstance(value := self.fields[name], (bool, int, float)) and len(str(value)) <= _MOST_DIGITS
-        } | {name: value for name, known in _WORDS.items() if (value := self.fields.get(name)) in known}
+        return (
+            {
+                name: value
+                for name in sorted(_PARAMETERS & self.fields.keys())
+                if isinstance(value := self.fields[name], (bool, int, float)) and len(str(value)) <= _MOST_DIGITS
+            }
+            | {name: value for name, known in _WORDS.items() if (value := self.fields.get(name)) in known}
+            | {**self.labels}
+        )
 
     def needs(self) -> frozenset[str]:
         """The features an engine must have for this request."""
         asked = _FEATURES.keys() & self.fields.keys()
-        return frozenset(_FEATURES[name] for name in asked if _asked(self.fields[name]))
+        found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
+        found |= {Feature.PROMPT_EMBEDS} if self.embeds or self.soft_prompt else set()
+        if self.endpoint == "embeddings" and any(_asked(self.fields.get(name)) for name in _EMBEDDING_OPTIONS):
+            found.add(Feature.EMBEDDING_OPTIONS)
+        return frozenset(found)
 
 
 _FEATURES: dict[str, str] = {
@@ -116,6 +173,10 @@ _FEATURES: dict[str, str] = {
     "logit_bias": Feature.LOGIT_BIAS,
     "reproducible": Feature.REPRODUCIBLE,
 }
+
+
+_EMBEDDING_OPTIONS = ("layer", "pooling", "truncate", "windows", "stream")
+"""What an engine that does not know it would leave out without a word, and give other vectors."""
 
 
 def _asked(value: Any) -> bool:

@@ -39,7 +39,7 @@ class TraceRow(Wire):
 
 class TraceRowEvent(Wire):
     """An event of a trace with `stream`: one prompt's result. The last event but `[DONE]` is a `TraceResult` without
-    rows, which has the usage.
+    rows, which has the usage of the whole.
     """
 
     id: str
@@ -47,6 +47,7 @@ class TraceRowEvent(Wire):
     created: int
     model: str
     row: TraceRow
+    usage: TraceUsage | None = Field(None, description="What the call has used up to here.")
 
 
 class TraceEstimate(Wire):
@@ -64,6 +65,25 @@ class TraceEstimate(Wire):
     service_units: float | None = None
 
 
+class TraceArray(Wire):
+    """An array of a file."""
+
+    dtype: str
+    shape: list[int]
+    axes: list[str] = Field([], description="What its axes are called.")
+
+
+class TraceFile(Wire):
+    """Where the results are: a safetensors file of the project, `GET /v1/files/{id}/content`."""
+
+    id: str
+    bytes: int
+    sha256: str
+    filename: str
+    expires_at: int | None = Field(None, description="Seconds since the epoch; null: never.")
+    arrays: dict[str, TraceArray] = Field({}, description="By name, `PROMPT/NAME`; empty when they are too many.")
+
+
 class TraceResult(Wire):
     """Answer of `POST /v1/traces` as JSON."""
 
@@ -73,6 +93,7 @@ class TraceResult(Wire):
     model: str
     rows: list[TraceRow] = Field([])
     usage: TraceUsage | None = None
+    file: TraceFile | None = Field(None, description="With `format: file`.")
     estimate: TraceEstimate | None = None
 
 

@@ -360,7 +360,9 @@ class TraceRequest(Known):
     top_p: float = Field(1.0, ge=0, le=1)
     seed: int | None = Field(None, ge=-(2**63), le=2**63 - 1)
     ignore_eos: bool = Field(False, description="Go on when the model says that it has finished.")
-    format: Literal["json", "safetensors"] = Field("json", description="How results travel.")
+    format: Literal["json", "safetensors", "file"] = Field(
+        "json", description="How results travel; `file`: not at all, they become a file of the project."
+    )
     dtype: Literal["F32", "F16", "BF16"] | None = Field(
         None, description="Of captures that are not reduced, and of gradients; the model's own by default."
     )

@@ -21,8 +21,8 @@ _COLUMNS = (
 )
 _ADD = Plain(f"INSERT INTO charges ({_COLUMNS}) VALUES ({', '.join(repeat('?', 12))})")  # noqa: S608 - our own columns
 _PROJECTS = Plain("SELECT DISTINCT project FROM charges")
-_TAKE_OF_PROJECTS = PlainIn(f"DELETE FROM charges WHERE project IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608
-_TAKE_OF_BLOCKS = PlainIn(f"DELETE FROM charges WHERE block IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608
+_TAKE_OF_PROJECTS = PlainIn(f"DELETE FROM charges WHERE project IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608 - same
+_TAKE_OF_BLOCKS = PlainIn(f"DELETE FROM charges WHERE block IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608 - same
 
 
 class ChargeStore:

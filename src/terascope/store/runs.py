@@ -1,5 +1,6 @@
 """Repository of `runs`: the run records."""
 
+from collections import Counter
 from collections.abc import Sequence
 from operator import attrgetter
 from typing import Any
@@ -51,6 +52,20 @@ class RunStore:
             query = query.where(runs.c.id < before)
         async with self._database.read() as connection:
             return [_record(row) for row in (await connection.execute(query)).mappings().all()]
+
+    async def traced(self, kind: str, which: str, since: float) -> dict[str, int]:
+        """Return what traces that began at `since` or later have used, by the names that records have it under.
+
+        Those of a `key` or a `project`: `kind` says which of them `which` is.
+        """
+        owner = runs.c.key_id if kind == "key" else runs.c.project
+        begun = (runs.c.id >= lowest_id("req", since), runs.c.started >= since)  # the first is an index
+        query = select(runs.c.parameters).where(owner == which, runs.c.endpoint == "traces", *begun)
+        total: Counter[str] = Counter()
+        async with self._database.read() as connection:
+            for parameters in (await connection.execute(query)).scalars():
+                total.update(parameters.get("used", {}))
+        return dict(total)
 
     async def forget(self, before: float) -> int:
         """Delete the records that started before that time; return how many."""

@@ -255,6 +255,40 @@ reservations = Table(
     Column("created", Float, nullable=False),
 )
 
+files = Table(
+    "files",
+    metadata,
+    Column("id", String(40), primary_key=True),  # the name of its content in the store of files, too
+    Column("project", ForeignKey("projects.name"), nullable=False),
+    Column("user_id", String(200), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("purpose", String(40), nullable=False),
+    Column("filename", String(400), nullable=False),
+    Column("bytes", BigInteger, nullable=False),
+    Column("sha256", String(64), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("expires", Float, index=True),
+)
+Index("ix_files_project_id", files.c.project, files.c.id)
+
+artefacts = Table(
+    "artefacts",
+    metadata,
+    Column("project", ForeignKey("projects.name"), primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("name", String(64), primary_key=True),
+    Column("version", String(64), primary_key=True),
+    Column("model", String(200), nullable=False),  # the name@version that it was made for
+    Column("digest", String(64), nullable=False),  # of its bytes, which are in the data directory
+    Column("size", BigInteger, nullable=False),
+    Column("shape", JSON, nullable=False),
+    Column("activation", String(20), nullable=False),
+    Column("shared_with", JSON, nullable=False),  # projects that may use it besides its own
+    Column("note", String(200), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("created_by", String(200), nullable=False),
+)
+
 audit = Table(
     "audit",
     metadata,
@@ -271,8 +305,10 @@ audit = Table(
 __all__ = [
     "aliases",
     "allocations",
+    "artefacts",
     "audit",
     "entries",
+    "files",
     "holds",
     "identities",
     "keys",

@@ -196,7 +196,7 @@ async def test_tending_survives_a_database_that_is_away(
     await database.aclose()
     task = asyncio.create_task(access.accounts.keep_tending())
     await clock.slept(25)
-    assert [one.message for one in caplog.records] == ["holds could not be tended"]
+    assert [one.message for one in caplog.records] == ["holds or charges could not be tended"]
     assert not task.done()
     task.cancel()
     await access.accounts.aclose()

@@ -1,15 +1,19 @@
 """The estimate is an upper bound: no tokenizer makes more tokens of a text than it has bytes."""
 
+import base64
+import io
 from typing import Any
 
+import numpy as np
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terascope.access.estimate import Estimate, probable_prompt_tokens
+from terascope.access.estimate import Estimate, is_free, probable_prompt_tokens
 from terascope.core.models import Mode, ModelVersion, Task
 from terascope.core.prices import Price, formula, micro, units
+from terascope.internals.limits import Cost
 from terascope.protocol.request import ModelRequest
 
 VERSION = ModelVersion("m", "1", "d", "echo:", "", Task.GENERATE, 0)
@@ -64,3 +68,57 @@ def test_the_formula_of_prices() -> None:
     assert formula(1000) == Price(1, 1)
     assert units(Price(250, 1000).cost(0, 1000)) == 1.0  # a service unit
     assert micro(0.1) + micro(0.2) == micro(0.3)
+
+
+TRACE = {"prompts": ["one two", "three"], "operations": [{"capture": "norm"}]}
+
+
+def test_a_trace_is_guessed_from_its_prompts_alone() -> None:
+    """Where no engine says what it takes; arrays are no tokens, a gradient reads the prompts again."""
+    plain = Estimate.of(request("traces", **TRACE), VERSION)
+    arrays = {"v": {"dtype": "F32", "shape": [250_000], "data": "A" * 1_333_336}}
+    assert Estimate.of(request("traces", **TRACE, arrays=arrays), VERSION) == plain
+    assert len('["one two","three"]') <= plain.prompt < 2000
+    assert probable_prompt_tokens(request("traces", **TRACE, arrays=arrays), VERSION) == len('["one two","three"]') // 4
+    back = Estimate.of(request("traces", **TRACE, gradient={"steps": 4}), VERSION)
+    assert back.prompt == plain.prompt * 13
+    assert Estimate.of(request("traces", **TRACE, max_tokens=7), VERSION).output == 14
+    many = request("traces", prompts=["a" * 1000] * 50)
+    assert Estimate.of(many, SMALL).prompt == probable_prompt_tokens(many, SMALL) * 1 == 5000
+
+
+def test_a_trace_whose_cost_is_known_is_held_exactly() -> None:
+    cost = Cost(prompt_tokens=10, output_tokens=3, gradient_tokens=5, captured_bytes=4097)
+    price = Price(2, 7)
+    assert Estimate.exact(cost).amount(price, 1024) == cost.micro(price) == 2 * 25 + 7 * 3 + 2
+    assert Estimate(10, None, 2).amount(price, 100) == 2 * 10 + 7 * 200
+
+
+def test_a_dry_run_is_free() -> None:
+    dry = request("traces", **TRACE, dry_run=True, stream=True, max_tokens=9)
+    assert (dry.dry_run, dry.stream, is_free(dry)) == (True, False, True)
+    assert (Estimate.of(dry, VERSION), probable_prompt_tokens(dry, VERSION)) == (Estimate(0, 0), 0)
+    asked = request("traces", **TRACE, stream=True)
+    assert (asked.dry_run, asked.stream, is_free(asked)) == (False, True, False)
+    assert asked.as_dry_run().body_for("m") == request("traces", **TRACE, stream=True, dry_run=True).body_for("m")
+    assert not is_free(request("completions", prompt="a", dry_run=True))
+
+
+@given(st.integers(1, 200), st.integers(1, 100))
+def test_a_vector_counts_as_a_token(vectors: int, width: int) -> None:
+    """Not as the many bytes that it has."""
+    file = io.BytesIO()
+    np.save(file, np.zeros((vectors, width), dtype=np.float32))
+    sent = base64.b64encode(file.getvalue()).decode()
+    bare = Estimate.of(request("completions", prompt_embeds="", max_tokens=1), VERSION)
+    found = Estimate.of(request("completions", prompt_embeds=sent, max_tokens=1), VERSION)
+    assert found.prompt == bare.prompt + vectors
+    assert vectors <= probable_prompt_tokens(request("completions", prompt_embeds=sent), VERSION) <= vectors + 20
+
+
+@given(st.lists(st.text(min_size=1), min_size=1, max_size=5))
+def test_windows_are_not_bound_by_the_context(texts: list[str]) -> None:
+    sent = [text.encode("utf-8", "replace").decode() * 50 for text in texts]
+    found = Estimate.of(request("embeddings", input=sent, windows={"size": 16}), SMALL)
+    assert found.prompt >= 4 * sum(len(text.encode()) for text in sent)
+    assert found.output == 0

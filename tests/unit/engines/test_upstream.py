@@ -130,14 +130,15 @@ async def test_what_a_request_looks_like() -> None:
 
     async with engine(play) as running:
         one = HttpEngine(Endpoint(f"{running.url}/prefix/", "the-secret"))
-        await (await one.generate(EngineCall("req_7", "chat/completions", b'{"a":1}', "key_1", 2))).read(10)
+        call = EngineCall("req_7", "chat/completions", b'{"a":1}', "key_1", 2, {"prompts": 3})
+        await (await one.generate(call)).read(10)
         await one.aclose()
     lines = heads[0].split(b"\r\n")
     assert lines[0] == b"POST /prefix/v1/chat/completions HTTP/1.1"
     assert set(lines[1:-2]) == {
         b"Host: " + running.url.removeprefix("http://").encode(), b"Authorization: Bearer the-secret",
         b"Accept-Encoding: identity", b"X-Request-Id: req_7", b"Content-Type: application/json", b"Content-Length: 7",
-        b"X-Terascope-Scope: key_1", b"X-Terascope-Priority: 2",
+        b"X-Terascope-Scope: key_1", b"X-Terascope-Priority: 2", b'X-Terascope-Trace-Limits: {"prompts":3}',
     }  # fmt: skip
 
 

@@ -10,7 +10,14 @@ import pytest
 
 from terascope.cli.assemble import deploy, opened
 from terascope.core.config import Config, DeploymentConfig
-from terascope.core.errors import BadRequest, BodyTooLarge, ModelNotFound, NotAllowed, NotAuthenticated
+from terascope.core.errors import (
+    BadRequest,
+    BodyTooLarge,
+    ModelNotFound,
+    NotAllowed,
+    NotAuthenticated,
+    UnsupportedFeature,
+)
 from terascope.core.models import Mode
 from terascope.core.runs import RunRecord
 from terascope.gateway.services import Services
@@ -148,3 +155,19 @@ async def test_every_request_is_counted(services: Services, key: str) -> None:
     name = services.catalog.resolve("echo").public_name
     counted = f'terascope_requests_total{{endpoint="chat/completions",model="{name}",outcome="completed"}} 3.0'
     assert counted in services.metrics.text().decode()
+
+
+VECTORS = [{"role": "user", "content": [{"type": "prompt_embeds", "prompt_embeds": "AAAA"}]}]
+
+
+async def test_vectors_in_place_of_text_need_the_right_to_embed(services: Services, key: str) -> None:
+    with pytest.raises(NotAllowed, match="embed"):
+        await services.inference.answer(asked(key, messages=VECTORS), KeptReply())
+
+
+@pytest.mark.parametrize("model", ["echo", "other"])
+async def test_an_engine_that_takes_no_vectors_is_not_asked(services: Services, model: str) -> None:
+    """A remote one may know them in another form only, which would be a pickle."""
+    both, _ = await services.access.keys.create("tests", ["query", "embed"])
+    with pytest.raises(UnsupportedFeature, match="prompt_embeds"):
+        await services.inference.answer(asked(both, model=model, messages=VECTORS), KeptReply())

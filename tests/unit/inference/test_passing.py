@@ -153,7 +153,7 @@ async def test_heartbeats_begin_a_stream_once(passed: Passed) -> None:
 
 async def test_a_whole_answer_has_no_heartbeats(passed: Passed) -> None:
     assert passed.passing("none", stream=False).beat is None
-    assert passed.passing("none", endpoint="embeddings").beat is None
+    assert passed.passing("none", endpoint="tokenize").beat is None
 
 
 async def test_the_engine_is_left_when_the_reply_fails(passed: Passed) -> None:

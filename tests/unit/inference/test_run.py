@@ -130,3 +130,12 @@ def test_a_salt_is_no_parameter_that_is_kept(run: Run) -> None:
     assert run.record().parameters == {"reproducible": True, "seed": 1}
     run.asked(request(cache_salt=12345))
     assert run.record().parameters == {}
+
+
+def test_what_a_trace_has_used_is_remembered(clock: ManualClock) -> None:
+    """By the day it is limited, and after a restart it must be known."""
+    trace = Run("req_1", "traces", Principal("key_1", "someone", frozenset()), clock)
+    trace.usage = {"prompt_tokens": 3, "gradient_tokens": 9, "captured_bytes": 1 << 40}
+    assert trace.record().parameters == {"used": {"captured_bytes": 1 << 40, "gradient_tokens": 9}}
+    trace.usage = {"prompt_tokens": 3, "gradient_tokens": 0, "captured_bytes": -1}
+    assert trace.record().parameters == {}

@@ -101,6 +101,14 @@ async def test_a_deployment_is_used_for_its_modes_only(fleet: Fleet) -> None:
         assert replica is embeds
 
 
+async def test_vectors_in_place_of_text_need_a_deployment_for_both_modes(fleet: Fleet) -> None:
+    await ready(fleet, echo(modes=["query"]))
+    for asked in (request(prompt_embeds="AAAA"), request(model="echo+tone", prompt="a")):
+        with pytest.raises(UnsupportedFeature, match="not there for embed and query"):
+            async with turns(fleet).place(grant(), ECHO, asked).turn():
+                raise AssertionError("it has no right to a turn")
+
+
 async def test_a_model_that_nobody_serves_is_not_waited_for(fleet: Fleet) -> None:
     await ready(fleet, echo())
     with pytest.raises(ModelNotFound):

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from terascope.core.config import InternalsConfig
 from terascope.core.errors import BadRequest
 from terascope.core.prices import Price
 from terascope.internals.arrays import DType
@@ -127,6 +128,14 @@ def test_the_price_of_a_plan() -> None:
     one = Cost(prompt_tokens=10, output_tokens=3, gradient_tokens=5, captured_bytes=BYTES_PER_MICRO + 1)
     assert one.micro(Price(2, 7)) == 2 * (10 + GRADIENT_SHARE * 5) + 7 * 3 + 2
     assert Cost(captured_bytes=10**9).micro(Price(2, 7)) == pytest.approx(0.244e6, rel=0.01)
+
+
+def test_limits_as_they_are_told() -> None:
+    """The usual ones are those of the configuration; what is no limit is not taken for one."""
+    assert dataclasses.asdict(Limits()) == dataclasses.asdict(InternalsConfig())
+    told: dict[str, object] = {"prompts": 3, "captured_bytes": -1, "memory_bytes": "9", "output_tokens": True, "x": 1}
+    assert Limits.of(told) == Limits(prompts=3)
+    assert Limits.of(dataclasses.asdict(InternalsConfig(prompts=0))) == Limits(prompts=0)
 
 
 @pytest.mark.parametrize("name", [one.name for one in dataclasses.fields(Limits)])

@@ -1,14 +1,20 @@
 """What Terascope reads of a request, and that it changes nothing else."""
 
+import base64
+import io
 import json
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
+import safetensors.numpy
 from hypothesis import given
 from hypothesis import strategies as st
 
 from terascope.core.errors import BadRequest
 from terascope.core.models import Feature, Mode
+from terascope.protocol.embeds import count
 from terascope.protocol.request import ModelRequest, read_object
 
 JSON = st.recursive(
@@ -53,9 +59,26 @@ def test_keep_usage_is_the_clients_own_wish() -> None:
 
 
 def test_what_cannot_stream_is_not_asked_to() -> None:
-    request = ModelRequest.read("embeddings", Mode.EMBED, b'{"model": "a", "stream": true, "input": "b"}')
+    request = ModelRequest.read("tokenize", Mode.QUERY, b'{"model": "a", "stream": true, "prompt": "b"}')
     assert not request.stream
+    assert json.loads(request.body_for("a")) == {"model": "a", "stream": True, "prompt": "b"}
+
+
+def test_a_stream_of_embeddings_tells_its_usage_unasked() -> None:
+    request = ModelRequest.read("embeddings", Mode.EMBED, b'{"model": "a", "stream": true, "input": "b"}')
+    assert (request.stream, request.keep_usage) == (True, True)
     assert json.loads(request.body_for("a")) == {"model": "a", "stream": True, "input": "b"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"layer": 0}, {"pooling": "mean"}, {"truncate": "end"}, {"windows": {"size": 3}}, {"stream": True}]
+)
+def test_options_of_embeddings_need_an_engine_that_knows_them(options: dict[str, Any]) -> None:
+    body = {"model": "a", "input": "b", **options}
+    request = ModelRequest.read("embeddings", Mode.EMBED, json.dumps(body).encode())
+    assert request.needs() == {Feature.EMBEDDING_OPTIONS}
+    plain = {"model": "a", "input": "b", "dimensions": 8, "encoding_format": "base64", "stream": False}
+    assert ModelRequest.read("embeddings", Mode.EMBED, json.dumps(plain).encode()).needs() == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -129,3 +152,61 @@ def test_wrong_types_are_refused_by_name(fields: dict[str, Any], param: str) -> 
 
 def test_of_duplicate_fields_the_last_counts() -> None:
     assert read_object(b'{"model": "a", "model": "b"}') == {"model": "b"}
+
+
+def npy(count: int, width: int = 8) -> str:
+    file = io.BytesIO()
+    np.save(file, np.zeros((count, width), dtype=np.float32))
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def tensors(count: int, width: int = 8) -> str:
+    return base64.b64encode(safetensors.numpy.save({"a": np.zeros((count, width), dtype=np.float32)})).decode()
+
+
+def completion(**fields: Any) -> ModelRequest:
+    return ModelRequest.read("completions", Mode.QUERY, json.dumps({"model": "a", **fields}).encode())
+
+
+@given(st.integers(1, 3000), st.integers(1, 64), st.sampled_from([npy, tensors]))
+def test_vectors_are_counted_by_their_header(rows: int, width: int, write: Callable[[int, int], str]) -> None:
+    assert count(write(rows, width)) == rows
+
+
+@given(st.text(max_size=200) | st.binary(max_size=200).map(lambda data: base64.b64encode(data).decode()))
+def test_what_does_not_say_how_many_counts_as_its_bytes(text: str) -> None:
+    assert 0 <= count(text) <= len(text)
+
+
+def test_a_decoy_in_the_metadata_does_not_make_it_cheap() -> None:
+    data = safetensors.numpy.save({"a": np.zeros((500, 8), dtype=np.float32)}, {"x": '"shape":[1'})
+    assert count(base64.b64encode(data).decode()) == 500
+    large = safetensors.numpy.save({"a": np.zeros((500, 8), dtype=np.float32)}, {"x": '"shape":[1' + " " * 9000})
+    assert count(base64.b64encode(large).decode()) >= 500
+
+
+@pytest.mark.parametrize(
+    ("given", "choices"),
+    [
+        (npy(2), 1),
+        ([npy(2), npy(3)], 2),
+        ([{"type": "prompt_embeds", "prompt_embeds": npy(2)}, {"type": "text", "text": "a"}], 1),
+        ([[{"type": "prompt_embeds", "prompt_embeds": npy(2)}], [{"type": "text", "text": "a"}]], 2),
+    ],
+)
+def test_vectors_in_a_completion_need_a_mode_and_a_feature(given: Any, choices: int) -> None:
+    request = completion(prompt_embeds=given, n=3)
+    assert request.needs() == {Feature.PROMPT_EMBEDS}
+    assert request.modes == {Mode.QUERY, Mode.EMBED}
+    assert request.choices == 3 * choices
+    assert request.parameters() == {"n": 3}
+
+
+def test_vectors_in_a_message_do_too() -> None:
+    part = {"type": "prompt_embeds", "prompt_embeds": npy(2)}
+    request = read(model="a", messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, part]}])
+    assert request.needs() == {Feature.PROMPT_EMBEDS}
+    assert request.modes == {Mode.QUERY, Mode.EMBED}
+    text = read(model="a", messages=[{"role": "user", "content": "prompt_embeds"}, "odd", {"content": ["odd"]}])
+    assert text.needs() == frozenset()
+    assert text.modes == {Mode.QUERY}

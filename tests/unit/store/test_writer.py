@@ -164,6 +164,8 @@ def test_turns_that_bring_something_share_a_commit(turn_s: float, groups: list[i
         sizes.append(len(arguments))
 
     async def submit(writer: LoopWriter) -> None:
+        loop = asyncio.get_running_loop()
+        assert isinstance(loop, _Still)
         waiting = []
         for number in range(12):
             waiting.append(asyncio.create_task(writer.submit(note, number)))
@@ -173,7 +175,5 @@ def test_turns_that_bring_something_share_a_commit(turn_s: float, groups: list[i
         await writer.aclose()
 
     with asyncio.Runner(loop_factory=_Still) as runner:
-        loop = runner.get_loop()
-        assert isinstance(loop, _Still)
         runner.run(submit(LoopWriter(create_engine("sqlite://"), lambda: None)))
     assert sizes == groups

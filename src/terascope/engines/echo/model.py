@@ -37,6 +37,7 @@ _FEATURES = (
 )  # fmt: skip
 _UNKNOWN_TO_ECHO = (
     "logit_bias", "suffix", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
+    "prompt_embeds",
 )  # fmt: skip
 
 
@@ -113,6 +114,8 @@ def _completions(settings: Settings, call: EngineCall, created: int) -> Echo:
     count = request.n or 1
     if request.best_of is not None and request.best_of < count:
         raise BadRequest("best_of: must be at least n", param="best_of")
+    if request.prompt is None:
+        raise BadRequest("prompt: must be given", param="prompt")
     prompts = _prompts(request.prompt, "prompt", settings)
     choices: list[Choice] = []
     made = 0

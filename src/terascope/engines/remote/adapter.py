@@ -18,8 +18,10 @@ from terascope.engines.contract import Endpoint, Engine, EngineInfo, Launch
 from terascope.engines.upstream import Address, HttpEngine, words
 
 _ENDPOINTS = ("chat/completions", "completions", "embeddings", "tokenize", "detokenize")
-# `reproducible` is a word of ours: a server that does not know it would let it pass and not do it
-_CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature) - {Feature.REPRODUCIBLE})
+# words of ours: a server that does not know them would let them pass and do something else; and vectors travel in other
+# forms there: vLLM takes pickles of torch
+_OURS = {Feature.REPRODUCIBLE, Feature.PROMPT_EMBEDS, Feature.EMBEDDING_OPTIONS}
+_CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature) - _OURS)
 _MOST_NAMES = 10  # models named in a message
 
 

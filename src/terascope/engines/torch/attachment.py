@@ -8,6 +8,9 @@ from typing import Protocol
 from torch import Tensor
 from transformers import PreTrainedModel
 
+VECTOR = -1
+"""Stands among a row's tokens where a vector is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Insert:

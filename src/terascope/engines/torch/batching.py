@@ -2,9 +2,9 @@
 
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -29,10 +29,14 @@ class Padded:
 
     def states(self, ids: Tensor, texts: Texts) -> Tensor:
         """Return the hidden states [tokens, width] of tokens `ids` [tokens], text after text."""
+        return self.layers(ids, texts, ())[None]
+
+    def layers(self, ids: Tensor, texts: Texts, layers: Collection[int]) -> dict[int | None, Tensor]:
+        """Return the states, by None those at the end and by number what goes into each of `layers`."""
         mask = torch.arange(texts.longest, device=ids.device) < texts.lengths[:, None]
         rows = ids.new_zeros(mask.shape).masked_scatter_(mask, ids)
-        states: Tensor = self.module(input_ids=rows, attention_mask=mask.long()).last_hidden_state
-        return states[mask]
+        output = self.module(input_ids=rows, attention_mask=mask.long(), output_hidden_states=bool(layers))
+        return _chosen(output, layers, mask)
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +49,14 @@ class Packed:
 
     def states(self, ids: Tensor, texts: Texts) -> Tensor:
         """See `Padded.states`."""
+        return self.layers(ids, texts, ())[None]
+
+    def layers(self, ids: Tensor, texts: Texts, layers: Collection[int]) -> dict[int | None, Tensor]:
+        """See `Padded.layers`."""
         positions = self._positions(ids, texts)
         with at(texts):
-            states: Tensor = self.module(input_ids=ids[None], position_ids=positions[None]).last_hidden_state
-        return states[0]
+            output = self.module(input_ids=ids[None], position_ids=positions[None], output_hidden_states=bool(layers))
+        return _chosen(output, layers, 0)
 
     def _positions(self, ids: Tensor, texts: Texts) -> Tensor:
         """Numbers from `first_position` on in every text.
@@ -65,6 +73,10 @@ class Packed:
 
 
 Batching = Padded | Packed
+
+
+def _chosen(output: Any, layers: Collection[int], index: Tensor | int) -> dict[int | None, Tensor]:
+    return {None: output.last_hidden_state[index]} | {layer: output.hidden_states[layer][index] for layer in layers}
 
 
 def first_position(module: PreTrainedModel) -> int:

@@ -1,9 +1,9 @@
 """The KV cache: one pool of blocks for all rows, who has which, and which can be found again.
 
 A block holds the keys and values of `BLOCK` consecutive tokens of one row, in every layer. A full block is known by
-a digest of its tokens, of all before them, and of the scope in which they may be shared; a row that begins with the
-same tokens in the same scope takes the block over (as vLLM's automatic prefix caching does). A block that nobody
-has keeps its content until the block is needed; the one unused longest goes first.
+a digest of its tokens and vectors, of all before them, and of the scope in which they may be shared; a row that begins
+with the same in the same scope takes the block over (as vLLM's automatic prefix caching does). A block that nobody has
+keeps its content until the block is needed; the one unused longest goes first.
 
 Block 0 belongs to nobody and stays zero: it fills the tables of rows that are shorter than their neighbours.
 """
@@ -18,6 +18,8 @@ from mmap import mmap
 
 import torch
 from torch import Tensor
+
+from terascope.engines.torch.attachment import Insert
 
 BLOCK = 16
 """Tokens per block."""
@@ -107,9 +109,10 @@ class BlockPool:
 class Digests:
     """The digests of a row's full blocks, made when they are asked for."""
 
-    def __init__(self, scope: str, tokens: list[int]) -> None:
-        """`tokens` may grow later, but never change."""
+    def __init__(self, scope: str, tokens: list[int], inserts: Sequence[Insert] = ()) -> None:
+        """`tokens` may grow later, but never change; `inserts` are vectors in place of some of them."""
         self._tokens = tokens
+        self._inserts = inserts
         self._last = hashlib.blake2b(scope.encode(), digest_size=_DIGEST_BYTES).digest()
         self._made: list[bytes] = []
 
@@ -125,6 +128,9 @@ class Digests:
     def _next(self) -> bytes:
         start = len(self._made) * BLOCK
         data = self._last + array("q", self._tokens[start : start + BLOCK]).tobytes()
+        for insert in self._inserts:
+            part = insert.within(start, start + BLOCK, -start)
+            data += b"" if part is None else part.place.to_bytes(1) + _bytes(part.vectors)
         self._last = hashlib.blake2b(data, digest_size=_DIGEST_BYTES).digest()
         return self._last
 
@@ -179,6 +185,10 @@ def _gather(store: Tensor, blocks: Tensor) -> Tensor:
     heads, _, size = store.shape
     found = store.view(heads, -1, BLOCK * size).index_select(1, blocks.flatten())
     return found.view(heads, blocks.shape[0], -1, size)
+
+
+def _bytes(vectors: Tensor) -> bytes:
+    return vectors.contiguous().flatten().view(torch.uint8).numpy().tobytes()
 
 
 def blocks_for(tokens: int) -> int:

@@ -8,10 +8,13 @@ from typing import Any
 from terascope.core.errors import BadRequest, UnsupportedFeature
 from terascope.engines.torch import tools
 from terascope.engines.torch.grammar import Grammar
+from terascope.engines.torch.prompts import Slots
 from terascope.engines.torch.vocabulary import Vocabulary
+from terascope.protocol.embeds import PART
 from terascope.protocol.openai import (
     ChatCompletionRequest,
     ChatMessage,
+    ContentPart,
     NamedToolChoice,
     TokenizeRequest,
     Tool,
@@ -31,15 +34,18 @@ class ToolUse:
 
 
 def prompt_of(
-    request: ChatCompletionRequest | TokenizeRequest, vocabulary: Vocabulary, shown: Sequence[Tool] = ()
+    request: ChatCompletionRequest | TokenizeRequest,
+    vocabulary: Vocabulary,
+    shown: Sequence[Tool] = (),
+    slots: Slots | None = None,
 ) -> str:
-    """Return the request's conversation as the chat template writes it.
+    """Return the request's conversation as the chat template writes it, vectors as marks of `slots`.
 
     Raises `UnsupportedFeature` when the model has no template, and `BadRequest` when that refuses.
     """
     if not vocabulary.has_template:
         raise UnsupportedFeature("this model has no chat template; use /v1/completions", param="messages")
-    messages = [_message(message, vocabulary.template) for message in request.messages or ()]
+    messages = [_message(message, vocabulary.template, slots) for message in request.messages or ()]
     listed = [tool.model_dump(exclude_none=True) for tool in shown]
     if listed and "tools" not in vocabulary.template_names:
         text = tools.PREAMBLE.format(tools="\n".join(json.dumps(tool["function"]) for tool in listed))
@@ -104,9 +110,9 @@ def _required(listed: Sequence[Tool], vocabulary: Vocabulary, *, several: bool) 
     return ToolUse(listed, tools.WholeReader, grammar)
 
 
-def _message(message: ChatMessage, template: str) -> dict[str, Any]:
+def _message(message: ChatMessage, template: str, slots: Slots | None) -> dict[str, Any]:
     found = message.model_dump(exclude_none=True)
-    found["content"] = _text(message)
+    found["content"] = _text(message, slots)
     if message.role == "developer" and "developer" not in template:
         found["role"] = "system"
     if message.tool_calls:
@@ -114,14 +120,25 @@ def _message(message: ChatMessage, template: str) -> dict[str, Any]:
     return found
 
 
-def _text(message: ChatMessage) -> str:
-    """Templates of language models take a text: parts are its lines."""
+def _text(message: ChatMessage, slots: Slots | None) -> str:
+    """Templates of language models take a text: parts of text are its lines, vectors stand right in it."""
     if not isinstance(message.content, list):
         return message.content or ""
+    text, after_text = "", False
     for part in message.content:
-        if part.type not in ("text", "refusal") or part.text is None:
-            raise UnsupportedFeature(f"this model takes text, not parts of type {part.type!r}", param="messages")
-    return "\n".join(part.text or "" for part in message.content)
+        is_text = part.type in ("text", "refusal") and part.text is not None
+        text += "\n" if is_text and after_text else ""
+        text += part.text or "" if is_text else _mark(part, slots)
+        after_text = is_text
+    return text
+
+
+def _mark(part: ContentPart, slots: Slots | None) -> str:
+    if part.type != PART or slots is None:
+        raise UnsupportedFeature(f"this model takes text, not parts of type {part.type[:40]!r}", param="messages")
+    if part.prompt_embeds is None:
+        raise BadRequest(f"a part of type {PART} needs `{PART}`: base64 of its vectors", param="messages")
+    return slots.mark(part.prompt_embeds)
 
 
 def _call(call: dict[str, Any]) -> dict[str, Any]:

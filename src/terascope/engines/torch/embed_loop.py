@@ -15,6 +15,8 @@ from terascope.engines.torch.batching import Padded
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.metrics import Metrics
+from terascope.engines.torch.pace import Pace
+from terascope.engines.torch.pooling import Ask
 from terascope.engines.torch.precedence import Precedence
 
 _log = logging.getLogger(__name__)
@@ -26,7 +28,7 @@ _PATIENCE = 3  # batches that begin with texts of better priority, before one th
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """The vector of one text of a job; with `error` the whole job is over."""
+    """What was asked for of one text of a job; with `error` the whole job is over."""
 
     index: int
     values: Tensor | None = None
@@ -35,10 +37,14 @@ class Vector:
 
 @dataclass(frozen=True, slots=True)
 class TextPlan:
-    """A text to be embedded, as it was admitted. Texts of smaller `priority` (0 urgent to 2 batch) go first."""
+    """A text to be embedded, as it was admitted. Texts of smaller `priority` (0 urgent to 2 batch) go first.
+
+    Without an `ask` the model's own way is meant. Nothing is normalized here.
+    """
 
     tokens: Sequence[int]
     priority: int = 1
+    ask: Ask | None = None
 
 
 TextJob = Job[TextPlan, Vector]
@@ -83,6 +89,7 @@ class EmbedLoop(ComputeThread[TextPlan, Vector]):
         super().__init__("embed-loop", loop, crashed)
         self._encoder = encoder
         self._metrics = metrics
+        self.pace = Pace()
         self._max_batch = max_batch
         on_gpu = encoder.module.device.type == "cuda"
         self._step_tokens = step_tokens or (_GPU_STEP_TOKENS if on_gpu else _STEP_TOKENS)
@@ -114,12 +121,15 @@ class EmbedLoop(ComputeThread[TextPlan, Vector]):
         self._waiting = [text for text in self._waiting if text not in taken]
         self._metrics.load(len(batch), len(self._waiting), 0)
         try:
-            vectors = self._encoder.embed([text.tokens for text in batch])
+            asks = [text.plan.ask or self._encoder.ask for text in batch]
+            vectors = self._encoder.pooled([text.tokens for text in batch], asks)
         except Exception as error:  # noqa: BLE001 - the edge of a step: its texts fail, the worker goes on
             self._failed(batch, error)
         else:
             self._tell(batch, vectors)
-            self._metrics.step(sum(len(text.tokens) for text in batch), 0, 0, time.perf_counter() - start, 0)
+            tokens, seconds = sum(len(text.tokens) for text in batch), time.perf_counter() - start
+            self._metrics.step(tokens, 0, 0, seconds, 0)
+            self.pace.step(tokens, 0, seconds)
         self._metrics.load(0, len(self._waiting), 0)
 
     def _batch(self) -> list[_Text]:
@@ -149,10 +159,9 @@ class EmbedLoop(ComputeThread[TextPlan, Vector]):
         self._precedence.took(lead, waiting)
         return sorted(self._waiting, key=lambda text: (text.plan.priority != lead, text.plan.priority))
 
-    def _tell(self, batch: Sequence[_Text], vectors: Tensor) -> None:
-        finite = vectors.isfinite().all(-1).tolist()
-        for text, vector, fine in zip(batch, vectors, finite, strict=True):
-            if fine:
+    def _tell(self, batch: Sequence[_Text], vectors: Sequence[Tensor]) -> None:
+        for text, vector in zip(batch, vectors, strict=True):
+            if vector.isfinite().all():
                 self._post(text.job, Vector(text.index, vector))
             else:
                 self._fail(text.job, EngineNan("the model computed something that is not a number for this text"))

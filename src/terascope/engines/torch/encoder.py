@@ -8,13 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoConfig, AutoTokenizer, PreTrainedModel
+from transformers import AutoConfig, AutoTokenizer, PretrainedConfig, PreTrainedModel
 
 from terascope.core.errors import ConfigError
 from terascope.engines.torch.batching import Batching, choose, first_position
 from terascope.engines.torch.checkpoint import read_encoder
 from terascope.engines.torch.model import Report, choose_device, choose_dtype
-from terascope.engines.torch.pooling import POOLINGS, pooling_names
+from terascope.engines.torch.pooling import EACH, POOLINGS, Ask, pooling_names
 from terascope.engines.torch.settings import WorkerSettings
 from terascope.engines.torch.text_attention import Texts
 from terascope.engines.torch.vocabulary import Vocabulary
@@ -34,6 +34,14 @@ class Encoder:
     normalize: bool
     dtype: str
     batching: Batching
+    layers: int = 0
+    matryoshka: frozenset[int] = frozenset()
+    """The dimensions that its checkpoint says it was trained to be cut to."""
+
+    @property
+    def ask(self) -> Ask:
+        """What it is asked for by default."""
+        return Ask(self.pooling)
 
     @torch.inference_mode()
     def embed(self, rows: Sequence[Sequence[int]]) -> Tensor:
@@ -41,15 +49,30 @@ class Encoder:
 
         The vector of a row is the same whatever the others are, as far as numbers of its type can be.
         """
+        vectors = torch.stack(self.pooled(rows, [self.ask] * len(rows)))
+        return torch.nn.functional.normalize(vectors, dim=-1) if self.normalize else vectors
+
+    @torch.inference_mode()
+    def pooled(self, rows: Sequence[Sequence[int]], asks: Sequence[Ask]) -> list[Tensor]:
+        """Return what each of `rows` is asked for, [width] or [tokens, width], not normalized; else as `embed`."""
         order = sorted(range(len(rows)), key=lambda row: len(rows[row]))
         texts = Texts([len(rows[row]) for row in order], self.module.device)
         ids = torch.tensor([token for row in order for token in rows[row]], device=self.module.device)
-        vectors = POOLINGS[self.pooling](self.batching.states(ids, texts).float(), texts)
-        if self.normalize:
-            vectors = torch.nn.functional.normalize(vectors, dim=-1)
-        found = torch.empty(vectors.shape)
-        found[order] = vectors.cpu()
+        states = self.batching.layers(ids, texts, {ask.layer for ask in asks if ask.layer is not None})
+        found: list[Tensor] = [torch.empty(0)] * len(rows)
+        for ask in set(asks):
+            vectors = _pool(states[ask.layer].float(), texts, ask)
+            for row, vector in zip(order, vectors, strict=True):
+                if asks[row] == ask:
+                    found[row] = vector
         return found
+
+
+def _pool(states: Tensor, texts: Texts, ask: Ask) -> Sequence[Tensor]:
+    """The vectors of each text, on the CPU."""
+    if ask.pooling == EACH:
+        return torch.split(states.cpu(), texts.lengths.tolist())
+    return POOLINGS[ask.pooling](states, texts).cpu().unbind()
 
 
 def load_encoder(settings: WorkerSettings, report: Report) -> Encoder:
@@ -75,9 +98,17 @@ def load_encoder(settings: WorkerSettings, report: Report) -> Encoder:
         "Normalize" in modules or not modules,
         str(module.dtype).removeprefix("torch."),
         choose(module, context),
+        int(getattr(config.get_text_config(), "num_hidden_layers", 0)),
+        trained_dimensions(config),
     )
     encoder.embed([encoder.vocabulary.encode("a", special=True) or [0]])
     return encoder
+
+
+def trained_dimensions(config: PretrainedConfig) -> frozenset[int]:
+    """Return the dimensions that a checkpoint's `matryoshka_dimensions` names, the key that vLLM reads, too."""
+    said = getattr(config, "matryoshka_dimensions", None)
+    return frozenset(one for one in said if isinstance(one, int)) if isinstance(said, list) else frozenset()
 
 
 def _modules(directory: Path) -> dict[str, str]:

@@ -6,12 +6,20 @@ from dataclasses import dataclass, field
 
 from terascope.core.errors import BadRequest, ContextLengthExceeded, UnsupportedFeature
 from terascope.engines.torch.chat import ToolUse, prompt_of, tool_use
+from terascope.engines.torch.embeds import VectorForm
 from terascope.engines.torch.grammar import Grammar, GrammarMaker
+from terascope.engines.torch.prompt_reader import PromptReader
+from terascope.engines.torch.prompts import Prompt, Slots
 from terascope.engines.torch.rows import RowPlan
 from terascope.engines.torch.sampling import Sampling
 from terascope.engines.torch.tools import PlainReader
 from terascope.engines.torch.vocabulary import Vocabulary
-from terascope.protocol.openai import ChatCompletionRequest, CompletionRequest, ResponseFormat, SamplingFields
+from terascope.protocol.openai import (
+    ChatCompletionRequest,
+    CompletionRequest,
+    ResponseFormat,
+    SamplingFields,
+)
 
 _MOST_ROWS = 1024
 _RANDOM_SEEDS = 2**53  # so that every JSON reader gets the seed as it is
@@ -28,18 +36,19 @@ Applied = dict[str, int | float | str | bool]
 class Terms:
     """What the gateway says of a request beside its body.
 
-    `scope` says with whom prefixes are shared, without one with nobody; `priority` whose turn comes first, as in
-    `EngineCall`.
+    `scope` says with whom prefixes are shared, without one with nobody; `priority` whose turn comes first, and `limits`
+    (JSON) the most that a trace may take, as in `EngineCall`.
     """
 
     scope: str | None = None
     priority: int = _INTERACTIVE
+    limits: str = ""
 
     @classmethod
     def read(cls, headers: Mapping[str, str]) -> "Terms":
         """Return what `headers` say; a priority that is none of 0, 1 and 2 is that of interactive requests."""
         priority = _PRIORITIES.get(headers.get("X-Terascope-Priority", ""), _INTERACTIVE)
-        return cls(headers.get("X-Terascope-Scope"), priority)
+        return cls(headers.get("X-Terascope-Scope"), priority, headers.get("X-Terascope-Trace-Limits", ""))
 
 
 _NO_TERMS = Terms()
@@ -47,7 +56,7 @@ _NO_TERMS = Terms()
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """A request as the loop takes it. `prompts` are the tokens of each prompt, `texts` what they were made of."""
+    """A request as the loop takes it. `prompts` are the tokens of each prompt, `texts` what is echoed of them."""
 
     rows: Sequence[RowPlan]
     prompts: Sequence[Sequence[int]]
@@ -65,9 +74,11 @@ class Order:
 class Intake:
     """Reads requests for one model. Safe to use from several threads; takes as long as tokenizing takes."""
 
-    def __init__(self, vocabulary: Vocabulary, context_length: int) -> None:
+    def __init__(self, vocabulary: Vocabulary, context_length: int, form: VectorForm | None = None) -> None:
+        """`form` is that of vectors in place of tokens, where the model takes them."""
         self._vocabulary = vocabulary
         self._context_length = context_length
+        self._reader = PromptReader(vocabulary, self, context_length, form)
 
     def chat(self, request: ChatCompletionRequest, terms: Terms = _NO_TERMS) -> Order:
         """Return what is to be computed, on the gateway's `terms`.
@@ -77,8 +88,9 @@ class Intake:
         if request.top_logprobs is not None and not request.logprobs:
             raise BadRequest("top_logprobs needs logprobs to be true", param="top_logprobs")
         use = tool_use(request, self._vocabulary)
-        text = prompt_of(request, self._vocabulary, use.shown)
-        prompt = self.tokens(text, special=False, param="messages")
+        slots = Slots()
+        text = prompt_of(request, self._vocabulary, use.shown, slots)
+        prompt = self._reader.chat(request, text, slots)
         logprobs = (request.top_logprobs or 0) if request.logprobs else None
         grammar = use.grammar or self._grammar(request, request.response_format)
         asked = request.max_completion_tokens if request.max_completion_tokens is not None else request.max_tokens
@@ -92,9 +104,9 @@ class Intake:
             raise UnsupportedFeature("this engine cannot fill in before a suffix", param="suffix")
         if request.best_of is not None and request.best_of != (request.n or 1):
             raise UnsupportedFeature("best_of must equal n; rank answers by their logprobs instead", param="best_of")
-        prompts = self._prompts(request)
+        prompts = self._reader.completion(request)
         grammar = self._grammar(request, request.response_format)
-        texts = self._texts(request) if request.echo else ()
+        texts = [prompt.text for prompt in prompts] if request.echo else ()
         score = request.logprobs if request.echo else None
         asked, told = request.max_tokens, request.logprobs
         return self._order(request, prompts, asked, told, grammar, terms, score=score, texts=texts)
@@ -132,25 +144,10 @@ class Intake:
             raise self._too_long(str(len(prompt)), least, param)
         return self._context_length - len(prompt) if asked is None else asked
 
-    def _prompts(self, request: CompletionRequest) -> list[list[int]]:
-        special = request.add_special_tokens is not False
-        prompts = []
-        for one in prompt_list(request.prompt):
-            if isinstance(one, str):
-                prompts.append(self.tokens(one, special=special, param="prompt"))
-            else:
-                self.check_tokens(one, "prompt")
-                prompts.append(one)
-        return prompts
-
-    def _texts(self, request: CompletionRequest) -> list[str]:
-        given = prompt_list(request.prompt)
-        return [one if isinstance(one, str) else self._vocabulary.decode(one) for one in given]
-
     def _order(
         self,
         request: SamplingFields,
-        prompts: Sequence[Sequence[int]],
+        prompts: Sequence[Prompt],
         asked: int | None,
         logprobs: int | None,
         grammar: Grammar | None,
@@ -171,10 +168,10 @@ class Intake:
             raise BadRequest(f"min_tokens is {request.min_tokens}, over the {asked} of max_tokens", param="min_tokens")
         rows = []
         for prompt in prompts:
-            room = self.room(prompt, asked, param)
+            room = self.room(prompt.tokens, asked, param)
             for choice in range(n):
                 plan = RowPlan(
-                    prompt,
+                    prompt.tokens,
                     _sampling(request, seed, choice, bias, logprobs),
                     room,
                     min(request.min_tokens or 0, room),
@@ -183,12 +180,15 @@ class Intake:
                     self._grammars().matcher(grammar) if grammar else None,
                     score if choice == 0 else None,
                     _scope(request, terms.scope),
+                    prompt.inserts,
                     reproducible=bool(request.reproducible),
                     priority=terms.priority,
                 )
                 rows.append(plan)
         applied = _applied(request, rows[0], asked, grammar)
-        return Order(rows, prompts, applied, n, texts, *([use] if use else []))
+        if vectors := sum(prompt.vectors for prompt in prompts):
+            applied["vectors"] = vectors
+        return Order(rows, [prompt.tokens for prompt in prompts], applied, n, texts, *([use] if use else []))
 
     def _too_long(self, prompt: str, answer: int, param: str) -> ContextLengthExceeded:
         wanted = f" and {answer} were asked for the answer" if answer > _LEAST_ANSWER else ""
@@ -237,16 +237,6 @@ class Intake:
         if self._vocabulary.grammars is None:
             raise UnsupportedFeature("grammars cannot be used with this model's tokenizer", param="response_format")
         return self._vocabulary.grammars
-
-
-def prompt_list(given: str | Sequence[str] | Sequence[int] | Sequence[Sequence[int]]) -> list[str | list[int]]:
-    """Return the prompts, or inputs, in `given`: texts and lists of tokens."""
-    if isinstance(given, str):
-        return [given]
-    tokens = [one for one in given if isinstance(one, int)]
-    if tokens:
-        return [tokens]
-    return [one if isinstance(one, str) else list(one) for one in given if not isinstance(one, int)]
 
 
 def _structured(grammars: GrammarMaker, kind: str, value: object) -> Grammar:

@@ -15,6 +15,7 @@ from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.interruption import Interrupted, Interruptions, worthwhile
 from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.metrics import Metrics
+from terascope.engines.torch.pace import Pace
 from terascope.engines.torch.packed import PackedModel, Step
 from terascope.engines.torch.rows import Event, Finish, Row, RowPlan, Turn
 from terascope.engines.torch.sampling import Draw, not_a_number, sample, score
@@ -49,6 +50,7 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         self._packed = packed
         self._vocabulary = vocabulary
         self._metrics = metrics
+        self.pace = Pace()
         self._schedule = Scheduler(packed.pool, max_batch, step_tokens, packed.fixed_rows, extra_rows)
         self._interruptions = Interruptions()
         self._rows: dict[RowJob, list[Row]] = {}
@@ -160,7 +162,9 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         for turn in turns:
             if turn.last and turn.row.plan.max_tokens == 0:
                 self._close(turn.row, logits[turn.keep[-1]])
-        self._metrics.step(prompt, made, planned - start, computed - planned, time.perf_counter() - computed)
+        ended = time.perf_counter()
+        self._metrics.step(prompt, made, planned - start, computed - planned, ended - computed)
+        self.pace.step(prompt, made, ended - start)
 
     def _step_of(self, turns: Sequence[Turn]) -> Step:
         kept = self._kept(turns)

@@ -14,6 +14,7 @@ from terascope.core.models import Task
 from terascope.engines.torch import memory
 from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.checkpoint import explained, read_model
+from terascope.engines.torch.embeds import VectorForm
 from terascope.engines.torch.packed import PackedModel, prepare
 from terascope.engines.torch.settings import WorkerSettings
 from terascope.engines.torch.unpack import gguf_file, unpack
@@ -34,6 +35,18 @@ class CausalModel:
     vocabulary: Vocabulary
     context_length: int
     dtype: str
+    form: VectorForm | None = None
+    """That of vectors in place of tokens; None where the model does not take them."""
+
+    @property
+    def shows_states(self) -> bool:
+        """Whether its last hidden states can be had: it has a part that gives them."""
+        return self.packed.module.base_model is not self.packed.module
+
+    @property
+    def width(self) -> int:
+        """How many numbers a hidden state has."""
+        return int(self.packed.module.config.get_text_config().hidden_size)
 
 
 def choose_device(settings: WorkerSettings) -> torch.device:
@@ -79,7 +92,8 @@ def load_causal(settings: WorkerSettings, report: Report) -> CausalModel:
     context = _context(module.config, settings.context_length)
     packed = PackedModel(module, _cache_tokens(settings, context, bytes_per_token, device))
     packed.find_fixed_rows()
-    return CausalModel(packed, vocabulary, context, str(module.dtype).removeprefix("torch."))
+    form = VectorForm(module.get_input_embeddings().weight.shape[1], module.dtype) if packed.takes_vectors() else None
+    return CausalModel(packed, vocabulary, context, str(module.dtype).removeprefix("torch."), form)
 
 
 def _read(settings: WorkerSettings, device: torch.device, report: Report) -> tuple[PreTrainedModel, Any]:

@@ -1,6 +1,7 @@
 """A causal model that computes parts of many rows in one forward pass, and the proof that it does so rightly."""
 
 import inspect
+import logging
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from transformers import PreTrainedModel
 
 from terascope.core.errors import ConfigError
 from terascope.engines.torch import linear
-from terascope.engines.torch.attachment import Attachment, Insert, Part
+from terascope.engines.torch.attachment import VECTOR, Attachment, Insert, Part
 from terascope.engines.torch.attention import NAME, PackedAttention
 from terascope.engines.torch.cache import BLOCK, BlockPool, blocks_for
 from terascope.engines.torch.graphs import Shapes
@@ -21,6 +22,7 @@ from terascope.engines.torch.sites import SiteMap, find_sites
 from terascope.engines.torch.taps import Listening, Taps
 from terascope.internals.sites import Place
 
+_log = logging.getLogger(__name__)
 _CHECK_LENGTHS = (12, 8)
 _CHECK_STEPS = (((0, 0, 5), (1, 0, 7)), ((0, 5, 6), (1, 7, 1)), ((0, 11, 1),))  # (row, start, count) of each step
 _TOLERANCE = {torch.float32: 1e-3, torch.float64: 1e-3}
@@ -133,7 +135,7 @@ class PackedModel:
     def _inputs(self, tokens: Tensor, inserts: Sequence[Insert]) -> dict[str, Tensor]:
         if not inserts:
             return {"input_ids": tokens}
-        vectors = self.module.get_input_embeddings()(tokens)
+        vectors = self.module.get_input_embeddings()(tokens.clamp_min(0))
         for insert in inserts:
             vectors[0, insert.place : insert.place + len(insert.vectors)] = insert.vectors
         return {"inputs_embeds": vectors}
@@ -160,6 +162,24 @@ class PackedModel:
         if not all(alone.equal(self._slot(row, beside, slot)) for beside, slot in among):
             self.fixed_rows = 1
         return self.fixed_rows
+
+    @torch.inference_mode()
+    def takes_vectors(self) -> bool:
+        """Return whether a row's embeddings, given as vectors, are computed as its tokens are."""
+        table = self.module.get_input_embeddings()
+        tokens = [(11 * i + 3) % table.weight.shape[0] for i in range(_TRIED)]
+        blocks = self.pool.take(1)
+        span = [Span(0, _TRIED, blocks)]
+        insert = Insert(0, table(torch.tensor(tokens, device=self.device)))
+        try:
+            right = self.run(Step(tokens, span, range(_TRIED))).float()
+            ours = self.run(Step([VECTOR] * _TRIED, span, range(_TRIED), [insert])).float()
+        except Exception as error:  # noqa: BLE001 - whatever the model does not take, it can still be served
+            _log.warning("the model takes no vectors in place of tokens", extra={"reason": repr(error)[:300]})
+            return False
+        finally:
+            self.pool.give_back(blocks)
+        return bool((ours - right).norm() < _TOLERANCE.get(self.module.dtype, _HALF_TOLERANCE) * right.norm())
 
     def _slot(self, row: list[int], others: list[list[int]], slot: int) -> Tensor:
         """The logits of `row` after its tokens, one a step, in `slot` among `others`."""

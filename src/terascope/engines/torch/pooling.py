@@ -1,6 +1,7 @@
 """From the hidden states of texts to one vector for each, as sentence-transformers names the ways."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -50,6 +51,31 @@ POOLINGS: Mapping[str, Pooling] = {
     "weightedmean": _weighted_mean,
     "mean_sqrt_len_tokens": _mean_sqrt,
 }
+EACH = "none"
+"""No pooling: a vector for each token."""
+WIRE: Mapping[str, str] = {
+    "last": "lasttoken",
+    "mean": "mean",
+    "cls": "cls",
+    "max": "max",
+    "weighted": "weightedmean",
+    "none": EACH,
+}
+"""What requests call the ways, and what they are called here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Which states of a text are wanted, and how they are pooled: a name of `POOLINGS`, or `EACH`.
+
+    `layer` counts as transformers' `hidden_states`: 0 is what the first layer gets. None is what the model gives at its
+    end.
+    """
+
+    pooling: str
+    layer: int | None = None
+
+
 _FLAGS = {
     "pooling_mode_mean_tokens": "mean",
     "pooling_mode_cls_token": "cls",

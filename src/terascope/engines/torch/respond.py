@@ -1,27 +1,28 @@
 """How answers leave the worker: whole, or as server-sent events; and the models behind them."""
 
 import asyncio
-from urllib.parse import quote
 
-import orjson
 from aiohttp import web
 
 from terascope.core.errors import ModelNotFound, ServiceError, UnsupportedFeature
 from terascope.engines.contract import EngineInfo
-from terascope.engines.torch import vectors
 from terascope.engines.torch.answers import Answer, ChatAnswer, CompletionAnswer
 from terascope.engines.torch.chat import prompt_of
-from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, TextPlan, Vector
+from terascope.engines.torch.embed_loop import EmbedLoop
+from terascope.engines.torch.embedding import Embeddings, RowComputer, TextComputer
+from terascope.engines.torch.embeds import VectorForm
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.httpd import REQUEST_ID
 from terascope.engines.torch.intake import Intake, Order, Terms
 from terascope.engines.torch.jobs import Job
 from terascope.engines.torch.loop import BatchLoop, RowJob
 from terascope.engines.torch.model import CausalModel
+from terascope.engines.torch.replies import Headers, applied, event_stream, id_header, ignored, json_event, json_reply
 from terascope.engines.torch.rows import Event
 from terascope.engines.torch.text import TokenTable
 from terascope.engines.torch.tracing.route import Traces
 from terascope.engines.torch.tracing.tools import for_decoder, for_encoder
+from terascope.engines.torch.vectors import VectorModel
 from terascope.engines.torch.vocabulary import Vocabulary
 from terascope.protocol.errors import error_body
 from terascope.protocol.openai import (
@@ -31,27 +32,32 @@ from terascope.protocol.openai import (
     EmbeddingRequest,
     SamplingFields,
     TokenizeRequest,
-    Wire,
 )
-from terascope.protocol.parse import ignored_fields, parse
+from terascope.protocol.parse import parse
 from terascope.protocol.sse import DONE, event
 from terascope.protocol.traces import SitesRequest
 
 TRACES = ("v1/traces", "v1/traces/sites")
-_MOST_IGNORED = 20  # names of ignored fields told in a header
-Headers = dict[str, str]
 
 
 class _Model:
     """What language models and embedding models have in common."""
 
-    def __init__(self, served_name: str, info: EngineInfo, vocabulary: Vocabulary, context_length: int) -> None:
+    def __init__(
+        self,
+        served_name: str,
+        info: EngineInfo,
+        vocabulary: Vocabulary,
+        context_length: int,
+        form: VectorForm | None = None,
+    ) -> None:
         self.info = info
         self._served_name = served_name
         self._vocabulary = vocabulary
         self._context_length = context_length
-        self._intake = Intake(vocabulary, context_length)
+        self._intake = Intake(vocabulary, context_length, form)
         self._traces: Traces | None = None
+        self._embeddings: Embeddings | None = None
 
     @property
     def takes_traces(self) -> bool:
@@ -61,7 +67,7 @@ class _Model:
     async def _words(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         find = self._tokenize if endpoint == "tokenize" else self._detokenize
-        return _json(await asyncio.to_thread(find, body), _id_header(request))
+        return json_reply(await asyncio.to_thread(find, body), id_header(request))
 
     def _tokenize(self, body: bytes) -> dict[str, object]:
         asked = parse(TokenizeRequest, body)
@@ -81,6 +87,17 @@ class _Model:
         found: dict[str, object] = {"prompt": self._vocabulary.decode(asked.tokens)}
         return found | ({"pieces": self._vocabulary.pieces(asked.tokens)} if asked.return_pieces else {})
 
+    async def _embed(self, request: web.Request) -> web.StreamResponse:
+        if self._embeddings is None:
+            raise UnsupportedFeature("this engine sees no hidden states of this model", param="model")
+        asked = await asyncio.to_thread(self._read_embedding, await request.read())
+        return await self._embeddings.answer(request, asked)
+
+    def _read_embedding(self, body: bytes) -> EmbeddingRequest:
+        asked = parse(EmbeddingRequest, body)
+        self._check_name(asked.model)
+        return asked
+
     async def _trace(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         traces = self._traces
         if traces is None:
@@ -88,12 +105,12 @@ class _Model:
         body = await request.read()
         if endpoint == "v1/traces/sites":
             self._check_name(parse(SitesRequest, body).model)
-            return _json(traces.sites(), _id_header(request))
-        order = await asyncio.to_thread(traces.read, body)
+            return json_reply(traces.sites(), id_header(request))
+        terms = Terms.read(request.headers)
+        order = await asyncio.to_thread(traces.read, body, terms.limits)
         self._check_name(order.plan.model)
-        priority = Terms.read(request.headers).priority
         try:
-            return await traces.answer(request, order, request[REQUEST_ID], priority)
+            return await traces.answer(request, order, request[REQUEST_ID], terms.priority)
         except ConnectionResetError:
             return web.Response()  # the client has left
 
@@ -106,11 +123,17 @@ class Generator(_Model):
     """A language model that answers. `httpd.Served`."""
 
     def __init__(self, served_name: str, info: EngineInfo, model: CausalModel, loop: BatchLoop) -> None:
-        super().__init__(served_name, info, model.vocabulary, model.context_length)
+        super().__init__(served_name, info, model.vocabulary, model.context_length, model.form)
         self._loop = loop
         self._fingerprint = f"{info.engine}-{info.version}-{info.dtype}"
         tools = for_decoder(model, self._intake, loop)
         self._traces = None if tools is None else Traces(served_name, tools)
+        if model.shows_states:
+            layers = 0 if tools is None else tools.shape.layers
+            vectors = VectorModel(
+                model.vocabulary, model.context_length, model.width, layers, "lasttoken", normalize=True
+            )
+            self._embeddings = Embeddings(served_name, vectors, RowComputer(model.packed, loop))
 
     async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         """See `Served.answer`."""
@@ -126,7 +149,7 @@ class Generator(_Model):
             return await self._words(endpoint, request)
         if endpoint in TRACES:
             return await self._trace(endpoint, request)
-        raise UnsupportedFeature("this model answers chats and completions; it makes no embeddings", param="model")
+        return await self._embed(request)
 
     def stop(self) -> None:
         """See `Served.stop`."""
@@ -153,7 +176,7 @@ class Generator(_Model):
         self, request: web.Request, asked: SamplingFields, order: Order, answer: Answer
     ) -> web.StreamResponse:
         job: RowJob = Job(request[REQUEST_ID], order.rows)
-        headers = _id_header(request) | _told(asked, order)
+        headers = id_header(request) | _told(asked, order)
         self._loop.submit(job)
         try:
             news = News(job)
@@ -164,7 +187,7 @@ class Generator(_Model):
             answer.push(first)
             while not news.over:
                 answer.push(await news.next())
-            return _json(answer.whole(), headers)
+            return json_reply(answer.whole(), headers)
         finally:
             self._loop.cancel(job)
 
@@ -174,10 +197,19 @@ class Embedder(_Model):
 
     def __init__(self, served_name: str, info: EngineInfo, encoder: Encoder, loop: EmbedLoop) -> None:
         super().__init__(served_name, info, encoder.vocabulary, encoder.context_length)
-        self._encoder = encoder
         self._loop = loop
         tools = for_encoder(encoder, self._intake, loop)
         self._traces = None if tools is None else Traces(served_name, tools)
+        vectors = VectorModel(
+            encoder.vocabulary,
+            encoder.context_length,
+            encoder.width,
+            encoder.layers,
+            encoder.pooling,
+            encoder.normalize,
+            encoder.matryoshka,
+        )
+        self._embeddings = Embeddings(served_name, vectors, TextComputer(loop))
 
     async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         """See `Served.answer`."""
@@ -196,29 +228,6 @@ class Embedder(_Model):
     def join(self, timeout_s: float) -> bool:
         """See `Served.join`."""
         return self._loop.join(timeout_s)
-
-    def _read(self, body: bytes) -> tuple[EmbeddingRequest, vectors.EmbeddingOrder]:
-        asked = parse(EmbeddingRequest, body)
-        self._check_name(asked.model)
-        return asked, vectors.read(asked, self._encoder)
-
-    async def _embed(self, request: web.Request) -> web.StreamResponse:
-        asked, order = await asyncio.to_thread(self._read, await request.read())
-        priority = Terms.read(request.headers).priority
-        job: TextJob = Job(request[REQUEST_ID], [TextPlan(one, priority) for one in order.inputs])
-        self._loop.submit(job)
-        found: list[Vector | None] = [None] * len(order.inputs)
-        try:
-            for _ in order.inputs:
-                vector = await job.news.get()
-                if vector.error is not None:
-                    raise vector.error
-                found[vector.index] = vector
-        finally:
-            self._loop.cancel(job)
-        values = [one.values for one in found if one is not None and one.values is not None]
-        answer = await asyncio.to_thread(vectors.answer, order, values, self._served_name)
-        return _json(answer, _id_header(request) | _ignored(asked))
 
 
 class News:
@@ -250,8 +259,7 @@ class News:
 async def _stream(
     request: web.Request, headers: Headers, first: Event, news: News, answer: Answer, *, usage: bool
 ) -> web.StreamResponse:
-    response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
-    response.content_type = "text/event-stream"
+    response = event_stream(headers)
     try:
         await response.prepare(request)
         await _events(request, response, first, news, answer, usage=usage)
@@ -266,35 +274,18 @@ async def _events(
 ) -> None:
     """Write the events; those that are there at once go out together. An error takes the place of `[DONE]`."""
     extra = {"usage": None} if usage else {}
-    out = [_sse(one | extra) for one in answer.push(first)]
+    out = [json_event(one | extra) for one in answer.push(first)]
     try:
         while not news.over:
             if not news.waiting:
                 await response.write(b"".join(out))
                 out.clear()
-            out += [_sse(one | extra) for one in answer.push(await news.next())]
-        out += [_sse(answer.usage_event()), DONE] if usage else [DONE]
+            out += [json_event(one | extra) for one in answer.push(await news.next())]
+        out += [json_event(answer.usage_event()), DONE] if usage else [DONE]
     except ServiceError as error:
         out.append(event(error_body(error, request[REQUEST_ID])))
     await response.write(b"".join(out))
 
 
-def _sse(value: object) -> bytes:
-    return event(orjson.dumps(value))
-
-
 def _told(asked: SamplingFields, order: Order) -> Headers:
-    return {"X-Terascope-Applied": orjson.dumps(order.applied).decode()} | _ignored(asked)
-
-
-def _ignored(asked: Wire) -> Headers:
-    names = [quote(name[:64]) for name in ignored_fields(asked)[:_MOST_IGNORED]]
-    return {"X-Terascope-Ignored": ",".join(names)} if names else {}
-
-
-def _id_header(request: web.Request) -> Headers:
-    return {"X-Request-Id": request[REQUEST_ID]}
-
-
-def _json(value: object, headers: Headers) -> web.Response:
-    return web.Response(body=orjson.dumps(value), content_type="application/json", headers=headers)
+    return applied(order.applied) | ignored(asked)

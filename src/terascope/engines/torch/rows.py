@@ -31,11 +31,11 @@ class RowPlan:
 
     A plan is for one row: `matcher` follows that. `score_prompt` asks for the log-probabilities of the prompt,
     with so many rivals each. `scope` says with whom computed prefixes are shared: with rows of the same scope, so it
-    must name all that shapes them besides the tokens; none shares nothing. `inserts` replace embeddings of the
-    prompt, `attachments` see or change what is inside the model. A `reproducible` row has the same bits at every
-    repeat; it is computed in steps of fixed shape. Rows of smaller `priority` (0 urgent, 1 interactive, 2 batch) go
-    first. A `whole` row has its prompt read in one step, and shares steps with others of its kind only. `logits_at`
-    are tokens of the prompt whose logits attachments see.
+    must name all that shapes them besides tokens and inserts; none shares nothing. `inserts` are vectors where the
+    prompt has `VECTOR`s, `attachments` see or change what is inside the model. A `reproducible` row has the same
+    bits at every repeat; it is computed in steps of fixed shape. Rows of smaller `priority` (0 urgent, 1 interactive,
+    2 batch) go first. A `whole` row has its prompt read in one step, and shares steps with others of its kind only.
+    `logits_at` are tokens of the prompt whose logits attachments see.
     """
 
     prompt: Sequence[int]
@@ -88,7 +88,7 @@ class Row:
         self.blocks: list[int] = []
         self.computed = 0  # tokens whose keys and values are in the cache
         self.scored = 0  # tokens of the prompt whose successors' log-probabilities have been told
-        self.digests = None if plan.scope is None else Digests(plan.scope, self.tokens)
+        self.digests = None if plan.scope is None else Digests(plan.scope, self.tokens, plan.inserts)
         self.published = 0  # blocks that others can find
         self.cached = 0  # tokens of the prompt that were not computed for it
         self.last_round = 0  # when it last had its turn in a step of fixed shape

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from terascope.core.errors import EngineNan, ServiceError
+from terascope.engines.torch.attachment import VECTOR
 from terascope.engines.torch.grammar import Matcher
 
 _GREEDY_BELOW = 1e-5
@@ -105,8 +106,9 @@ class Chooser:
 
     def _penalize(self, scores: Tensor) -> None:
         s = self.sampling
-        if s.repetition_penalty != 1:
-            seen = torch.tensor(list({*self._prompt, *self._counts}), device=scores.device)
+        known = {*self._prompt, *self._counts} - {VECTOR} if s.repetition_penalty != 1 else set()
+        if known:
+            seen = torch.tensor(list(known), device=scores.device)
             found = scores[seen]
             scores[seen] = torch.where(found > 0, found / s.repetition_penalty, found * s.repetition_penalty)
         if self._counts and (s.frequency_penalty or s.presence_penalty):
@@ -161,14 +163,17 @@ def not_a_number() -> EngineNan:
 
 
 def score(logits: Tensor, tokens: Sequence[int], top: int) -> list[TokenInfo]:
-    """Return what the model thought of `tokens`; `logits` [len(tokens), vocabulary], `top` rivals each."""
+    """Return what the model thought of `tokens`; `logits` [len(tokens), vocabulary], `top` rivals each.
+
+    A vector among them has no log-probability and no rivals.
+    """
     logits = logits.float()
     norm = _logsumexp(logits)
-    own = logits.gather(-1, torch.tensor(tokens, device=logits.device)[:, None]) - norm
+    own = logits.gather(-1, torch.tensor(tokens, device=logits.device).clamp_min(0)[:, None]) - norm
     values, indices = logits.topk(min(top, logits.shape[-1]), dim=-1)
     rivals = zip(indices.tolist(), (values - norm).tolist(), strict=True)
     return [
-        TokenInfo(token, value, tuple(zip(*rival, strict=True)))
+        TokenInfo(token) if token == VECTOR else TokenInfo(token, value, tuple(zip(*rival, strict=True)))
         for token, (value,), rival in zip(tokens, own.tolist(), rivals, strict=True)
     ]
 

@@ -67,10 +67,13 @@ def _generator(
         features -= {Feature.JSON_SCHEMA}
     if not (model.vocabulary.has_template and model.vocabulary.grammars):
         features -= {Feature.TOOLS}
+    if model.form is None:
+        features -= {Feature.PROMPT_EMBEDS}
     chat = ("chat/completions",) if model.vocabulary.has_template else ()
+    embeddings = ("embeddings",) if model.shows_states else ()
     info = _info(
         settings,
-        Capabilities(frozenset((*chat, "completions", *_WORDS)), frozenset(map(str, features))),
+        Capabilities(frozenset((*chat, "completions", *embeddings, *_WORDS)), frozenset(map(str, features))),
         model.context_length,
         model.dtype,
         model.packed.device,
@@ -93,7 +96,9 @@ def _embedder(
     batch = EmbedLoop(encoder, loop, crashed, metrics, max_batch=settings.max_batch)
     info = _info(
         settings,
-        Capabilities(frozenset(("embeddings", *_WORDS)), frozenset({str(Feature.TOKEN_PROMPTS)})),
+        Capabilities(
+            frozenset(("embeddings", *_WORDS)), frozenset({str(Feature.TOKEN_PROMPTS), str(Feature.EMBEDDING_OPTIONS)})
+        ),
         encoder.context_length,
         encoder.dtype,
         encoder.module.device,

@@ -26,11 +26,11 @@ class TokenTable:
 
     def text_bytes(self, token: int) -> bytes:
         """The bytes that `token` adds to an answer; none for special tokens."""
-        return b"" if token in self._special or token >= len(self._pieces) else self._pieces[token]
+        return b"" if token in self._special else self.name_bytes(token)
 
     def name_bytes(self, token: int) -> bytes:
-        """The bytes of `token`, of special ones their name."""
-        return self._pieces[token] if token < len(self._pieces) else b""
+        """The bytes of `token`, of special ones their name; none for a vector and for what is no token."""
+        return self._pieces[token] if 0 <= token < len(self._pieces) else b""
 
     def name(self, token: int) -> str:
         """`token` as a string; one that is not whole characters as `bytes:\\xe2\\x82`, as OpenAI writes it."""

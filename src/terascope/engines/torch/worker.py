@@ -15,7 +15,7 @@ from aiohttp import web
 
 from terascope.core import environment
 from terascope.core.errors import ServiceError
-from terascope.engines.torch import logs
+from terascope.engines.torch import heap, logs
 from terascope.engines.torch.httpd import BACKLOG, Shell
 from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.settings import WorkerSettings, parse_arguments
@@ -29,6 +29,7 @@ _PRIVATE = 0o177  # umask of a socket that only we may open
 
 def main(arguments: list[str] | None = None) -> int:
     """Serve until told to end; return the exit status."""
+    heap.keep()
     settings = parse_arguments(arguments)
     logs.configure()
     secret = environment.replica_secret()

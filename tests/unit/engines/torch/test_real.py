@@ -24,6 +24,7 @@ from terascope.testing.engines import ENGINE_CHECKS, check_engine
 
 from .conftest import CACHE, Client
 from .driver import Driver, computed, generated, plan
+from .sent import as_npy, as_safetensors, rows_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 CHAT, TEXT = "v1/chat/completions", "v1/completions"
@@ -238,3 +239,36 @@ def test_embeddings_of_many_lengths_at_once(minilm_dir: Path) -> None:
         with torch.inference_mode():
             states = plain(input_ids=torch.tensor([row])).last_hidden_state[0].mean(0)
         torch.testing.assert_close(vector, states / states.norm(), atol=1e-5, rtol=0)
+
+
+async def test_rows_of_the_table_are_the_text(client: Client, smol: CausalModel) -> None:
+    """Given as vectors, whole or in part, alone and beside others, on both endpoints."""
+    tokens = smol.vocabulary.encode(TALE, special=True)
+    options: dict[str, Any] = {"max_tokens": 32, "temperature": 0, "logprobs": 2, "ignore_eos": True}
+    plain = (await client.ask(TEXT, prompt=TALE, **options))["choices"][0]
+    vectors = [{"type": "prompt_embeds", "prompt_embeds": as_npy(rows_of(smol, tokens))}]
+    mixed = [
+        {"type": "tokens", "tokens": tokens[:5]},
+        {"type": "prompt_embeds", "prompt_embeds": as_safetensors(rows_of(smol, tokens[5:11]))},
+        {"type": "tokens", "tokens": tokens[11:]},
+    ]
+    other = {"prompt": "It was the best of times", "max_tokens": 32}
+    asked = [client.ask(TEXT, prompt_embeds=one, **options) for one in (vectors, mixed)]
+    *found, _ = await asyncio.gather(*asked, client.ask(TEXT, **other))
+    for one in found:
+        choice = one["choices"][0]
+        assert choice["text"] == plain["text"]
+        assert choice["logprobs"]["token_logprobs"] == pytest.approx(plain["logprobs"]["token_logprobs"], abs=1e-4)
+        assert one["usage"]["prompt_tokens"] == len(tokens)
+
+
+async def test_a_chat_with_vectors_knows_the_capital(client: Client, smol: CausalModel) -> None:
+    country = smol.vocabulary.encode(" France", special=False)
+    parts = [
+        {"type": "text", "text": "What is the capital of"},
+        {"type": "prompt_embeds", "prompt_embeds": as_npy(rows_of(smol, country))},
+        {"type": "text", "text": "?"},
+    ]
+    found = await client.ask(CHAT, messages=[{"role": "user", "content": parts}], temperature=0)
+    assert found["choices"][0]["message"]["content"] == "The capital of France is Paris."
+    assert found["usage"]["prompt_tokens"] == 37

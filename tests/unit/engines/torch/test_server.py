@@ -408,10 +408,6 @@ async def test_prompts_at_the_limit(client: Client, tiny: CausalModel) -> None:
     assert (error["code"], error["param"]) == ("context_length_exceeded", "messages")
 
 
-async def test_embeddings_are_not_for_this_model(client: Client) -> None:
-    assert (await client.refused("v1/embeddings", input="x"))["code"] == "unsupported_feature"
-
-
 async def test_other_models_and_places(client: Client) -> None:
     for path, body in ((CHAT, {"messages": USER}), (TEXT, {"prompt": "x"}), ("tokenize", {"prompt": "x"})):
         status, answer, _ = await client.post(path, {"model": "other", **body})

@@ -2,8 +2,11 @@
 
 import asyncio
 import base64
+import io
 import json
+import pickle
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.respond import Generator
 from terascope.engines.torch.settings import WorkerSettings
 from terascope.engines.torch.tracing.route import Traces
+from terascope.internals.limits import Cost
 from terascope.protocol.trace_results import TraceResult, TraceRowEvent
 
 from .conftest import NAN_TOKEN, Client
@@ -239,6 +243,8 @@ async def test_rows_as_events(client: Client) -> None:
         TraceRowEvent.model_validate(one)
         assert one["object"] == "trace.row"
         assert one["row"] == row
+    assert [one["usage"]["completion_tokens"] for one in events] == [3, 6]
+    assert events[1]["usage"] == whole["usage"]
 
 
 async def test_a_row_that_fails_among_events(client: Client) -> None:
@@ -298,11 +304,79 @@ async def test_who_takes_from_a_prompt_that_failed(client: Client) -> None:
     assert "`a`" in answer["rows"][1]["error"]["message"]
 
 
+async def test_how_long_it_will_take(client: Client) -> None:
+    """Known from what was seen, and only then."""
+    backward = {"of": {"logit": 7}, "with_respect_to": ["norm"]}
+    before = await trace(client, prompt_of(1, 10), dry_run=True, **PLAN)
+    assert before["estimate"]["seconds"] is None
+    await trace(client, prompt_of(1, 10), max_tokens=5, ignore_eos=True, gradient=backward, **PLAN)
+    pace = client.server.loop.pace
+    one, two, answer, back = [
+        (await trace(client, prompt_of(1, 10), *more, dry_run=True, **PLAN, **fields))["estimate"]["seconds"]
+        for more, fields in (
+            ((), {}),
+            ((prompt_of(2, 10),), {}),
+            ((), {"max_tokens": 5}),
+            ((), {"gradient": backward}),
+        )
+    ]
+    assert 0 < one < answer < 60
+    assert two == pytest.approx(2 * one)
+    assert back > one
+    assert pace.seconds(Cost(gradient_tokens=10)) == pytest.approx(back - one)
+
+
+@pytest.mark.parametrize(
+    ("limits", "words"),
+    [
+        ({"captured_bytes": 2559}, "2,560 captured bytes, and 2,559 are allowed; capture fewer"),
+        ({"prompts": 0}, "0"),
+        ({"prompt_tokens": 9}, "10 prompt tokens, and 9 are allowed"),
+        ({"operations": 1}, "1"),
+        ({"memory_bytes": 100}, "memory bytes, and 100 are allowed"),
+    ],
+)
+async def test_the_gateways_limits_are_kept(client: Client, limits: dict[str, int], words: str) -> None:
+    body = {"model": "tiny", "prompts": named(prompt_of(1, 10)), **PLAN, "dry_run": True}
+    told = {"X-Terascope-Trace-Limits": json.dumps(limits)}
+    status, answer, _ = await client.post("v1/traces", body, headers=told)
+    assert (status, answer["error"]["code"]) == (400, "invalid_request")
+    assert words in answer["error"]["message"]
+    assert answer["error"]["param"]
+
+
+async def test_what_is_kept_as_a_whole_needs_the_memory(client: Client) -> None:
+    """JSON is there three times before it goes out; what flows or streams is there a row at a time."""
+    prompts = [{"tokens": prompt_of(n, 60)} for n in range(20)]
+    size = 20 * 60 * 2 * 64 * 2
+    kinds: dict[str, dict[str, Any]] = {"json": {}, "events": {"stream": True}, "file": {"format": "safetensors"}}
+    needs = {
+        name: (await client.ask("v1/traces", prompts=prompts, dry_run=True, **PLAN, **fields))["estimate"]
+        for name, fields in kinds.items()
+    }
+    assert {one["captured_bytes"] for one in needs.values()} == {size}
+    assert needs["events"]["memory_bytes"] == size // 20
+    assert needs["file"]["memory_bytes"] == size // 20 + size
+    assert needs["json"]["memory_bytes"] >= size // 20 + 3 * size
+
+
 async def test_the_cost_without_the_work(client: Client) -> None:
     answer = await trace(client, prompt_of(1, 10), dry_run=True, **PLAN)
     assert answer["estimate"]["captured_bytes"] == 2 * 10 * 64 * 2
     assert answer["estimate"]["prompt_tokens"] == 10
     assert "rows" not in answer
+
+
+def data_of(values: list[float]) -> dict[str, Any]:
+    """An array as bytes."""
+    data = np.asarray(values, "<f4").tobytes()
+    return {"dtype": "F32", "shape": [len(values)], "data": base64.b64encode(data).decode()}
+
+
+def file_of(**arrays: list[float]) -> str:
+    """A safetensors file in base64."""
+    made = safetensors.numpy.save({name: np.asarray(values, "<f4") for name, values in arrays.items()})
+    return base64.b64encode(made).decode()
 
 
 REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -318,15 +392,84 @@ REFUSED: dict[str, tuple[dict[str, Any], str, str]] = {
         "operations",
         "takes from itself",
     ),
+    "circle": (
+        {
+            "prompts": named([5, 6], [7, 8]),
+            "operations": [
+                {"patch": "blocks.0.residual.post", "from": "a", "in": "b"},
+                {"patch": "blocks.1.residual.post", "from": "b", "in": "a"},
+            ],
+        },
+        "operations",
+        "wait for each other",
+    ),
+    "nan": ({"operations": [{"add": "norm", "value": data_of([float("nan")] * 64)}]}, "operations[0].value", "finite"),
+    "infinite": (
+        {"operations": [{"set": "norm", "value": "v"}], "safetensors": file_of(v=[float("inf")] * 64)},
+        "safetensors",
+        "finite",
+    ),
+    "large": ({"operations": [{"add": "norm", "value": [1e39] * 64}]}, "operations[0].value", "not finite"),
+    "tokens": ({"prompts": [{"tokens": [5] * 300_000}]}, "prompts[0]", "maximum context length"),
+    "text": ({"prompts": ["word " * 190_000]}, "prompts[0]", "maximum context length"),
+    "bytes": (
+        {"prompts": [{"tokens": [5] * 500}] * 600, "operations": [{"capture": "blocks.*.attention.probabilities"}]},
+        "operations",
+        "memory bytes",
+    ),
+    "file": ({"safetensors": base64.b64encode(b"\x80\x04]q\x00.").decode()}, "safetensors", "not a safetensors file"),
 }
 
 
 @pytest.mark.parametrize("name", REFUSED)
 async def test_what_is_refused(client: Client, name: str) -> None:
     body, param, words = REFUSED[name]
-    error = await client.refused("v1/traces", prompts=named([5, 6, 7, 8]), **body)
+    error = await client.refused("v1/traces", **({"prompts": named([5, 6, 7, 8])} | body))
     assert words in error["message"]
     assert (error["param"] or "").startswith(param)
+
+
+class Hostile:
+    """Makes a file when it is unpickled."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self._path,)
+
+
+async def test_nothing_is_ever_unpickled(client: Client, tmp_path: Path) -> None:
+    bomb = tmp_path / "bomb"
+    pickle.loads(pickle.dumps(Hostile(bomb)))  # noqa: S301 - it is our own: it shows that it would go off
+    bomb.unlink()
+    checkpoint = io.BytesIO()
+    torch.save(Hostile(bomb), checkpoint)
+    for data in (pickle.dumps(Hostile(bomb)), checkpoint.getvalue()):
+        text = base64.b64encode(data).decode()
+        error = await client.refused("v1/traces", prompts=named([5, 6]), safetensors=text)
+        assert error["code"] == "invalid_request"
+        value = {"dtype": "U8", "shape": [len(data)], "data": text}
+        error = await client.refused(
+            "v1/traces", prompts=named([5, 6]), operations=[{"set": "norm", "value": "v"}], arrays={"v": value}
+        )
+        assert error["code"] == "invalid_request"
+    assert not bomb.exists()
+
+
+@pytest.mark.parametrize("fields", [{"format": "safetensors"}, {"stream": True}])
+async def test_a_client_that_leaves_in_the_middle_of_results(flowing: Client, fields: dict[str, Any]) -> None:
+    """The work ends, and those who come after find everything as it was."""
+    prompts = [{"tokens": prompt_of(n, 400)} for n in range(300)]
+    body = {"model": "tiny", "prompts": prompts, **PLAN, **fields}
+    async with flowing.session.post("http://engine/v1/traces", json=body) as answer:
+        assert await answer.content.readany()
+    loop = flowing.server.loop
+    steps = 0
+    while await loop.between_steps(lambda: len(loop._rows)):
+        steps += 1
+    assert steps < 150  # all rows would have taken more
+    assert (await flowing.ask("v1/traces", prompts=named(prompt_of(1, 9)), **PLAN))["rows"][0].get("error") is None
 
 
 async def test_a_value_that_does_not_fit_fails_its_row(client: Client) -> None:

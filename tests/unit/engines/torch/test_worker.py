@@ -138,7 +138,7 @@ async def test_the_gateways_adapter_speaks_to_it(run: Run, tiny_dir: Path) -> No
     info = await engine.probe()
     assert (info.engine, info.context_length, info.dtype, info.device) == ("torch", 512, "float32", "cpu")
     assert (info.slots, info.extra) == (6, 2)
-    words = {"chat/completions", "completions", "tokenize", "detokenize"}
+    words = {"chat/completions", "completions", "embeddings", "tokenize", "detokenize"}
     assert words | {"traces", "traces/sites"} == info.capabilities.endpoints
     assert {"logprobs", "seed", "tools", "json_schema", "echo", "token_prompts"} <= info.capabilities.features
     plan = b'{"model":"tiny","prompts":["x"],"operations":[{"capture":"norm"}]}'

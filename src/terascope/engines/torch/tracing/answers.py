@@ -61,8 +61,10 @@ class About:
 
     def used(self, results: Sequence[RowResult]) -> dict[str, int]:
         """Return what the call took."""
-        made = sum(len(one.output_tokens) for one in results)
-        size = sum(made.spec.nbytes for one in results for made in one.results)
+        return self.spent(*_taken(results))
+
+    def spent(self, made: int, size: int) -> dict[str, int]:
+        """Return what the call took when it has made so many tokens, and so many bytes of results."""
         prompt = self.usage["prompt_tokens"]
         return {**self.usage, "completion_tokens": made, "total_tokens": prompt + made, "captured_bytes": size}
 
@@ -87,17 +89,18 @@ async def stream_events(
 ) -> web.StreamResponse:
     """Send each row's result as an event when it is there.
 
-    The row is a part of its event (`TraceRowEvent`): an `error` at the top would be one of the whole stream.
+    The row is a part of its event (`TraceRowEvent`): an `error` at the top would be one of the whole stream. Each event
+    has the usage up to it, so that it is known of a stream that was left, too.
     """
     response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
     response.content_type = "text/event-stream"
     await response.prepare(request)
-    done: list[RowResult] = []
+    made = size = 0
     async for one in results:
-        told = about.whole(object="trace.row", row=about.row(one, arrays=True))
+        made, size = (sum(pair) for pair in zip((made, size), _taken([one]), strict=True))
+        told = about.whole(object="trace.row", row=about.row(one, arrays=True), usage=about.spent(made, size))
         await response.write(event(orjson.dumps(told)))
-        done.append(one)
-    await response.write(event(orjson.dumps(about.whole(usage=about.used(done)))) + DONE)
+    await response.write(event(orjson.dumps(about.whole(usage=about.spent(made, size)))) + DONE)
     await response.write_eof()
     return response
 
@@ -156,6 +159,12 @@ async def _write(response: web.StreamResponse, data: bytes | memoryview) -> None
     whole = memoryview(data).cast("B")
     for start in range(0, len(whole), _PIECE):
         await response.write(whole[start : start + _PIECE])
+
+
+def _taken(results: Sequence[RowResult]) -> tuple[int, int]:
+    """Tokens that were made, and bytes of results."""
+    size = sum(made.spec.nbytes for one in results for made in one.results)
+    return sum(len(one.output_tokens) for one in results), size
 
 
 def _metadata(about: About, rows: Sequence[Mapping[str, Any]], usage: Mapping[str, int]) -> dict[str, str]:

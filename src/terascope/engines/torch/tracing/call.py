@@ -25,7 +25,7 @@ from terascope.internals.order import waves
 from terascope.internals.plan import Method, RowTrace, TracePlan, Where
 
 _AT_ONCE = 64  # rows of one call that are begun and not yet delivered
-_BYTES_AT_ONCE = 256 << 20  # what their results may take
+_BYTES_AT_ONCE = 128 << 20  # what their results may take; while they are packed they are there twice
 
 
 @dataclass(slots=True)

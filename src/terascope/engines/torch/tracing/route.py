@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 
+import orjson
 from aiohttp import web
 
 from terascope.core.errors import BadRequest
@@ -27,6 +28,8 @@ from terascope.protocol.parse import parse
 from terascope.protocol.traces import TraceRequest
 
 _MEMORY_SHARE = 4  # of what is available, one call may take a quarter
+_KEPT = {Format.SAFETENSORS: 1.0, Format.JSON: 11 / 3}
+"""What an answer that is made as a whole takes for each byte of results: them, as JSON also their base64, twice."""
 _SEEDS = 2**53
 
 
@@ -48,19 +51,24 @@ class Traces:
         """Of a safetensors file up to `kept_bytes` is made before it is sent; a larger one is sent meanwhile."""
         self._served_name, self._tools, self._kept_bytes = served_name, tools, kept_bytes
 
-    def read(self, body: bytes) -> Order:
+    def read(self, body: bytes, limits: str = "") -> Order:
         """Return what a request asks. Takes as long as reading its arrays and tokenizing its prompts.
+
+        `limits` is JSON: those of `Limits` that are not the usual ones.
 
         Raises `BadRequest`, also as `ContextLengthExceeded`, for all that can be known before it is computed.
         """
         asked = parse(TraceRequest, body)
-        plan = read_plan(asked, self._tools.shape)
+        most = Limits.of(_object(limits))
+        plan = read_plan(asked, self._tools.shape, most)
         prompts = {row.name: self._tokens(row, number) for number, row in enumerate(plan.rows)}
         lengths = {name: len(tokens) for name, tokens in prompts.items()}
         cost = cost_of(plan, self._tools.shape, lengths, self._tools.dtype)
         known = plan.format is Format.SAFETENSORS and not any(row.generation.max_tokens for row in plan.rows)
-        order = Order(plan, prompts, cost, flows=known and cost.captured_bytes > self._kept_bytes)
-        self._check(order)
+        flows = known and cost.captured_bytes > self._kept_bytes
+        kept = 0 if flows or plan.stream else int(cost.captured_bytes * _KEPT[plan.format])
+        order = Order(plan, prompts, replace(cost, memory_bytes=cost.memory_bytes + kept), flows)
+        self._check(order, most)
         return order
 
     async def answer(self, request: web.Request, order: Order, request_id: str, priority: int) -> web.StreamResponse:
@@ -69,7 +77,8 @@ class Traces:
         if order.plan.dry_run:
             about = self._about(order, request_id)
             nothing = dict.fromkeys(about.usage, 0)
-            return _json(about.whole(estimate=asdict(order.cost), usage=nothing), headers)
+            told = asdict(order.cost) | {"seconds": self._tools.thread.pace.seconds(order.cost)}
+            return _json(about.whole(estimate=told, usage=nothing), headers)
         seed = random.SystemRandom().randrange(_SEEDS)
         call = Call(order.plan, order.prompts, self._tools, request_id, priority=priority, seed=seed)
         specs = {name: self._specs(order, name) for name in call.order}
@@ -129,14 +138,10 @@ class Traces:
         }
         return answers.About(request_id, self._served_name, self._tools.bench.table, usage)
 
-    def _check(self, order: Order) -> None:
-        """Refuse what would not fit; what flows is never there as a whole."""
-        cost = order.cost
-        if order.flows:
-            cost = replace(cost, memory_bytes=cost.memory_bytes - cost.captured_bytes)
+    def _check(self, order: Order, limits: Limits) -> None:
+        """Refuse what would not fit."""
         room = memory.available() // _MEMORY_SHARE
-        limits = Limits()
-        replace(limits, memory_bytes=min(limits.memory_bytes, room)).check(cost)
+        replace(limits, memory_bytes=min(limits.memory_bytes, room)).check(order.cost)
         for name in order.prompts:
             self._specs(order, name)
 
@@ -176,6 +181,11 @@ class Traces:
             return prompt.text or ""
         messages = [ChatMessage(role=one.role, content=one.content) for one in prompt.messages]
         return prompt_of(TokenizeRequest(messages=messages), self._tools.vocabulary)
+
+
+def _object(text: str) -> dict[str, object]:
+    found = orjson.loads(text) if text else {}
+    return found if isinstance(found, dict) else {}
 
 
 def _json(value: object, headers: dict[str, str]) -> web.Response:

@@ -1,6 +1,9 @@
 """What all calls of one model share: its passes, its taps, its limits, its batches."""
 
 import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +15,7 @@ from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.intake import Intake
 from terascope.engines.torch.loop import BatchLoop
 from terascope.engines.torch.model import CausalModel
+from terascope.engines.torch.pace import Pace, WorkKind
 from terascope.engines.torch.sites import find_sites
 from terascope.engines.torch.taps import Listening
 from terascope.engines.torch.text_attention import Texts
@@ -109,8 +113,13 @@ def _tools(
     bench = Bench(passes.taps, Lens(unembedding, dtype), device, vocabulary.table)
 
     @torch.inference_mode()
-    def forward(rows: object) -> None:
-        passes.run(list(rows))  # type: ignore[call-overload]  # rows are what `Batcher` was given
+    def forward(rows: Sequence[PlainRow]) -> None:
+        with _timed(thread.pace, WorkKind.READING, sum(len(row.tokens) for row in rows)):
+            passes.run(rows)
+
+    def back(rows: Sequence[tuple[Work, Watched]]) -> None:
+        with _timed(thread.pace, WorkKind.GOING_BACK, sum(len(row[1].ask.tokens) for row in rows)):
+            go_back(passes, rows)
 
     return Tools(
         passes=passes,
@@ -121,7 +130,14 @@ def _tools(
         context_length=context_length,
         dtype=dtype_of(dtype),
         loop=loop,
-        back=Batcher(thread, lambda rows: go_back(passes, rows), lambda row: len(row[1].ask.tokens), TOKENS_AT_ONCE),
+        back=Batcher(thread, back, lambda row: len(row[1].ask.tokens), TOKENS_AT_ONCE),
         forward=Batcher(thread, forward, lambda row: len(row.tokens), TOKENS_AT_ONCE),
         thread=thread,
     )
+
+
+@contextmanager
+def _timed(pace: Pace, kind: WorkKind, tokens: int) -> Iterator[None]:
+    start = time.perf_counter()
+    yield
+    pace.saw(kind, tokens, time.perf_counter() - start)
