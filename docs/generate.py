@@ -432,7 +432,8 @@ take a URL and a key, by default those of `TERASCOPE_URL` and `TERASCOPE_API_KEY
 of [these codes](errors.md).
 
 ```python
-from terascope.client import Client, capture
+from terascope.client import Client
+from terascope.client.operations import capture
 
 with Client("http://127.0.0.1:8000", "tera-...") as client:
     trace = client.trace(
@@ -451,7 +452,8 @@ Prompt by prompt, as they are computed, and awaited:
 ```python
 import asyncio
 
-from terascope.client import AsyncClient, capture
+from terascope.client import AsyncClient
+from terascope.client.operations import capture
 
 
 async def norms() -> None:
@@ -479,7 +481,7 @@ def sdk() -> str:
         f"Further fields of a plan (`PlanFields`):\n{_body(plan.PlanFields)}\n",
         "## Operations\n\n" + f"{_text(operations)}\n",
         f"All take a part of their sites (`Where`):\n{_body(operations.Where)}\n",
-        *(_described(f"{one}{_signature(getattr(client, one))}", getattr(client, one)) for one in _OPERATIONS),
+        *(_described(f"{one}{_signature(getattr(operations, one))}", getattr(operations, one)) for one in _OPERATIONS),
         "## Results\n",
         *(_class(kind) for kind in (client.Trace, client.TracedPrompt, client.TraceArray, flow.Flow)),
         f"## Plots\n\n{_text(plots)}\n",

@@ -7,24 +7,12 @@
             print(card.id, card.state)
 
 Without arguments it asks the gateway that TERASCOPE_URL and TERASCOPE_API_KEY name. `AsyncClient` has the same
-calls, to be awaited. `client.trace` looks inside a model, with operations such as `capture` and `patch`; what it gives
-is drawn by `terascope.client.plots`. Every failure is a `ServiceError` of `terascope.core.errors`.
+calls, to be awaited. `client.trace` looks inside a model, with the operations of `terascope.client.operations`;
+what it gives is drawn by `terascope.client.plots`. Every failure is a `ServiceError` of `terascope.core.errors`.
 """
 
 from terascope.client.chat import AsyncChatStream, ChatStream
 from terascope.client.clients import AsyncClient, Client
-from terascope.client.operations import (
-    ablate,
-    add,
-    capture,
-    clamp,
-    edit_feature,
-    gradient,
-    patch,
-    project_out,
-    scale,
-    set_,
-)
 from terascope.client.trace_results import Trace, TracedPrompt
 from terascope.client.values import TraceArray
 
@@ -36,14 +24,4 @@ __all__ = [
     "Trace",
     "TraceArray",
     "TracedPrompt",
-    "ablate",
-    "add",
-    "capture",
-    "clamp",
-    "edit_feature",
-    "gradient",
-    "patch",
-    "project_out",
-    "scale",
-    "set_",
 ]

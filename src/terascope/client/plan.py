@@ -18,7 +18,7 @@ Prompts = str | Sequence[str | Mapping[str, Any]] | Mapping[str, str]
 class PlanFields(TypedDict, total=False):
     """What a plan may say besides its model, prompts and operations.
 
-    `gradient`: see `terascope.client.gradient`. `arrays`: arrays by name, for use in operations. `max_tokens`: of each
+    `gradient`: see `operations.gradient`. `arrays`: arrays by name, for use in operations. `max_tokens`: of each
     answer; 0, the default, makes none. `temperature`, `top_p`, `seed`, `ignore_eos`: as for an answer, but the
     temperature is 0 by default. `dtype`: "F32", "F16" or "BF16", of captures that are not reduced; by default the
     model's own.

@@ -129,8 +129,8 @@ class Tracing(Noun[Sender]):
         """Run a plan and return each prompt's arrays by name.
 
         `prompts` are a text, texts, names with texts, or objects as in docs/reference/plans.md; `operations` are those
-        of `terascope.client` (`capture`, `patch`, `add`, ...) or the same as dictionaries; `fields` see `PlanFields`.
-        With `stream` the prompts come one by one, in the order in which they are computed.
+        of `terascope.client.operations` (`capture`, `patch`, `add`, ...) or the same as dictionaries; `fields` see
+        `PlanFields`. With `stream` the prompts come one by one, in the order in which they are computed.
 
         Raises `BadRequest` for what is no plan, and what the gateway says. A prompt that failed beside others has its
         `error`; one that is alone raises it. Leaving or cancelling ends the work on the engine.

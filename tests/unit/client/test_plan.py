@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
-from terascope.client import TraceArray, add, capture, clamp, edit_feature, gradient, operations, patch, scale, set_
-from terascope.client.operations import Where
+from terascope.client import TraceArray, operations
+from terascope.client.operations import Where, add, capture, clamp, edit_feature, gradient, patch, scale, set_
 from terascope.client.plan import PlanFields, Prompts, checked, plan_of
 from terascope.core.errors import BadRequest
 from terascope.internals.packing import unpack

@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terascope.client import AsyncClient, Client, Trace, TracedPrompt, capture
+from terascope.client import AsyncClient, Client, Trace, TracedPrompt
+from terascope.client.operations import capture
 from terascope.client.trace_readers import TraceEvents, TraceFile
 from terascope.core.errors import BadRequest, EngineError, EngineNan, GatewayUnreachable
 from terascope.internals.arrays import Array, DType
