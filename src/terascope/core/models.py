@@ -147,3 +147,4 @@ class Feature(StrEnum):
     TOKEN_PROMPTS = "token_prompts"  # noqa: S105 - the name of a feature, not a password
     LOGIT_BIAS = "logit_bias"
     REPRODUCIBLE = "reproducible"
+    ADAPTERS = "adapters"

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from terascope.core.config import DeploymentConfig
 from terascope.core.models import Capabilities, ModelVersion
+from terascope.engines.adapter_files import AdapterFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +23,8 @@ class EngineCall:
     computed prefixes with whom: an engine that keeps them gives them only to calls of the same scope. It is opaque,
     ASCII, at most 128 characters; "" is the scope of those who chose to share with everybody. `priority` says whose
     turn comes first where requests wait for each other inside the engine: 0 is urgent, 1 interactive, 2 batch. An
-    engine may ignore it; it changes when an answer comes and never what it says.
+    engine may ignore it; it changes when an answer comes and never what it says. `adapter` is what
+    is to be added to the model; it is named only to engines with the feature `adapters`.
     """
 
     request_id: str
@@ -30,6 +32,7 @@ class EngineCall:
     body: bytes
     scope: str = ""
     priority: int = 1
+    adapter: AdapterFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

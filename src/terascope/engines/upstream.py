@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from urllib.parse import urlsplit
 
 from terascope.core.errors import ConfigError, EngineError, EngineLost, EngineUnreachable
+from terascope.engines.adapter_files import HEADER
 from terascope.engines.contract import Endpoint, EngineCall, EngineInfo
 from terascope.engines.http1 import Connection, HttpAnswer
 from terascope.engines.info import read_info
@@ -238,6 +239,8 @@ class HttpEngine:
         headers = [("X-Request-Id", call.request_id)]
         if self._tells_terms:
             headers += [("X-Terascope-Scope", call.scope), ("X-Terascope-Priority", str(call.priority))]
+        if call.adapter is not None:
+            headers.append((HEADER, call.adapter.header))
         return await self._client.request("POST", path, call.body, headers=headers)
 
     async def probe(self) -> EngineInfo:

@@ -19,7 +19,7 @@ from terascope.engines.upstream import Address, HttpEngine, words
 
 _ENDPOINTS = ("chat/completions", "completions", "embeddings", "tokenize", "detokenize")
 # `reproducible` is a word of ours: a server that does not know it would let it pass and not do it
-_CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature) - {Feature.REPRODUCIBLE})
+_CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature) - {Feature.REPRODUCIBLE, Feature.ADAPTERS})
 _MOST_NAMES = 10  # models named in a message
 
 

@@ -138,6 +138,12 @@ def tiny(tiny_dir: Path) -> CausalModel:
 
 
 @pytest.fixture(scope="session")
+def load() -> Callable[[Path], CausalModel]:
+    """Loads the language model in a directory, with a cache of three full rows of the tiny one."""
+    return lambda directory: load_causal(WorkerSettings(directory, "tiny", cache_tokens=1600), lambda _: None)
+
+
+@pytest.fixture(scope="session")
 def llama(tiny_dir: Path) -> Llama:
     """The tiny model in float64, computed by formula."""
     return Llama(LlamaForCausalLM.from_pretrained(tiny_dir))
