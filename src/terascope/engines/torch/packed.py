@@ -66,7 +66,7 @@ class PackedModel:
         self._attention = PackedAttention(self.pool.blocks)
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._taps: Taps | None = None
-        self._terms = Terms(module)
+        self._terms = Terms(module, module.device)
         self._spare = self.pool.blocks + 1
         self._shapes = Shapes(self._of_singles, self.device, self._spare) if self.device.type == "cuda" else None
         self.fixed_rows = 1

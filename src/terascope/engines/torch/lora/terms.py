@@ -1,8 +1,8 @@
 """What adapters add to a step: to the outputs of linear layers, for the rows that have one.
 
-All rows that bring one token are computed at once, with the adapters of all of them side by side as one: A's rows below
-each other, B's likewise; in between, what a row's token got from the A of others is put to zero. Rows that bring
-several tokens, and those whose bits must not depend on their neighbours, are computed one after the other.
+Rows that bring one token and have different adapters are computed at once: their adapters' matrices are laid one behind
+the other and multiplied as a batch of matrices. Rows that bring several tokens, many rows of one adapter, and rows
+whose bits must not depend on their neighbours are computed adapter by adapter.
 """
 
 from collections.abc import Iterator, Sequence
@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from terascope.engines.torch.lora.weights import Adapter, Pair
 
-_SPARE = 2  # a stack is kept while it has at most so many times as many columns as are needed
-_Layout = tuple[tuple[int, int], ...]
+_CROWD = 4  # rows of one adapter above which they are computed by themselves
+_SPARE = 1.5  # a stack is kept while it is at most so many times as large as what is needed of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,52 +30,107 @@ class Adapted:
 
 
 @dataclass(frozen=True, slots=True)
-class _Side:
-    """One module's terms side by side: `down` [columns, in], `up` [columns, out]; whose they are is in `layout`."""
+class _Group:
+    """Places of the step, as a slice where they are consecutive, that one adapter is for."""
 
+    adapter: Adapter
+    places: slice | Tensor
+
+    def add(self, name: str, x: Tensor, out: Tensor) -> None:
+        """Add the term of the module `name` to `out` [tokens, out]; `x` is [tokens, in]."""
+        pair = self.adapter.pairs.get(name)
+        if pair is None:
+            return
+        found = x[self.places] @ pair.down.T
+        if isinstance(self.places, slice):
+            out[self.places].addmm_(found, pair.up)
+        else:
+            out.index_add_(0, self.places, found @ pair.up)
+
+
+@dataclass(frozen=True, slots=True)
+class _Bank:
+    """Terms of one module: `down` [adapters, rank, in], `up` [adapters, rank, out], of those with the numbers `slots`.
+
+    Smaller ranks are filled up with zeros to a power of two.
+    """
+
+    slots: tuple[int, ...]
     down: Tensor
     up: Tensor
-    layout: _Layout
 
 
 @dataclass(slots=True)
 class _Stack:
-    """Several adapters as one. `owners` say, by layout, which adapter each column belongs to."""
+    """Several adapters, by module their matrices one behind the other; those of unlike ranks in different banks."""
 
-    adapters: tuple[Adapter, ...]
-    sides: dict[str, _Side] = field(default_factory=dict)
-    owners: dict[_Layout, Tensor] = field(default_factory=dict)
+    adapters: tuple[Adapter, ...] = ()
+    banks: dict[str, list[_Bank]] = field(default_factory=dict)
 
-    @property
-    def nbytes(self) -> int:
-        return sum(adapter.nbytes for adapter in self.adapters)
+    def serves(self, needed: Sequence[Adapter]) -> bool:
+        """Whether it has all of `needed`, and not much besides."""
+        size = sum(one.nbytes for one in self.adapters)
+        return set(self.adapters).issuperset(needed) and size <= _SPARE * sum(one.nbytes for one in needed)
+
+
+@dataclass(frozen=True, slots=True)
+class _Where:
+    """Rows of a bank's adapters, equally many of each: of `index` [adapters x rows] those numbered `kept` are real.
+
+    `places` [kept] are where those stand in the step; without `kept` all are real, without `index` they are the step.
+    """
+
+    rows: int
+    index: Tensor | None
+    kept: Tensor | None
+    places: Tensor
 
 
 @dataclass(slots=True)
-class _Singles:
-    """The rows of this step that bring one token: at which places they are, and which columns are not theirs."""
+class _Mixed:
+    """Rows of this step with one token each that are computed at once: the places of each adapter of a stack."""
 
-    places: Tensor | None
     stack: _Stack
-    slots: Tensor
-    foreign: dict[_Layout, Tensor] = field(default_factory=dict)
+    places: list[list[int]]
+    tokens: int
+    device: torch.device
+    _known: dict[tuple[int, ...], _Where | None] = field(default_factory=dict)
 
-    def hidden(self, layout: _Layout) -> Tensor:
-        """[rows, columns]: where it is true, a column belongs to another row's adapter."""
-        if layout not in self.foreign:
-            self.foreign[layout] = self.slots[:, None] != self.stack.owners[layout]
-        return self.foreign[layout]
+    def add(self, name: str, x: Tensor, out: Tensor) -> None:
+        """See `_Group.add`."""
+        for bank in self.stack.banks.get(name, ()):
+            if (where := self._where(bank.slots)) is not None:
+                _add(bank, where, x, out)
+
+    def _where(self, slots: tuple[int, ...]) -> _Where | None:
+        if slots not in self._known:
+            self._known[slots] = self._find([self.places[slot] for slot in slots])
+        return self._known[slots]
+
+    def _find(self, places: Sequence[Sequence[int]]) -> _Where | None:
+        rows = max(map(len, places))
+        if rows == 0:
+            return None
+        index = [place for own in places for place in (*own, *[0] * (rows - len(own)))]
+        real = [place for own in places for place in own]
+        kept = [number * rows + at for number, own in enumerate(places) for at in range(len(own))]
+        whole = index == list(range(self.tokens))
+        return _Where(
+            rows,
+            None if whole else torch.tensor(index, device=self.device),
+            None if len(kept) == len(index) else torch.tensor(kept, device=self.device),
+            torch.tensor(real, device=self.device),
+        )
 
 
 class Terms:
     """Adds adapters' terms to the outputs of one model's modules. Not thread-safe; for inference mode."""
 
-    def __init__(self, module: nn.Module) -> None:
-        self._module = module
+    def __init__(self, module: nn.Module, device: torch.device) -> None:
+        self._module, self._device = module, device
         self._modules: dict[str, nn.Module] = {}
-        self._stack = _Stack(())
-        self._singles: _Singles | None = None
-        self._several: Sequence[Adapted] = ()
+        self._stack = _Stack()
+        self._adding: list[_Group | _Mixed] = []
 
     @contextmanager
     def at(self, parts: Sequence[Adapted], tokens: int, *, apart: bool) -> Iterator[None]:
@@ -83,11 +139,11 @@ class Terms:
         `apart`: every row is computed by itself, in its own shape. The hooks come before all others, so that who sees
         a module's output sees it with the term. Nothing is left in the model afterwards, also when the pass raises.
         """
-        singles = [] if apart else [part for part in parts if part.last - part.first == 1]
-        self._several = parts if apart else [part for part in parts if part.last - part.first > 1]
-        self._singles = self._side_by_side(singles, tokens) if singles else None
+        self._adding = [_Group(one.adapter, slice(one.first, one.last)) for one in parts] if apart else []
+        if not apart:
+            self._share_out(parts, tokens)
         with ExitStack() as stack:
-            stack.callback(self._end)
+            stack.callback(self._adding.clear)
             for name in sorted({name for part in parts for name in part.adapter.pairs}):
                 handle = self._submodule(name).register_forward_hook(_Hook(self, name), prepend=True)
                 stack.callback(handle.remove)
@@ -96,34 +152,33 @@ class Terms:
     def add(self, name: str, x: Tensor, output: Tensor) -> None:
         """Add to `output` [..., tokens, out] of the module `name` the terms for its input `x` [..., tokens, in]."""
         rows, out = x.reshape(-1, x.shape[-1]), output.view(-1, output.shape[-1])
-        if self._singles is not None and name in self._singles.stack.sides:
-            _add_singles(self._singles, self._singles.stack.sides[name], rows, out)
-        for part in self._several:
-            if (pair := part.adapter.pairs.get(name)) is not None:
-                out[part.first : part.last].addmm_(rows[part.first : part.last] @ pair.down.T, pair.up)
+        for one in self._adding:
+            one.add(name, rows, out)
 
-    def _side_by_side(self, parts: Sequence[Adapted], tokens: int) -> _Singles:
-        needed = dict.fromkeys(part.adapter for part in parts)
-        if not self._fits(list(needed)):
-            self._stack = _stack(tuple(needed))
-        slot_of = {adapter: slot for slot, adapter in enumerate(self._stack.adapters)}
-        device = next(iter(parts[0].adapter.pairs.values())).down.device
-        slots = torch.tensor([slot_of[part.adapter] for part in parts], device=device)
-        places = None if len(parts) == tokens else torch.tensor([part.first for part in parts], device=device)
-        return _Singles(places, self._stack, slots)
+    def _share_out(self, parts: Sequence[Adapted], tokens: int) -> None:
+        """Decide what is computed together."""
+        singles: dict[Adapter, list[int]] = {}
+        for part in parts:
+            if part.last - part.first == 1:
+                singles.setdefault(part.adapter, []).append(part.first)
+            else:
+                self._adding.append(_Group(part.adapter, slice(part.first, part.last)))
+        mixed = {adapter: places for adapter, places in singles.items() if len(places) <= _CROWD}
+        if len(mixed) > 1:
+            self._adding.append(self._mix(mixed, tokens))
+        alone = singles.keys() - mixed.keys() if len(mixed) > 1 else singles.keys()
+        self._adding += [_Group(one, _places(singles[one], self._device)) for one in singles if one in alone]
 
-    def _fits(self, needed: Sequence[Adapter]) -> bool:
-        """Whether the last stack will do: it has all that is needed, and not much besides."""
-        there = set(self._stack.adapters)
-        return there.issuperset(needed) and self._stack.nbytes <= _SPARE * sum(one.nbytes for one in needed)
+    def _mix(self, mixed: dict[Adapter, list[int]], tokens: int) -> _Mixed:
+        if not self._stack.serves(list(mixed)):
+            self._stack = _stack(tuple(mixed))
+        places = [mixed.get(adapter, []) for adapter in self._stack.adapters]
+        return _Mixed(self._stack, places, tokens, self._device)
 
     def _submodule(self, name: str) -> nn.Module:
         if name not in self._modules:
             self._modules[name] = self._module.get_submodule(name)
         return self._modules[name]
-
-    def _end(self) -> None:
-        self._singles, self._several = None, ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,32 +190,40 @@ class _Hook:
         self.terms.add(self.name, inputs[0], output)
 
 
-def _add_singles(singles: _Singles, side: _Side, rows: Tensor, out: Tensor) -> None:
-    places = singles.places
-    found = (rows if places is None else rows[places]) @ side.down.T
-    if len(singles.stack.adapters) > 1:
-        found.masked_fill_(singles.hidden(side.layout), 0)  # not multiplied by 0: what is infinite would not go away
-    if places is None:
-        out.addmm_(found, side.up)
-    else:
-        out.index_add_(0, places, found @ side.up)
+def _add(bank: _Bank, where: _Where, x: Tensor, out: Tensor) -> None:
+    shape = (len(bank.slots), where.rows, -1)
+    if where.index is None:
+        out.view(shape).baddbmm_(torch.bmm(x.view(shape), bank.down.mT), bank.up)
+        return
+    found = torch.bmm(torch.bmm(x[where.index].view(shape), bank.down.mT), bank.up).view(-1, out.shape[-1])
+    out.index_add_(0, where.places, found if where.kept is None else found[where.kept])
+
+
+def _places(places: Sequence[int], device: torch.device) -> slice | Tensor:
+    if places[-1] - places[0] == len(places) - 1:
+        return slice(places[0], places[-1] + 1)
+    return torch.tensor(places, device=device)
 
 
 def _stack(adapters: tuple[Adapter, ...]) -> _Stack:
     stack = _Stack(adapters)
     for name in dict.fromkeys(name for adapter in adapters for name in adapter.pairs):
-        pairs = [(slot, one.pairs[name]) for slot, one in enumerate(adapters) if name in one.pairs]
-        layout = tuple((slot, pair.down.shape[0]) for slot, pair in pairs)
-        down, up = _joined([pair for _, pair in pairs])
-        stack.sides[name] = _Side(down, up, layout)
-        if layout not in stack.owners:
-            slots = [slot for slot, rank in layout for _ in range(rank)]
-            stack.owners[layout] = torch.tensor(slots, device=down.device)
+        by_rank: dict[int, list[tuple[int, Pair]]] = {}
+        for slot, adapter in enumerate(adapters):
+            if (pair := adapter.pairs.get(name)) is not None:
+                by_rank.setdefault(_power(pair.down.shape[0]), []).append((slot, pair))
+        stack.banks[name] = [_bank(rank, members) for rank, members in by_rank.items()]
     return stack
 
 
-def _joined(pairs: Sequence[Pair]) -> tuple[Tensor, Tensor]:
-    """A's below each other and B's below each other; those of one adapter as they are, not copied."""
-    if len(pairs) == 1:
-        return pairs[0].down, pairs[0].up
-    return torch.cat([pair.down for pair in pairs]), torch.cat([pair.up for pair in pairs])
+def _bank(rank: int, members: Sequence[tuple[int, Pair]]) -> _Bank:
+    def joined(tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack([pad(one, (0, 0, 0, rank - one.shape[0])) for one in tensors])
+
+    slots = tuple(slot for slot, _ in members)
+    return _Bank(slots, joined([pair.down for _, pair in members]), joined([pair.up for _, pair in members]))
+
+
+def _power(rank: int) -> int:
+    """The power of two that is at least `rank`."""
+    return 1 << (rank - 1).bit_length()
