@@ -16,7 +16,7 @@ from terascope.client.auth import LoginAuth
 from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, chat_body
 from terascope.client.errors import error_from, stranger, told
 from terascope.client.identity import Identity, ServiceAccounts
-from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
+from terascope.client.nouns import Adapters, Catalog, Gateway, Keys, Models, Runs
 from terascope.client.projects import Members, Projects
 from terascope.client.reservations import Reservations
 from terascope.client.traces import Traces
@@ -39,6 +39,7 @@ class _Root(Gateway[Sender]):
         self.url = checked_url(url or environment.url() or DEFAULT_URL)
         self.models = Models(client)
         self.catalog = Catalog(client)
+        self.adapters = Adapters(client)
         self.keys = Keys(client)
         self.runs = Runs(client)
         self.projects = Projects(client)

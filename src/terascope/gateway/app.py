@@ -31,6 +31,7 @@ from terascope.gateway.asgi import (
 )
 from terascope.gateway.openapi import describe
 from terascope.gateway.routes import (
+    admin_adapters,
     admin_allocations,
     admin_audit,
     admin_keys,
@@ -51,8 +52,8 @@ from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
 _PARTS = (
-    health, identity, models, admin_models, admin_keys, admin_service_accounts, admin_projects, admin_allocations,
-    admin_reservations, admin_audit, admin_runs, console,
+    health, identity, models, admin_models, admin_adapters, admin_keys, admin_service_accounts, admin_projects,
+    admin_allocations, admin_reservations, admin_audit, admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")
 _MOST_BODY = 1 << 20  # bytes of a request that is not to a model

@@ -5,7 +5,7 @@ The gateway and the batch runner both call `Inference.answer`; nothing else reac
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from terascope.access.access import Access
 from terascope.access.estimate import Estimate, probable_prompt_tokens
@@ -115,13 +115,14 @@ class Inference:
         run.asked(request)
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
+        request = replace(request, adapted=bool(version.parent))
         grant = await self._access.admit(  # 3. may they, and can they pay
             principal, version, asked.mode, project=asked.project, qos=asked.qos()
         )
         run.granted(grant)
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
         meter = await self._access.accounts.hold(run.id, grant, Estimate.of(request, version))
-        place = run.place = self._turns.place(grant, version, request)
+        place = run.place = self._turns.place(grant, self._catalog.base_of(version), request)
         passing = Passing(run, request, version, reply, place, scope=scope, qos=grant.qos, meter=meter)
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(place, passing, patience)

@@ -56,6 +56,8 @@ class ModelRequest:
     keep_usage: bool
     size: int
     fields: dict[str, Any] = field(repr=False)
+    adapted: bool = False
+    """Whether `model` turned out to be an adapter."""
 
     @classmethod
     def read(cls, endpoint: str, mode: Mode, raw: bytes) -> "ModelRequest":
@@ -106,7 +108,8 @@ class ModelRequest:
     def needs(self) -> frozenset[str]:
         """The features an engine must have for this request."""
         asked = _FEATURES.keys() & self.fields.keys()
-        return frozenset(_FEATURES[name] for name in asked if _asked(self.fields[name]))
+        found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
+        return frozenset(found | {Feature.ADAPTERS.value} if self.adapted else found)
 
 
 _FEATURES: dict[str, str] = {

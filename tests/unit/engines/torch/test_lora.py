@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -166,7 +167,12 @@ def gpt2(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path) -> tuple[Path
     )
     GPT2LMHeadModel(config).save_pretrained(root / "base")
     tokenizer.save_pretrained(root / "base")
-    targets = {"r": 4, "lora_alpha": 8, "target_modules": ["c_attn", "c_proj", "c_fc"], "fan_in_fan_out": True}
+    targets: dict[str, Any] = {
+        "r": 4,
+        "lora_alpha": 8,
+        "target_modules": ["c_attn", "c_proj", "c_fc"],
+        "fan_in_fan_out": True,
+    }
     module = GPT2LMHeadModel.from_pretrained(root / "base")
     return root / "base", random_adapter(module, root / "adapter", 7, **targets)
 
