@@ -32,8 +32,6 @@ def describe_adapter(directory: Path, base: ModelVersion) -> AdapterFacts:
     Raises `BadRequest` for what is damaged or unsafe, for what this program cannot serve, for weights that are not
     finite, and for an adapter that says it was trained on other files than those of `base`.
     """
-    if base.parent or base.task is not Task.GENERATE or not base.directory:
-        raise BadRequest(f"{base.public_name} takes no adapters: they add to language models run here", param="base")
     try:
         check_files(entry.name for entry in directory.iterdir())
         spec = read_spec(_small(directory / CONFIG))
@@ -49,6 +47,12 @@ def describe_adapter(directory: Path, base: ModelVersion) -> AdapterFacts:
     except OSError as error:
         raise unreadable(error) from error
     return AdapterFacts(sum(tensor.elements for tensor in tensors.values()), readme_licence(directory))
+
+
+def check_base(base: ModelVersion) -> None:
+    """Raise `BadRequest` when `base` is nothing that adapters can add to."""
+    if base.parent or base.task is not Task.GENERATE or not base.directory:
+        raise BadRequest(f"{base.public_name} takes no adapters: they add to language models run here", param="base")
 
 
 def _small(path: Path) -> bytes:

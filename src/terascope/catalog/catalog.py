@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
-from terascope.catalog.adapters import AdapterFacts, describe_adapter
+from terascope.catalog.adapters import AdapterFacts, check_base, describe_adapter
 from terascope.catalog.files import digest_of, hash_files
 from terascope.catalog.hashes import HashCache
 from terascope.catalog.index import Index
@@ -149,6 +149,7 @@ class Catalog:
         adapter of `base`. On any raise and on cancellation the catalogue is as it was.
         """
         parent = self.resolve(base)
+        check_base(parent)
         name = f"{parent.name}:{adapter}"
         if ":" in adapter:
             raise BadRequest(f"{adapter[:80]!r} has a colon in it; the adapter's own name is wanted", param="name")
@@ -303,7 +304,7 @@ def _silent(message: str, fraction: float | None) -> None:
 def _check_names(name: str, version: str = "", aliases: Sequence[str] = ()) -> None:
     for text in (name, *aliases):
         if ModelName.parse(text).version or ":" in text:
-            raise BadRequest(f"{text!r} has a version or an adapter in it; the name alone is wanted", param="model")
+            raise BadRequest(f"{text!r} has a version in it, or an adapter; the name alone is wanted", param="model")
     _check_version(name, version)
 
 

@@ -1,6 +1,11 @@
 """Rows with adapters get what PEFT computes with each alone, whoever is beside them."""
 
+import asyncio
+import base64
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +15,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import GPT2Config, GPT2LMHeadModel, LlamaForCausalLM, PreTrainedModel
 
+from terascope.core.errors import BadRequest, ModelUnavailable
+from terascope.engines.adapter_files import HEADER
 from terascope.engines.torch.cache import BLOCK
+from terascope.engines.torch.encoder import load_encoder
+from terascope.engines.torch.lora.read import measure_adapter, read_adapter
+from terascope.engines.torch.lora.shelf import Shelf
 from terascope.engines.torch.lora.weights import Adapter
 from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.rows import RowPlan
-from terascope.internals.lora import CONFIG
+from terascope.engines.torch.settings import WorkerSettings
+from terascope.internals.lora import CONFIG, WEIGHTS
 
-from .adapters import KINDS, load_all, random_adapter, with_peft
+from .adapters import KINDS, base, files_of, load_all, random_adapter, with_peft
+from .conftest import Client, make_tokenizer
 from .driver import Asked, Driver, computed, plan
 
 NAMES = sorted(KINDS)
@@ -157,8 +169,6 @@ def test_in_bfloat16_it_is_near(half_tiny: CausalModel, directories: list[Path],
 @pytest.fixture(scope="module")
 def gpt2(tmp_path_factory: pytest.TempPathFactory, tiny_dir: Path) -> tuple[Path, Path]:
     """A random GPT-2, whose query, key and value are one `Conv1D`, and an adapter of it."""
-    from .conftest import make_tokenizer
-
     torch.manual_seed(2)
     root = tmp_path_factory.mktemp("gpt2")
     tokenizer = make_tokenizer()
@@ -189,3 +199,93 @@ def test_fused_projections(gpt2: tuple[Path, Path], load: Callable[[Path], Causa
     tuned = with_peft(expected[0], adapter_dir)
     for one, module in zip(asked, (tuned, expected[1], tuned), strict=True):
         _is_as_alone(module, one, 8)
+
+
+@pytest.mark.parametrize("kind", ["tiny", "half_tiny"])
+def test_what_does_not_fit_is_refused(
+    request: pytest.FixtureRequest, directories: list[Path], gpt2: tuple[Path, Path], kind: str
+) -> None:
+    model: CausalModel = request.getfixturevalue(kind)
+    good = files_of(directories[0])
+    small = replace(base(model), most_rank=3)
+    other = replace(base(model), modules=dict.fromkeys(base(model).modules, (8, 8)))
+    for files, own, word in (
+        (files_of(gpt2[1]), base(model), r"no linear layer transformer\.h\.0\.attn\.c_attn, .* nor 5 more"),
+        (good, small, "rank is 4, over the 3"),
+        (good, other, "wide"),
+    ):
+        with pytest.raises(BadRequest, match=word):
+            read_adapter(files, own)
+
+
+def test_files_that_changed_are_refused(tiny: CausalModel, directories: list[Path], tmp_path: Path) -> None:
+    copy = shutil.copytree(directories[0], tmp_path / "copy")
+    files = files_of(copy)
+    assert read_adapter(files, base(tiny)).nbytes == measure_adapter(files, base(tiny))
+    (copy / CONFIG).write_text((copy / CONFIG).read_text().replace('"lora_alpha": 8', '"lora_alpha": 9'))
+    with pytest.raises(ModelUnavailable, match="changed"):
+        read_adapter(files, base(tiny))
+    (copy / WEIGHTS).unlink()
+    with pytest.raises(ModelUnavailable, match="add it again"):
+        measure_adapter(files, base(tiny))
+
+
+def test_the_output_head_takes_no_adapter(tiny: CausalModel) -> None:
+    assert "lm_head" not in base(tiny).modules
+    assert "model.layers.1.mlp.down_proj" in base(tiny).modules
+
+
+async def test_requests_name_them(
+    tiny: CausalModel, start: Callable[..., Any], directories: list[Path], plain: list[PreTrainedModel]
+) -> None:
+    own = base(tiny)
+    shelf = Shelf(1 << 20, partial(measure_adapter, base=own), partial(read_adapter, base=own))
+    client = await start(tiny, shelf=shelf)
+    asked = {"prompt": _prompt(1), "max_tokens": 6, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    headers = [{}, *({HEADER: files_of(one).header, "X-Terascope-Scope": "us"} for one in directories)]
+    found = await asyncio.gather(
+        *(client.post("v1/completions", {"model": "tiny", **asked}, headers=one) for one in headers * 2)
+    )
+    for number, (status, answer, _) in enumerate(found):
+        assert status == 200
+        _, logprobs = computed(plain[(number - 1) % (NONE + 1)], _prompt(1), 6)
+        assert answer["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx(logprobs, abs=3e-4)
+    assert shelf.loads == NONE
+    broken = replace(files_of(directories[0]), digest="other", sha256={})
+    status, answer, _ = await client.post("v1/completions", {"model": "tiny", **asked}, headers={HEADER: broken.header})
+    assert (status, answer["error"]["code"]) == (503, "model_unavailable")
+
+
+async def test_without_a_shelf_they_are_refused(
+    client: Client, start: Callable[..., Any], directories: list[Path], encoder_dir: Path
+) -> None:
+    encoder = await start(load_encoder(WorkerSettings(encoder_dir, "tiny"), lambda _: None))
+    headers = {HEADER: files_of(directories[0]).header}
+    for one, path, body in ((client, "v1/completions", {"prompt": "x"}), (encoder, "v1/embeddings", {"input": "a"})):
+        status, answer, _ = await one.post(path, {"model": "tiny", **body}, headers=headers)
+        assert (status, answer["error"]["code"]) == (400, "unsupported_feature")
+
+
+async def test_what_is_inside_is_seen_with_the_adapter(
+    tiny: CausalModel, start: Callable[..., Any], directories: list[Path], plain: list[PreTrainedModel]
+) -> None:
+    own = base(tiny)
+    client = await start(
+        tiny, shelf=Shelf(1 << 20, partial(measure_adapter, base=own), partial(read_adapter, base=own))
+    )
+    site = "blocks.1.mlp.output"
+    body = {"model": "tiny", "prompts": [{"tokens": _prompt(2, 9)}], "operations": [{"capture": site}]}
+    for number in (0, 2):
+        headers = {HEADER: files_of(directories[number]).header}
+        status, answer, _ = await client.post("v1/traces", body, headers=headers)
+        assert status == 200, answer
+        data = answer["rows"][0]["arrays"][site]["data"]
+        seen = torch.frombuffer(bytearray(base64.b64decode(data)), dtype=torch.float32).view(9, -1)
+        expected: list[torch.Tensor] = []
+        handle = plain[number].model.layers[1].mlp.register_forward_hook(lambda _, __, out: expected.append(out[0]))  # noqa: B023
+        plain[number](torch.tensor([_prompt(2, 9)]))
+        handle.remove()
+        torch.testing.assert_close(seen, expected[0], atol=1e-4, rtol=1e-3)
+    gradient = body | {"gradient": {"of": {"logit": 5}, "with_respect_to": [site]}}
+    status, answer, _ = await client.post("v1/traces", gradient, headers=headers)
+    assert (status, answer["error"]["code"]) == (400, "unsupported_feature")

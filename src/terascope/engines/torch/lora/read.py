@@ -87,7 +87,7 @@ def _pair(files: AdapterFiles, module: str, spec: LoraSpec, tensors: Mapping[str
 
 
 def _check(files: AdapterFiles, spec: LoraSpec, widths: Mapping[str, tuple[int, int]], base: Base) -> None:
-    if unknown := [module for module in widths if module not in base.modules]:
+    if unknown := sorted(module for module in widths if module not in base.modules):
         raise _unfit(
             files,
             f"the model has no linear layer {', '.join(unknown[:_NAMED])} that an adapter can add to"
