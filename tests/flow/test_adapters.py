@@ -151,6 +151,7 @@ def test_a_project_has_its_own(setting: Setting, client: Client, http: httpx.Cli
         client.adapters.add("own", "tiny", f"path:{setting.adapters[0]}", project="physics")
     client.projects.create("physics")
     client.projects.allow("physics", "tiny")
+    client.allocations.grant("physics", 100)
     client.adapters.add("own", "tiny", f"path:{setting.adapters[0]}", version="1", project="physics")
     keys: dict[str, dict[str, Any]] = {}
     for project in ("physics", "local"):
