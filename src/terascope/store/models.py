@@ -87,15 +87,15 @@ def _add(connection: Connection, addition: _Addition) -> ModelVersion:
     if stored is None:
         connection.execute(insert(models).values(_values(new)))
         stored = new
-    elif (stored.parent, stored.owner) != (new.parent, new.owner):
-        raise Conflict(
-            f"{stored.public_name} has these files already, for {stored.parent} and "
-            f"{stored.owner or 'every project'}; give it another version name"
-        )
     elif stored.digest != new.digest:
         raise Conflict(
             f"{new.public_name} is there already with other files (digest {stored.digest[:12]}, these have "
             f"{new.digest[:12]}); a version never changes, so give these another version name"
+        )
+    elif (stored.parent, stored.owner) != (new.parent, new.owner):
+        raise Conflict(
+            f"{stored.public_name} has these files already, for {stored.parent} and "
+            f"{stored.owner or 'every project'}; give it another version name"
         )
     else:
         stored = _refresh(connection, stored, new)

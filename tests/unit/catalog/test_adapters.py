@@ -11,7 +11,7 @@ from terascope.catalog.catalog import Catalog
 from terascope.core.errors import BadRequest, Conflict, ModelNotFound
 from terascope.core.models import LifeCycle, ModelVersion
 from terascope.core.prices import Price, formula
-from terascope.internals.lora import BASE_DIGEST, PICKLE, WEIGHTS
+from terascope.internals.lora import PICKLE, WEIGHTS
 from terascope.store.database import Database, sqlite_url
 from terascope.testing.adapters import adapter, tensors
 from terascope.testing.checkpoints import checkpoint, safetensors, write_files
@@ -129,7 +129,7 @@ NAN = {
         (adapter() | {WEIGHTS: adapter()[WEIGHTS][:-4]}, "truncated"),
         (adapter(use_dora=True), "DoRA"),
         (adapter(rank=2) | {"adapter_config.json": adapter(rank=3)["adapter_config.json"]}, "says 3"),
-        (adapter(**{BASE_DIGEST: "f" * 64}), "trained on files with the digest ffffffffffff"),
+        (adapter(terascope_base_digest="f" * 64), "trained on files with the digest ffffffffffff"),
         ({k: v for k, v in adapter().items() if k != WEIGHTS} | {PICKLE: pickle.dumps(Bomb())}, "convert it"),
         ({"README.md": b"nothing"}, "no adapter_config.json"),
     ],
@@ -143,7 +143,7 @@ async def test_what_is_unfit_is_refused(
 
 
 async def test_an_adapter_made_here_says_for_which_files(catalog: Catalog, base: ModelVersion, tmp_path: Path) -> None:
-    await catalog.add_adapter("own", _written(tmp_path, adapter(**{BASE_DIGEST: base.digest})), "tiny")
+    await catalog.add_adapter("own", _written(tmp_path, adapter(terascope_base_digest=base.digest)), "tiny")
 
 
 async def test_adapters_of_what_takes_none(catalog: Catalog, base: ModelVersion, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ async def test_what_a_probe_learns() -> None:
         for base in (url, f"{url}/", f"{url}/v1", f"{url}/v1/"):
             info = await probe(launch(base))
             assert (info.engine, info.version, info.context_length) == ("remote", "0.32.1", 8192)
-            assert info.capabilities.features == frozenset(Feature) - {Feature.REPRODUCIBLE}
+            assert info.capabilities.features == frozenset(Feature) - {Feature.REPRODUCIBLE, Feature.ADAPTERS}
             assert "chat/completions" in info.capabilities.endpoints
 
 
