@@ -77,7 +77,9 @@ class Project:
         """Raise `NotAllowed` unless the project may use `version` so."""
         if self.closed:
             raise NotAllowed(f"the project {self.name} is closed; ask an operator to open it again")
-        names = (EVERY_MODEL, version.name, version.public_name)
+        if version.owner and version.owner != self.name:
+            raise NotAllowed(f"{version.name} is not of the project {self.name}; ask with a key of its own")
+        names = {EVERY_MODEL, version.name, version.public_name, version.base_name, version.served_as}
         fitting = [one for one in self.policies if one.model in names and mode in one.modes]
         if not fitting:
             raise NotAllowed(f"the project {self.name} may not use {version.name} in the mode {mode}; ask an operator")

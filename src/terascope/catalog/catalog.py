@@ -3,10 +3,12 @@
 import asyncio
 import hashlib
 from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
+from terascope.catalog.adapters import AdapterFacts, check_base, describe_adapter
 from terascope.catalog.files import digest_of, hash_files
 from terascope.catalog.hashes import HashCache
 from terascope.catalog.index import Index
@@ -63,6 +65,10 @@ class Catalog:
     def get(self, name: str, version: str) -> ModelVersion:
         """Return `name@version` in whatever stage of its life it is. Raises `ModelNotFound`."""
         return self._index.get(name, version)
+
+    def base_of(self, version: ModelVersion) -> ModelVersion:
+        """Return the version that an adapter adds to, and every other version itself. Raises `ModelNotFound`."""
+        return self._index.base_of(version)
 
     def versions(self, name: str) -> tuple[ModelVersion, ...]:
         """Return all versions of `name`, oldest first. Raises `ModelNotFound`."""
@@ -132,6 +138,28 @@ class Catalog:
         )
         return await self._enter(added, aliases, named=bool(version))
 
+    async def add_adapter(
+        self, adapter: str, source: str, base: str, version: str = "", owner: str = "", licence: str = ""
+    ) -> ModelVersion:
+        """Read and hash the LoRA adapter in `source`, and enter it as `base:adapter@version`.
+
+        It belongs to the version that `base` means now, and to that alone. With an `owner`, a project, no other project
+        may use it. Without `version` it is the first 12 hex digits of the digest of its files; without `licence` what
+        they say. Adding the same files again changes nothing. Raises as `add` does, `BadRequest` also for what is no
+        adapter of `base`. On any raise and on cancellation the catalogue is as it was.
+        """
+        parent = self.resolve(base)
+        check_base(parent)
+        name = f"{parent.name}:{adapter}"
+        if ":" in adapter:
+            raise BadRequest(f"{adapter[:80]!r} has a colon in it; the adapter's own name is wanted", param="name")
+        _check_version(name, version)
+        fetched = await parse_source(source, self._cache_dir, self._clock).fetch(_silent)
+        facts, files = await in_thread(lambda work: self._read_adapter(fetched, parent, work), _silent)
+        added = self._adapter(name, version, fetched, parent, facts, files)
+        added = replace(added, owner=owner, licence=(licence or added.licence)[:100])
+        return await self._enter(added, (), named=bool(version))
+
     async def alias(self, alias: str, target: str) -> Alias:
         """Make or move an alias to `name` (its newest version, whichever that is) or to `name@version`.
 
@@ -140,10 +168,11 @@ class Catalog:
         retired, `Conflict` when `alias` is the name of another model.
         """
         _check_names(alias)
-        self.resolve(target)
+        means = self.resolve(target)
         wanted = ModelName.parse(target)
         pointer = next((one for one in self.aliases() if one.alias == target != one.name), None)
-        name, version = (pointer.name, pointer.version) if pointer else (wanted.name, wanted.version)
+        pinned = means.version if wanted.version or wanted.base_version else ""
+        name, version = (pointer.name, pointer.version) if pointer else (means.name, pinned)
         made = Alias(alias, name, version, self._clock.now())
         await self._change(self._store.put_alias(made))
         return made
@@ -210,6 +239,41 @@ class Catalog:
             )
         return facts, files
 
+    def _read_adapter(
+        self, fetched: Fetched, parent: ModelVersion, work: Work
+    ) -> tuple[AdapterFacts, tuple[ModelFile, ...]]:
+        facts = describe_adapter(fetched.directory, parent)
+        return facts, hash_files(fetched.directory, work)
+
+    def _adapter(
+        self,
+        name: str,
+        version: str,
+        fetched: Fetched,
+        parent: ModelVersion,
+        facts: AdapterFacts,
+        files: tuple[ModelFile, ...],
+    ) -> ModelVersion:
+        digest = digest_of(files)
+        return ModelVersion(
+            name=name,
+            version=version or digest[:_VERSION_DIGITS],
+            digest=digest,
+            source=fetched.source,
+            directory=str(fetched.directory),
+            task=parent.task,
+            context_length=parent.context_length,
+            files=files,
+            architecture=parent.architecture,
+            parameters=facts.parameters,
+            active_parameters=(parent.active_parameters or parent.parameters) + facts.parameters,
+            licence=facts.licence or fetched.licence,
+            chat_template_sha256=parent.chat_template_sha256,
+            tokenizer_sha256=parent.tokenizer_sha256,
+            created=self._clock.now(),
+            parent=parent.public_name,
+        )
+
     def _version(
         self, name: str, version: str, fetched: Fetched, facts: Facts, files: tuple[ModelFile, ...]
     ) -> ModelVersion:
@@ -239,10 +303,16 @@ def _silent(message: str, fraction: float | None) -> None:
 
 def _check_names(name: str, version: str = "", aliases: Sequence[str] = ()) -> None:
     for text in (name, *aliases):
-        if ModelName.parse(text).version:
-            raise BadRequest(f"{text!r} has a version in it; here the name alone is wanted", param="model")
-    if version:
-        ModelName.parse(f"{name}@{version}")
+        if ModelName.parse(text).version or ":" in text:
+            raise BadRequest(f"{text!r} has a version in it, or an adapter; the name alone is wanted", param="model")
+    _check_version(name, version)
+
+
+def _check_version(name: str, version: str) -> None:
+    """Raise `BadRequest` unless `name@version`, or `name` where there is no version, can name a model."""
+    found = ModelName.parse(f"{name}@{version}" if version else name)
+    if found.version != version:
+        raise BadRequest(f"{name[:80]!r} has a version in it; here the name alone is wanted", param="model")
 
 
 def _check_remote(source: str) -> None:

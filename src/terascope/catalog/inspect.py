@@ -84,7 +84,7 @@ def _from_config(directory: Path, root: Path) -> Facts:
         architecture=(architecture or str(config.get("model_type", "")))[:100],
         parameters=parameters,
         active_parameters=parameters - _idle(config, experts),
-        licence=_readme_licence(directory),
+        licence=readme_licence(directory),
         chat_template_sha256=_sha256(_chat_template(directory)),
     )
 
@@ -176,8 +176,8 @@ def _chat_template(directory: Path) -> str:
     return ""
 
 
-def _readme_licence(directory: Path) -> str:
-    """`license` of the model card's front matter, or `license_name` where that says "other"."""
+def readme_licence(directory: Path) -> str:
+    """Return `license` of the model card's front matter, or `license_name` where that says "other"."""
     readme = directory / "README.md"
     if not readme.exists() or not (head := _text(readme)[:_FRONT_MATTER]).startswith("---"):
         return ""
@@ -199,7 +199,7 @@ def _from_gguf(directory: Path, names: Sequence[str]) -> Facts:
         context_length=_whole(first.number(f"{kind}.context_length")),
         architecture=kind[:100],
         parameters=sum(header.parameters for header in headers),
-        licence=(first.text("general.license") or _readme_licence(directory))[:100],
+        licence=(first.text("general.license") or readme_licence(directory))[:100],
         chat_template_sha256=_sha256(first.text("tokenizer.chat_template")),
         tokenizer_sha256=first.tokenizer_sha256,
     )

@@ -2,15 +2,32 @@
 
 import json
 import math
+from dataclasses import dataclass
 from pathlib import Path
 
 from terascope.catalog.files import unreadable
 from terascope.core.errors import BadRequest
 
 _LONGEST_HEADER = 100_000_000  # the format's own limit
+_BYTES = {"F64": 8, "I64": 8, "U64": 8, "F32": 4, "I32": 4, "U32": 4, "F16": 2, "BF16": 2}
 
 
 _EXPERT = ".experts."  # in the name of each tensor of a routed expert; those that every token uses are called otherwise
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """One tensor of a file: its number type as the format calls it, its shape, where its bytes start and end."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def elements(self) -> int:
+        """How many numbers it has, as stored."""
+        return math.prod(self.shape)
 
 
 def count_parameters(path: Path) -> tuple[int, int]:
@@ -20,6 +37,12 @@ def count_parameters(path: Path) -> tuple[int, int]:
 
     Raises `BadRequest` when the file is truncated or is not safetensors.
     """
+    sizes = {name: tensor.elements for name, tensor in read_header(path).items()}
+    return sum(sizes.values()), sum(size for name, size in sizes.items() if _EXPERT in name)
+
+
+def read_header(path: Path) -> dict[str, Tensor]:
+    """Return the tensors of `path` by name; their bytes are all there. Raises `BadRequest` as `count_parameters`."""
     try:
         size = path.stat().st_size
         with path.open("rb") as file:
@@ -34,18 +57,22 @@ def count_parameters(path: Path) -> tuple[int, int]:
     except (ValueError, RecursionError) as error:
         raise _not_safetensors(path) from error
     try:
-        tensors = [tensor for name, tensor in header.items() if name != "__metadata__"]
-        end = 8 + length + max((int(tensor["data_offsets"][1]) for tensor in tensors), default=0)
-        sizes = {
-            name: math.prod(int(side) for side in tensor["shape"])
-            for name, tensor in header.items()
-            if name != "__metadata__"
-        }
+        tensors = {name: _tensor(said, 8 + length) for name, said in header.items() if name != "__metadata__"}
     except (AttributeError, KeyError, IndexError, TypeError, ValueError) as error:
         raise _not_safetensors(path) from error
+    end = max((tensor.end for tensor in tensors.values()), default=8 + length)
     if size < end:
         raise _truncated(path, size, end)
-    return sum(sizes.values()), sum(size for name, size in sizes.items() if _EXPERT in name)
+    return tensors
+
+
+def _tensor(said: dict[str, list[int]], first: int) -> Tensor:
+    start, end = (int(offset) for offset in said["data_offsets"])
+    found = Tensor(str(said["dtype"]), tuple(int(side) for side in said["shape"]), first + start, first + end)
+    width = _BYTES.get(found.dtype)
+    if width is not None and (start < 0 or end - start != width * found.elements):
+        raise ValueError(said)
+    return found
 
 
 def _not_safetensors(path: Path) -> BadRequest:

@@ -24,6 +24,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "logout": ("terascope.cli.logout", "Forget the login at the gateway, and tell the issuer so."),
     "whoami": ("terascope.cli.whoami", "Show who one is at the gateway, and what one may do."),
     "models": ("terascope.cli.models", "Models: what is served, and what the catalogue holds."),
+    "adapters": ("terascope.cli.adapters", "Adapters: what is added to a model for the requests that ask for it."),
     "sites": (
         "terascope.cli.sites",
         "List the sites of a model: where a plan can look and change, with the shape of what is there for a token.",

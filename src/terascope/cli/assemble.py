@@ -127,7 +127,10 @@ async def _add(services: Services, name: str, show: Show) -> str:
 async def _version(services: Services, deployment: DeploymentConfig) -> ModelVersion:
     """The catalogued version a deployment means; a model whose weights only its engine has is entered now."""
     try:
-        return services.catalog.resolve(deployment.model)
+        found = services.catalog.resolve(deployment.model)
+        if found.parent:
+            raise ConfigError(f"{deployment.model} is an adapter; it is served wherever {found.parent} is deployed")
+        return found
     except ModelNotFound:
         if deployment.engine == "torch":
             raise

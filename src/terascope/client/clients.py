@@ -20,7 +20,7 @@ from terascope.client.errors import error_from, stranger, told
 from terascope.client.files import Files, Saving, file_path, opened, range_header
 from terascope.client.flow import AsyncFlow, Flow, Item, Reader
 from terascope.client.identity import Identity, ServiceAccounts
-from terascope.client.nouns import Catalog, Gateway, Keys, Models, Runs
+from terascope.client.nouns import Adapters, Catalog, Gateway, Keys, Models, Runs
 from terascope.client.projects import Members, Projects
 from terascope.client.reservations import Reservations
 from terascope.client.traces import Traces, Tracing
@@ -46,6 +46,7 @@ class _Root(Gateway[Sender]):
         self.url = checked_url(url or environment.url() or DEFAULT_URL)
         self.models = Models(client)
         self.catalog = Catalog(client)
+        self.adapters = Adapters(client)
         self.keys = Keys(client)
         self.runs = Runs(client)
         self.projects = Projects(client)

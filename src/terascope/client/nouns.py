@@ -7,6 +7,7 @@ from pydantic import BaseModel
 
 from terascope.client.ask import Ask, Noun, Sender, call
 from terascope.protocol.admin import (
+    AddAdapter,
     AddModel,
     CreateKey,
     KeyView,
@@ -92,6 +93,33 @@ class Catalog(Noun[Sender]):
         return Ask("GET", _CATALOG, ModelViews)
 
 
+class Adapters(Noun[Sender]):
+    """The adapters of the catalogue; needs an operator's key."""
+
+    @call
+    def add(
+        self, name: str, base: str, source: str, *, version: str = "", project: str = "", licence: str = ""
+    ) -> Ask[ModelView]:
+        """Read the adapter in `source` and pin it as `base:name@version`; with a `project` it is that project's own."""
+        body = AddAdapter(name=name, base=base, source=source, version=version, project=project, licence=licence)
+        return Ask("POST", _ADAPTERS, ModelView, body, patient=True)
+
+    @call
+    def get(self, name: str) -> Ask[ModelView]:
+        """Return one version, by `base:adapter` or `base:adapter@version`."""
+        return Ask("GET", _path(_ADAPTERS, name), ModelView)
+
+    @call
+    def remove(self, name: str) -> Ask[None]:
+        """Remove one version, given as `base:adapter@version`; its files stay."""
+        return Ask("DELETE", _path(_ADAPTERS, name), _NOTHING)
+
+    @call
+    def list(self) -> Ask[ModelViews]:
+        """Return every version of every adapter."""
+        return Ask("GET", _ADAPTERS, ModelViews)
+
+
 class Keys(Noun[Sender]):
     """The API keys: all of them for an operator, for a PI those of her project."""
 
@@ -133,10 +161,11 @@ class Runs(Noun[Sender]):
 
 
 _CATALOG = "/admin/v1/models"
+_ADAPTERS = "/admin/v1/adapters"
 _KEYS = "/admin/v1/keys"
 _RUNS = "/admin/v1/runs"
 _NOTHING = type(None)
 
 
 def _path(prefix: str, name: str) -> str:
-    return f"{prefix}/{quote(name, safe='/@')}"
+    return f"{prefix}/{quote(name, safe='/@:')}"

@@ -11,8 +11,12 @@ _NAME = r"[A-Za-z0-9][A-Za-z0-9._/-]{0,127}"
 _VERSION = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 NAME_PATTERN = f"^{_NAME}$"
 """A model's or an alias' name, as JSON schemas show it."""
-MODEL_PATTERN = f"^{_NAME}(@{_VERSION})?$"
-"""`name` or `name@version`, as JSON schemas show it."""
+_ADAPTER = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+MODEL_PATTERN = f"^{_NAME}(@{_VERSION})?(:{_ADAPTER}(@{_VERSION})?)?$"
+"""`name[@version][:adapter[@version]]`, as JSON schemas show it."""
+ADAPTER_PATTERN = f"^{_ADAPTER}$"
+"""An adapter's own name, as JSON schemas show it."""
+_LONGEST_NAME = 128
 
 
 class Mode(StrEnum):
@@ -56,6 +60,8 @@ class ModelVersion:
     `digest` is the sha256 over the sorted lines `sha256  path` of `files`, so it names the exact bytes of
     weights, tokenizer, chat template and configuration. `directory` is where they are on this machine; it is
     empty for a model that only a remote engine holds (then `files` is empty and `digest` names the source).
+
+    An adapter's name is `base:adapter`; its `parent` is the `name@version` that it was made for.
     """
 
     name: str
@@ -77,6 +83,20 @@ class ModelVersion:
     """Those that each token passes through; 0 when that is all of `parameters`."""
     own_price: Price | None = None
     """What an operator set; None: the formula's."""
+    parent: str = ""
+    """`name@version` of the model that an adapter adds to; empty for a model of its own."""
+    owner: str = ""
+    """The project that alone may use it; empty: whoever may use the model."""
+
+    @property
+    def base_name(self) -> str:
+        """The name of the model itself: an adapter's is that of its base."""
+        return self.name.partition(":")[0]
+
+    @property
+    def served_as(self) -> str:
+        """`name@version` of what is deployed: an adapter is served by the replicas of its base."""
+        return self.parent or self.public_name
 
     @property
     def price(self) -> Price:
@@ -104,21 +124,33 @@ class Alias:
 
 @dataclass(frozen=True, slots=True)
 class ModelName:
-    """A model as a request names it: `name[@version]`."""
+    """A model as a request names it: `name[@version]`, or with an adapter `name[@version]:adapter[@version]`.
+
+    With an adapter, `name` is `name:adapter` and `version` that of the adapter; `base_version` is the base's.
+    """
 
     name: str
     version: str = ""
+    base_version: str = ""
 
     @classmethod
     def parse(cls, text: str) -> "ModelName":
-        """Read `name[@version]`.
+        """Read a name.
 
         Raises `BadRequest` when the text cannot name a model.
         """
-        name, at, version = text.partition("@")
-        if not re.fullmatch(_NAME, name) or (at and not re.fullmatch(_VERSION, version)):
-            raise BadRequest(f"{text[:80]!r} is not a model name; write name or name@version", param="model")
-        return cls(name, version)
+        if not re.fullmatch(MODEL_PATTERN, text):
+            raise BadRequest(
+                f"{text[:80]!r} is not a model name; write name, name@version or name:adapter", param="model"
+            )
+        base, colon, adapter = text.partition(":")
+        name, _, version = base.partition("@")
+        if not colon:
+            return cls(name, version)
+        own, _, own_version = adapter.partition("@")
+        if len(name) + len(own) >= _LONGEST_NAME:
+            raise BadRequest(f"{text[:80]!r}: a name has at most {_LONGEST_NAME} characters", param="model")
+        return cls(f"{name}:{own}", own_version, version)
 
     def __str__(self) -> str:
         return f"{self.name}@{self.version}" if self.version else self.name
@@ -149,3 +181,4 @@ class Feature(StrEnum):
     REPRODUCIBLE = "reproducible"
     PROMPT_EMBEDS = "prompt_embeds"
     EMBEDDING_OPTIONS = "embedding_options"
+    ADAPTERS = "adapters"

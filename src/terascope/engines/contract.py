@@ -11,6 +11,7 @@ from typing import Protocol
 
 from terascope.core.config import DeploymentConfig
 from terascope.core.models import Capabilities, ModelVersion
+from terascope.engines.adapter_files import AdapterFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +25,8 @@ class EngineCall:
     turn comes first where requests wait for each other inside the engine: 0 is urgent, 1 interactive, 2 batch. An
     engine may ignore it; it changes when an answer comes and never what it says. `limits` are the most that a trace may
     take, by the names of `core.config.InternalsConfig`; an engine that takes traces refuses what is over them, and
-    answers one with `dry_run` with its cost, as `TraceResult.estimate`, without running it.
+    answers one with `dry_run` with its cost, as `TraceResult.estimate`, without running it. `adapter` is what is to
+    be added to the model; it is named only to engines with the feature `adapters`.
     """
 
     request_id: str
@@ -33,6 +35,7 @@ class EngineCall:
     scope: str = ""
     priority: int = 1
     limits: Mapping[str, int] = field(default_factory=dict)
+    adapter: AdapterFiles | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import orjson
 
 from terascope.core.errors import ConfigError, EngineError, EngineLost, EngineUnreachable
+from terascope.engines.adapter_files import HEADER
 from terascope.engines.contract import Endpoint, EngineCall, EngineInfo
 from terascope.engines.http1 import Connection, HttpAnswer
 from terascope.engines.info import read_info
@@ -243,6 +244,8 @@ class HttpEngine:
         if self._tells_terms:
             headers += [("X-Terascope-Scope", call.scope), ("X-Terascope-Priority", str(call.priority))]
             headers += [("X-Terascope-Trace-Limits", orjson.dumps(call.limits).decode())] if call.limits else []
+        if call.adapter is not None:
+            headers.append((HEADER, call.adapter.header))
         return await self._client.request("POST", path, call.body, headers=headers)
 
     async def probe(self) -> EngineInfo:

@@ -5,7 +5,7 @@ The gateway and the batch runner both call `Inference.answer`; nothing else reac
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 import orjson
 
@@ -131,6 +131,7 @@ class Inference:
         run.asked(request)
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
+        request = replace(request, adapted=bool(version.parent))
         grant = await self._access.admit(  # 3. may they, and can they pay
             principal, version, asked.mode, project=asked.project, qos=asked.qos(), also=request.modes
         )
@@ -143,7 +144,7 @@ class Inference:
             run.reserved = await self._access.days.reserve(grant, asdict(cost))
         estimate = Estimate.of(request, version) if cost is None else Estimate.exact(cost)
         meter = await self._access.accounts.hold(run.id, grant, estimate)
-        place = run.place = self._turns.place(grant, version, request, cost)
+        place = run.place = self._turns.place(grant, self._catalog.base_of(version), request, cost)
         passing = Passing(
             run, request, version, reply, place,
             scope=scope, qos=grant.qos, meter=meter, limits=self._plan_limits, files=self._files,

@@ -3,6 +3,7 @@
 import math
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,6 +12,7 @@ from terascope.access.accounts import Meter, NoMeter
 from terascope.core.errors import EngineError, EngineLost, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
 from terascope.core.projects import PRIORITIES, Qos
+from terascope.engines.adapter_files import AdapterFiles
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
 from terascope.files.files import Files
 from terascope.fleet.replica import Replica
@@ -21,6 +23,7 @@ from terascope.inference.refusals import refusal
 from terascope.inference.reply import Header, Reply
 from terascope.inference.run import Run
 from terascope.inference.turns import Place
+from terascope.internals.lora import CONFIG, WEIGHTS
 from terascope.protocol.errors import engine_error, error_in, text_of
 from terascope.protocol.request import ModelRequest
 from terascope.protocol.sse import StreamReader, comment, renaming
@@ -80,7 +83,9 @@ class Passing:
         self.run.sent_to(replica)
         body = self._request.body_for(replica.served_name)
         limits = self._plan_limits if self._request.endpoint == "traces" else {}
-        call = EngineCall(self.run.id, self._request.endpoint, body, self._scope, self._priority, limits)
+        call = EngineCall(
+            self.run.id, self._request.endpoint, body, self._scope, self._priority, limits, _adapter(self._version)
+        )
         patience.engine_works()
         answer = await replica.engine.generate(call)
         try:
@@ -184,6 +189,14 @@ class Passing:
                 headers["x-terascope-estimated-wait"] = str(math.ceil(wait_s))
             await self._reply.begin(200, self._head(headers))
         await self._reply.write(comment("waiting" if wait_s is None else f"waiting, about {math.ceil(wait_s)} s"))
+
+
+def _adapter(version: ModelVersion) -> AdapterFiles | None:
+    """What the engine is told of the adapter that `version` is, if it is one."""
+    if not version.parent:
+        return None
+    sha256 = {file.path: file.sha256 for file in version.files if file.path in (CONFIG, WEIGHTS)}
+    return AdapterFiles(version.name, version.digest, Path(version.directory), sha256)
 
 
 async def _collect(chunks: AsyncIterator[bytes]) -> bytes:

@@ -4,12 +4,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema
 
-from terascope.core.models import MODEL_PATTERN, NAME_PATTERN
+from terascope.core.models import ADAPTER_PATTERN, MODEL_PATTERN, NAME_PATTERN
 
 Name = Annotated[str, WithJsonSchema({"type": "string", "pattern": MODEL_PATTERN})]
 """`name` or `name@version`; `core.models.ModelName` checks it, with a better message than a pattern's."""
 NewName = Annotated[str, WithJsonSchema({"type": "string", "pattern": NAME_PATTERN})]
 """A name without a version."""
+AdapterName = Annotated[str, WithJsonSchema({"type": "string", "pattern": ADAPTER_PATTERN})]
+"""An adapter's own name, without its base's."""
 
 
 class Strict(BaseModel):
@@ -31,6 +33,7 @@ class ModelCard(BaseModel):
     context_length: int = Field(description="Tokens, prompt and answer together; 0 when not known.")
     state: str = Field(description="`ready`, `starting`, `failed` or `stopped`.")
     alias_of: str | None = None
+    parent: str | None = Field(default=None, description="`name@version` of the model that an adapter adds to.")
 
 
 class ModelCards(BaseModel):
@@ -71,6 +74,8 @@ class ModelView(BaseModel):
     aliases: list[str]
     state: str
     files: list[FileView]
+    parent: str = Field(default="", description="`name@version` of the model that an adapter adds to.")
+    owner: str = Field(default="", description="The project that alone may use it; empty: whoever may use the model.")
 
 
 class ModelViews(BaseModel):
@@ -86,6 +91,17 @@ class AddModel(Strict):
     source: str = Field(description="`path:DIR`, `hf:org/name@revision` or `pypi:package==version`.")
     version: str = ""
     aliases: list[NewName] = []
+
+
+class AddAdapter(Strict):
+    """`POST /admin/v1/adapters`."""
+
+    name: AdapterName
+    base: Name = Field(description="The model it adds to: `name`, for its newest version, or `name@version`.")
+    source: str = Field(description="`path:DIR`: what PEFT's `save_pretrained` wrote. `hf:` and `pypi:` as for models.")
+    version: str = ""
+    project: str = Field(default="", description="The project that alone may use it.")
+    licence: str = Field(default="", description="Its licence, where its README.md does not say it.")
 
 
 class SetAlias(Strict):

@@ -67,6 +67,8 @@ class ModelRequest:
     """The name of the soft prompt after the `+` of `model`."""
     labels: Mapping[str, str] = field(default_factory=dict, hash=False)
     """What was put in the place of names, for the record."""
+    adapted: bool = False
+    """Whether `model` turned out to be an adapter."""
 
     @classmethod
     def read(cls, endpoint: str, mode: Mode, raw: bytes) -> "ModelRequest":
@@ -163,6 +165,7 @@ class ModelRequest:
         found |= {Feature.PROMPT_EMBEDS} if self.embeds or self.soft_prompt else set()
         if self.endpoint == "embeddings" and any(_asked(self.fields.get(name)) for name in _EMBEDDING_OPTIONS):
             found.add(Feature.EMBEDDING_OPTIONS)
+        found |= {Feature.ADAPTERS} if self.adapted else set()
         return frozenset(found)
 
 

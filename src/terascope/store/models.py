@@ -92,6 +92,11 @@ def _add(connection: Connection, addition: _Addition) -> ModelVersion:
             f"{new.public_name} is there already with other files (digest {stored.digest[:12]}, these have "
             f"{new.digest[:12]}); a version never changes, so give these another version name"
         )
+    elif (stored.parent, stored.owner) != (new.parent, new.owner):
+        raise Conflict(
+            f"{stored.public_name} has these files already, for {stored.parent} and "
+            f"{stored.owner or 'every project'}; give it another version name"
+        )
     else:
         stored = _refresh(connection, stored, new)
     for name in addition.aliases:
@@ -181,6 +186,9 @@ def _remove(connection: Connection, which: tuple[str, str]) -> None:
     query = select(aliases.c.alias).where(aliases.c.name == name, aliases.c.version.in_(gone))
     if holders := connection.execute(query.order_by(aliases.c.alias)).scalars().all():
         raise Conflict(f"{name}@{version} is what {_listed(holders)} points to; move or remove the alias first")
+    children = select(models.c.name).where(models.c.parent == f"{name}@{version}").distinct()
+    if found := connection.execute(children.order_by(models.c.name)).scalars().all():
+        raise Conflict(f"{name}@{version} is what the adapters {', '.join(found[:5])} add to; remove them first")
 
 
 @one_by_one

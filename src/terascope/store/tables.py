@@ -118,6 +118,8 @@ models = Table(
     Column("active_parameters", BigInteger, nullable=False, server_default="0"),  # 0: as many as `parameters`
     Column("price_prompt", BigInteger),  # micro service units a token; NULL: by the formula
     Column("price_output", BigInteger),
+    Column("parent", String(200), nullable=False, server_default=""),  # name@version that an adapter adds to
+    Column("owner", String(64), nullable=False, server_default=""),  # the project that alone may use it
 )
 
 aliases = Table(

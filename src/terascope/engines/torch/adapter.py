@@ -13,14 +13,20 @@ from terascope.engines.upstream import Address, HttpEngine
 
 _WORKER = "terascope.engines.torch.worker"
 _DTYPES = ("", "float32", "bfloat16", "float16")
-_OPTIONS = {"cache_tokens": 1, "step_tokens": 1, "extra_rows": 0}  # and the least that each may be
+_OPTIONS = {
+    "cache_tokens": 1,
+    "step_tokens": 1,
+    "extra_rows": 0,
+    "adapter_mib": 0,
+    "adapter_rank": 1,
+}  # and the least that each may be
 
 
 class TorchKind:
     """Models run by transformers in a worker process of ours."""
 
     def command(self, launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
-        """See `EngineKind.command`; options of the deployment are `cache_tokens`, `step_tokens` and `extra_rows`."""
+        """See `EngineKind.command`; options of the deployment are those of `_OPTIONS`."""
         deployment, version = launch.deployment, launch.version
         _check(deployment, version.directory)
         converted = _cache_dir() / "converted" / version.digest

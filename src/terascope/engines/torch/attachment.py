@@ -47,7 +47,7 @@ class Part:
 
 
 class Attachment(Protocol):
-    """An adapter, an intervention or a capture of one row.
+    """An intervention or a capture of one row. (Adapters of a step are computed together: `lora/terms.py`.)
 
     A step's activations are [1, tokens, ...]; whoever attaches may read and change those of its own part only. Rows
     with different attachments and with none share a step.

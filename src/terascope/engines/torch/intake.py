@@ -5,9 +5,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from terascope.core.errors import BadRequest, ContextLengthExceeded, UnsupportedFeature
+from terascope.engines.adapter_files import HEADER, AdapterFiles
 from terascope.engines.torch.chat import ToolUse, prompt_of, tool_use
 from terascope.engines.torch.embeds import VectorForm
 from terascope.engines.torch.grammar import Grammar, GrammarMaker
+from terascope.engines.torch.lora.weights import Adapter
 from terascope.engines.torch.prompt_reader import PromptReader
 from terascope.engines.torch.prompts import Prompt, Slots
 from terascope.engines.torch.rows import RowPlan
@@ -37,18 +39,25 @@ class Terms:
     """What the gateway says of a request beside its body.
 
     `scope` says with whom prefixes are shared, without one with nobody; `priority` whose turn comes first, and `limits`
-    (JSON) the most that a trace may take, as in `EngineCall`.
+    (JSON) the most that a trace may take, as in `EngineCall`. `files` are those of the adapter that is asked for,
+    `adapter` is that adapter once it is in memory.
     """
 
     scope: str | None = None
     priority: int = _INTERACTIVE
     limits: str = ""
+    files: AdapterFiles | None = None
+    adapter: Adapter | None = None
 
     @classmethod
     def read(cls, headers: Mapping[str, str]) -> "Terms":
-        """Return what `headers` say; a priority that is none of 0, 1 and 2 is that of interactive requests."""
+        """Return what `headers` say; a priority that is none of 0, 1 and 2 is that of interactive requests.
+
+        Raises `InternalError` for an adapter that is not named as the gateway does.
+        """
         priority = _PRIORITIES.get(headers.get("X-Terascope-Priority", ""), _INTERACTIVE)
-        return cls(headers.get("X-Terascope-Scope"), priority, headers.get("X-Terascope-Trace-Limits", ""))
+        limits, files = headers.get("X-Terascope-Trace-Limits", ""), AdapterFiles.read(headers.get(HEADER, ""))
+        return cls(headers.get("X-Terascope-Scope"), priority, limits, files)
 
 
 _NO_TERMS = Terms()
@@ -179,10 +188,11 @@ class Intake:
                     bool(request.ignore_eos),
                     self._grammars().matcher(grammar) if grammar else None,
                     score if choice == 0 else None,
-                    _scope(request, terms.scope),
+                    _scope(request, terms),
                     prompt.inserts,
                     reproducible=bool(request.reproducible),
                     priority=terms.priority,
+                    adapter=terms.adapter,
                 )
                 rows.append(plan)
         applied = _applied(request, rows[0], asked, grammar)
@@ -254,9 +264,15 @@ def _structured(grammars: GrammarMaker, kind: str, value: object) -> Grammar:
     raise BadRequest(f"{param}: must be json (a schema), regex, choice (a list of texts) or grammar", param=param)
 
 
-def _scope(request: SamplingFields, scope: str | None) -> str | None:
-    """With whom prefixes are shared; what was computed in steps of another shape would not be the same bits."""
-    return None if scope is None or request.reproducible else f"{scope}\0{request.cache_salt or ''}"
+def _scope(request: SamplingFields, terms: Terms) -> str | None:
+    """With whom prefixes are shared: who has the same adapter, for one.
+
+    What was computed in steps of another shape would not be the same bits.
+    """
+    if terms.scope is None or request.reproducible:
+        return None
+    adapter = "" if terms.adapter is None else terms.adapter.digest
+    return f"{terms.scope}\0{request.cache_salt or ''}\0{adapter}"
 
 
 def _sampling(

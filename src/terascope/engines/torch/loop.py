@@ -14,6 +14,7 @@ from terascope.engines.torch.attachment import Insert, Part
 from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.interruption import Interrupted, Interruptions, worthwhile
 from terascope.engines.torch.jobs import ComputeThread, Job
+from terascope.engines.torch.lora.terms import Adapted
 from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.pace import Pace
 from terascope.engines.torch.packed import PackedModel, Step
@@ -170,17 +171,19 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         kept = self._kept(turns)
         inserts: list[Insert] = []
         attached = []
+        adapted: list[Adapted] = []
         first = 0
         for turn in turns:
             plan, start, end = turn.row.plan, turn.span.start, turn.span.end
             found = [insert.within(start, end, first - start) for insert in plan.inserts]
             inserts += [insert for insert in found if insert is not None]
             attached += [(one, _part(turn, first)) for one in plan.attachments]
+            adapted += [] if plan.adapter is None else [Adapted(plan.adapter, first, first + end - start)]
             first += end - start
         tokens = [token for turn in turns for token in turn.tokens]
         decode = turns[0].fixed and first == len(turns)
         rows = (self._packed.fixed_rows if decode else first) if turns[0].fixed else 0
-        return Step(tokens, [turn.span for turn in turns], kept, inserts, attached, rows)
+        return Step(tokens, [turn.span for turn in turns], kept, inserts, attached, rows, adapted)
 
     def _kept(self, turns: Sequence[Turn]) -> list[int]:
         """Choose the places of the batch whose logits are wanted; each turn notes where its own will be."""

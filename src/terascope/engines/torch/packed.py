@@ -18,6 +18,7 @@ from terascope.engines.torch.attention import NAME, PackedAttention
 from terascope.engines.torch.cache import BLOCK, BlockPool, blocks_for
 from terascope.engines.torch.graphs import Shapes
 from terascope.engines.torch.layout import Layout, Span, lay_out
+from terascope.engines.torch.lora.terms import Adapted, Terms
 from terascope.engines.torch.sites import SiteMap, find_sites
 from terascope.engines.torch.taps import Listening, Taps
 from terascope.internals.sites import Place
@@ -36,8 +37,9 @@ class Step:
     """What is computed at once: `tokens`, those of `spans` one after the other.
 
     `keep` are the places in the batch whose logits are wanted. `inserts` replace the embeddings of tokens, by place;
-    `attached` are what single rows want seen or changed. A step of fixed shape has `rows` tokens whatever it holds,
-    and every row attends by itself, so that no bit of a row's result depends on its neighbours.
+    `attached` are what single rows want seen or changed, `adapted` the rows that have an adapter. A step of fixed
+    shape has `rows` tokens whatever it holds, and every row attends by itself, so that no bit of a row's result depends
+    on its neighbours.
     """
 
     tokens: Sequence[int]
@@ -46,11 +48,13 @@ class Step:
     inserts: Sequence[Insert] = ()
     attached: Sequence[tuple[Attachment, Part]] = ()
     rows: int = 0
+    adapted: Sequence[Adapted] = ()
 
     @property
     def simple(self) -> bool:
         """True when every row brings one token and nothing else."""
-        return not (self.rows or self.inserts or self.attached) and len(self.tokens) == len(self.spans)
+        brought = self.rows or self.inserts or self.attached or self.adapted
+        return not brought and len(self.tokens) == len(self.spans)
 
 
 class PackedModel:
@@ -64,6 +68,7 @@ class PackedModel:
         self._attention = PackedAttention(self.pool.blocks)
         self._keeps = "logits_to_keep" in inspect.signature(module.forward).parameters
         self._taps: Taps | None = None
+        self._terms = Terms(module, module.device)
         self._spare = self.pool.blocks + 1
         self._shapes = Shapes(self._of_singles, self.device, self._spare) if self.device.type == "cuda" else None
         self.fixed_rows = 1
@@ -100,6 +105,8 @@ class PackedModel:
         inputs = self._inputs(torch.tensor([[*step.tokens, *[0] * padding]], device=self.device), step.inserts)
         keep = torch.tensor(list(step.keep), dtype=torch.long, device=self.device)
         with ExitStack() as stack:
+            if step.adapted:
+                stack.enter_context(self._terms.at(step.adapted, len(step.tokens) + padding, apart=step.rows > 0))
             for attachment, part in step.attached:
                 stack.enter_context(attachment.attach(self.module, part))
             taps = self._taps if step.attached else None

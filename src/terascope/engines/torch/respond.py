@@ -1,6 +1,9 @@
 """How answers leave the worker: whole, or as server-sent events; and the models behind them."""
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from aiohttp import web
 
@@ -16,6 +19,8 @@ from terascope.engines.torch.httpd import REQUEST_ID
 from terascope.engines.torch.intake import Intake, Order, Terms
 from terascope.engines.torch.jobs import Job
 from terascope.engines.torch.loop import BatchLoop, RowJob
+from terascope.engines.torch.lora.shelf import Shelf
+from terascope.engines.torch.lora.weights import Adapter
 from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.replies import Headers, applied, event_stream, id_header, ignored, json_event, json_reply
 from terascope.engines.torch.rows import Event
@@ -58,11 +63,24 @@ class _Model:
         self._intake = Intake(vocabulary, context_length, form)
         self._traces: Traces | None = None
         self._embeddings: Embeddings | None = None
+        self._shelf: Shelf[Adapter] | None = None
 
     @property
     def takes_traces(self) -> bool:
         """True when the model can be looked into."""
         return self._traces is not None
+
+    @asynccontextmanager
+    async def _terms(self, request: web.Request) -> AsyncIterator[Terms]:
+        """The terms of a request, with its adapter, which stays in memory until the block ends."""
+        terms = Terms.read(request.headers)
+        if terms.files is None:
+            yield terms
+            return
+        if self._shelf is None:
+            raise UnsupportedFeature("this model takes no adapters on this engine", param="model")
+        async with self._shelf.lease(terms.files) as adapter:
+            yield replace(terms, adapter=adapter)
 
     async def _words(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         body = await request.read()
@@ -90,6 +108,8 @@ class _Model:
     async def _embed(self, request: web.Request) -> web.StreamResponse:
         if self._embeddings is None:
             raise UnsupportedFeature("this engine sees no hidden states of this model", param="model")
+        if Terms.read(request.headers).files is not None:
+            raise UnsupportedFeature("embeddings are of a model without adapters; name its base", param="model")
         asked = await asyncio.to_thread(self._read_embedding, await request.read())
         return await self._embeddings.answer(request, asked)
 
@@ -106,11 +126,11 @@ class _Model:
         if endpoint == "v1/traces/sites":
             self._check_name(parse(SitesRequest, body).model)
             return json_reply(traces.sites(), id_header(request))
-        terms = Terms.read(request.headers)
-        order = await asyncio.to_thread(traces.read, body, terms.limits)
+        order = await asyncio.to_thread(traces.read, body, Terms.read(request.headers).limits)
         self._check_name(order.plan.model)
         try:
-            return await traces.answer(request, order, request[REQUEST_ID], terms.priority)
+            async with self._terms(request) as terms:
+                return await traces.answer(request, order, request[REQUEST_ID], terms)
         except ConnectionResetError:
             return web.Response()  # the client has left
 
@@ -122,9 +142,18 @@ class _Model:
 class Generator(_Model):
     """A language model that answers. `httpd.Served`."""
 
-    def __init__(self, served_name: str, info: EngineInfo, model: CausalModel, loop: BatchLoop) -> None:
+    def __init__(
+        self,
+        served_name: str,
+        info: EngineInfo,
+        model: CausalModel,
+        loop: BatchLoop,
+        shelf: Shelf[Adapter] | None = None,
+    ) -> None:
+        """Without a `shelf` adapters are refused."""
         super().__init__(served_name, info, model.vocabulary, model.context_length, model.form)
         self._loop = loop
+        self._shelf = shelf
         self._fingerprint = f"{info.engine}-{info.version}-{info.dtype}"
         tools = for_decoder(model, self._intake, loop)
         self._traces = None if tools is None else Traces(served_name, tools)
@@ -138,13 +167,13 @@ class Generator(_Model):
     async def answer(self, endpoint: str, request: web.Request) -> web.StreamResponse:
         """See `Served.answer`."""
         if endpoint == "v1/chat/completions":
-            asked, order = await asyncio.to_thread(self._read_chat, await request.read(), Terms.read(request.headers))
-            return await self._generate(request, asked, order, ChatAnswer(*self._parts(order)))
+            async with self._terms(request) as terms:
+                asked, order = await asyncio.to_thread(self._read_chat, await request.read(), terms)
+                return await self._generate(request, asked, order, ChatAnswer(*self._parts(order)))
         if endpoint == "v1/completions":
-            text_asked, order = await asyncio.to_thread(
-                self._read_completion, await request.read(), Terms.read(request.headers)
-            )
-            return await self._generate(request, text_asked, order, CompletionAnswer(*self._parts(order)))
+            async with self._terms(request) as terms:
+                text_asked, order = await asyncio.to_thread(self._read_completion, await request.read(), terms)
+                return await self._generate(request, text_asked, order, CompletionAnswer(*self._parts(order)))
         if endpoint in ("tokenize", "detokenize"):
             return await self._words(endpoint, request)
         if endpoint in TRACES:

@@ -9,6 +9,7 @@ from terascope.engines.torch.attachment import Attachment, Insert
 from terascope.engines.torch.cache import BLOCK, Digests
 from terascope.engines.torch.grammar import Matcher
 from terascope.engines.torch.layout import Span
+from terascope.engines.torch.lora.weights import Adapter
 from terascope.engines.torch.sampling import Chooser, Draw, Sampling, TokenInfo
 from terascope.engines.torch.text import TextStream
 from terascope.engines.torch.vocabulary import Vocabulary
@@ -31,11 +32,11 @@ class RowPlan:
 
     A plan is for one row: `matcher` follows that. `score_prompt` asks for the log-probabilities of the prompt,
     with so many rivals each. `scope` says with whom computed prefixes are shared: with rows of the same scope, so it
-    must name all that shapes them besides tokens and inserts; none shares nothing. `inserts` are vectors where the
-    prompt has `VECTOR`s, `attachments` see or change what is inside the model. A `reproducible` row has the same
-    bits at every repeat; it is computed in steps of fixed shape. Rows of smaller `priority` (0 urgent, 1 interactive,
-    2 batch) go first. A `whole` row has its prompt read in one step, and shares steps with others of its kind only.
-    `logits_at` are tokens of the prompt whose logits attachments see.
+    must name all that shapes them besides tokens and inserts, such as its adapter; none shares nothing. `inserts` are
+    vectors where the prompt has `VECTOR`s, `attachments` see or change what is inside the model, an `adapter` adds its
+    terms to it. A `reproducible` row has the same bits at every repeat; it is computed in steps of fixed shape. Rows of
+    smaller `priority` (0 urgent, 1 interactive, 2 batch) go first. A `whole` row has its prompt read in one step, and
+    shares steps with others of its kind only. `logits_at` are tokens of the prompt whose logits attachments see.
     """
 
     prompt: Sequence[int]
@@ -53,6 +54,7 @@ class RowPlan:
     priority: int = 1
     whole: bool = False
     logits_at: frozenset[int] = frozenset()
+    adapter: Adapter | None = None
 
 
 @dataclass(frozen=True, slots=True)

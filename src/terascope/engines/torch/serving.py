@@ -4,6 +4,7 @@ import asyncio
 import os
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import torch
@@ -16,8 +17,11 @@ from terascope.engines.torch.embed_loop import EmbedLoop
 from terascope.engines.torch.encoder import load_encoder
 from terascope.engines.torch.httpd import Served
 from terascope.engines.torch.loop import BatchLoop
+from terascope.engines.torch.lora.read import base_of, measure_adapter, read_adapter
+from terascope.engines.torch.lora.shelf import Shelf
+from terascope.engines.torch.lora.weights import Adapter
 from terascope.engines.torch.metrics import Metrics
-from terascope.engines.torch.model import Report, load_causal, task_of
+from terascope.engines.torch.model import CausalModel, Report, load_causal, task_of
 from terascope.engines.torch.respond import Embedder, Generator
 from terascope.engines.torch.settings import WorkerSettings
 
@@ -63,6 +67,9 @@ def _generator(
         extra_rows=settings.extra_rows,
     )
     features = set(Feature)
+    shelf = _shelf(settings, model)
+    if shelf is None:
+        features -= {Feature.ADAPTERS}
     if not model.vocabulary.grammars:
         features -= {Feature.JSON_SCHEMA}
     if not (model.vocabulary.has_template and model.vocabulary.grammars):
@@ -80,9 +87,18 @@ def _generator(
         cache_tokens=model.packed.cache_tokens,
         cache_mib=model.packed.cache_tokens * model.packed.bytes_per_token() >> 20,
         fixed_rows=model.packed.fixed_rows,
+        adapter_mib=settings.adapter_mib if shelf else 0,
         architecture=type(model.packed.module).__name__,
     )
-    return _started(Generator(settings.served_name, info, model, batch), batch)
+    return _started(Generator(settings.served_name, info, model, batch, shelf), batch)
+
+
+def _shelf(settings: WorkerSettings, model: CausalModel) -> Shelf[Adapter] | None:
+    """Where adapters are kept; None where none are taken. Looks at the model, so call it before it works."""
+    base = base_of(model.packed, settings.adapter_rank) if settings.adapter_mib else None
+    if base is None:
+        return None
+    return Shelf(settings.adapter_mib << 20, partial(measure_adapter, base=base), partial(read_adapter, base=base))
 
 
 def _embedder(

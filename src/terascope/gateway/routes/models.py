@@ -2,6 +2,7 @@
 
 from fastapi import APIRouter
 
+from terascope.access.principal import Principal
 from terascope.core.errors import ModelNotFound
 from terascope.core.models import ModelVersion
 from terascope.gateway.depends import Caller, UseServices
@@ -15,7 +16,8 @@ router = APIRouter(prefix="/v1/models", tags=["models"])
 async def list_models(use: UseServices, who: Caller) -> ModelCards:
     """Every model and alias that is served, whether it answers already or not."""
     served = use.fleet.served()
-    there = [version for version in use.catalog.list() if version.public_name in served]
+    mine = await _projects(use, who)
+    there = [one for one in use.catalog.list() if one.served_as in served and (not one.owner or one.owner in mine)]
     cards = [_card(use, version) for version in there]
     aliases = [
         card.model_copy(update={"id": alias, "alias_of": version.public_name})
@@ -29,19 +31,26 @@ async def list_models(use: UseServices, who: Caller) -> ModelCards:
 async def show_model(model: Name, use: UseServices, who: Caller) -> ModelCard:
     """One model, by name, `name@version` or alias."""
     version = use.catalog.resolve(model)
-    if version.public_name not in use.fleet.served():
+    hidden = version.owner and version.owner not in await _projects(use, who)
+    if hidden or version.served_as not in use.fleet.served():
         raise ModelNotFound(f"{model[:80]} is in the catalogue but not served here; GET /v1/models lists what is")
     return _card(use, version).model_copy(update={"id": model})
+
+
+async def _projects(use: Services, who: Principal) -> frozenset[str]:
+    """The projects whose own adapters are shown to `who`."""
+    return frozenset(row.name for row in await use.access.projects.visible_to(who))
 
 
 def _card(use: Services, version: ModelVersion) -> ModelCard:
     return ModelCard(
         id=version.name,
         created=int(version.created),
-        owned_by="terascope",
+        owned_by=version.owner or "terascope",
         version=version.version,
         digest=version.digest,
-        modes=sorted(use.fleet.modes(version.public_name)),
-        context_length=use.fleet.context_length(version.public_name) or version.context_length,
-        state=use.fleet.state(version.public_name),
+        modes=sorted(use.fleet.modes(version.served_as)),
+        context_length=use.fleet.context_length(version.served_as) or version.context_length,
+        state=use.fleet.state(version.served_as),
+        parent=version.parent or None,
     )

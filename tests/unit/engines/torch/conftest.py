@@ -30,6 +30,8 @@ from terascope.engines.torch.embed_loop import EmbedLoop
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.httpd import BACKLOG, Shell
 from terascope.engines.torch.loop import BatchLoop
+from terascope.engines.torch.lora.shelf import Shelf
+from terascope.engines.torch.lora.weights import Adapter
 from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.model import CausalModel, load_causal
 from terascope.engines.torch.respond import Embedder, Generator
@@ -138,6 +140,12 @@ def tiny(tiny_dir: Path) -> CausalModel:
 
 
 @pytest.fixture(scope="session")
+def load() -> Callable[[Path], CausalModel]:
+    """Loads the language model in a directory, with a cache of three full rows of the tiny one."""
+    return lambda directory: load_causal(WorkerSettings(directory, "tiny", cache_tokens=1600), lambda _: None)
+
+
+@pytest.fixture(scope="session")
 def llama(tiny_dir: Path) -> Llama:
     """The tiny model in float64, computed by formula."""
     return Llama(LlamaForCausalLM.from_pretrained(tiny_dir))
@@ -224,7 +232,9 @@ class Server:
         step_tokens: int = 64,
         extra_rows: int = 0,
         secret: str = "",
+        shelf: Shelf[Adapter] | None = None,
     ) -> None:
+        self._shelf = shelf
         self.crashes: list[BaseException] = []
         self.metrics = Metrics()
         self.shell = Shell(secret, self.metrics)
@@ -250,7 +260,7 @@ class Server:
             step_tokens=step_tokens,
             extra_rows=extra_rows,
         )
-        self.shell.served = Generator("tiny", info, model, rows)
+        self.shell.served = Generator("tiny", info, model, rows, self._shelf)
         return rows
 
     async def start(self) -> Client:

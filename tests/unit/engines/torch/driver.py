@@ -12,6 +12,7 @@ from terascope.core.errors import ServiceError
 from terascope.engines.torch.attachment import Attachment, Insert, Part
 from terascope.engines.torch.jobs import Job
 from terascope.engines.torch.loop import BatchLoop, RowJob
+from terascope.engines.torch.lora.weights import Adapter
 from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.packed import PackedModel
@@ -128,6 +129,7 @@ def plan(
     attachments: Sequence[Attachment] = (),
     reproducible: bool = False,
     priority: int = 1,
+    adapter: Adapter | None = None,
 ) -> RowPlan:
     """A row that goes on to the end of what it may have; greedy without a seed."""
     sampling = Sampling(temperature=0 if seed is None else temperature, seed=seed or 0, logprobs=0)
@@ -141,6 +143,7 @@ def plan(
         attachments=tuple(attachments),
         reproducible=reproducible,
         priority=priority,
+        adapter=adapter,
     )
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from terascope.core.errors import BadRequest, EngineNan, ServiceError
 from terascope.engines.torch.attachment import Part
+from terascope.engines.torch.intake import Terms
 from terascope.engines.torch.jobs import Job
 from terascope.engines.torch.loop import RowJob
 from terascope.engines.torch.rows import Event, Finish, RowPlan
@@ -51,12 +52,12 @@ class Call:
         tools: Tools,
         request_id: str,
         *,
-        priority: int,
+        terms: Terms,
         seed: int,
     ) -> None:
         """`prompts` are the rows' tokens by name; rows without a seed of their own have `seed`."""
         self._plan, self._prompts, self._tools = plan, prompts, tools
-        self._request_id, self._priority, self._seed = request_id, priority, seed
+        self._request_id, self._terms, self._seed = request_id, terms, seed
         self._rows = {row.name: row for row in plan.rows}
         self._tracers: dict[str, RowTracer] = {}
         self._read = {row.name: asyncio.Event() for row in plan.rows}
@@ -153,7 +154,8 @@ class Call:
             generation.max_tokens,
             ignore_eos=generation.ignore_eos,
             attachments=(tracer,),
-            priority=self._priority,
+            priority=self._terms.priority,
+            adapter=self._terms.adapter,
             whole=tracer.whole,
             logits_at=tracer.logits_at,
         )

@@ -9,9 +9,10 @@ from dataclasses import asdict, dataclass, replace
 import orjson
 from aiohttp import web
 
-from terascope.core.errors import BadRequest
+from terascope.core.errors import BadRequest, UnsupportedFeature
 from terascope.engines.torch import memory
 from terascope.engines.torch.chat import prompt_of
+from terascope.engines.torch.intake import Terms
 from terascope.engines.torch.tracing import answers
 from terascope.engines.torch.tracing.call import Call, RowResult
 from terascope.engines.torch.tracing.places import Chosen
@@ -71,8 +72,13 @@ class Traces:
         self._check(order, most)
         return order
 
-    async def answer(self, request: web.Request, order: Order, request_id: str, priority: int) -> web.StreamResponse:
-        """Carry `order` out. When the client leaves, the work ends."""
+    async def answer(self, request: web.Request, order: Order, request_id: str, terms: Terms) -> web.StreamResponse:
+        """Carry `order` out. When the client leaves, the work ends.
+
+        Raises `UnsupportedFeature` for gradients of a model with an adapter.
+        """
+        if terms.adapter is not None and any(row.gradient is not None for row in order.plan.rows):
+            raise UnsupportedFeature("gradients are computed without adapters; ask the base model", param="model")
         headers = {"X-Request-Id": request_id}
         if order.plan.dry_run:
             about = self._about(order, request_id)
@@ -80,7 +86,7 @@ class Traces:
             told = asdict(order.cost) | {"seconds": self._tools.thread.pace.seconds(order.cost)}
             return _json(about.whole(estimate=told, usage=nothing), headers)
         seed = random.SystemRandom().randrange(_SEEDS)
-        call = Call(order.plan, order.prompts, self._tools, request_id, priority=priority, seed=seed)
+        call = Call(order.plan, order.prompts, self._tools, request_id, terms=terms, seed=seed)
         specs = {name: self._specs(order, name) for name in call.order}
         sizes = {name: sum(spec.nbytes for spec in own) for name, own in specs.items()}
         async with aclosing(call.results(sizes)) as results:
