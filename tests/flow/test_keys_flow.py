@@ -70,6 +70,10 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/admin/v1/usage"): ANYONE,  # their own
     ("PUT", "/admin/v1/prices/{model:path}"): OPERATORS,
     ("DELETE", "/admin/v1/prices/{model:path}"): OPERATORS,
+    ("GET", "/admin/v1/adapters"): OPERATORS,
+    ("POST", "/admin/v1/adapters"): OPERATORS,
+    ("GET", "/admin/v1/adapters/{adapter:path}"): OPERATORS,
+    ("DELETE", "/admin/v1/adapters/{adapter:path}"): OPERATORS,
     ("GET", "/admin/v1/artefacts/{kind}"): ANYONE,  # of their projects
     ("POST", "/admin/v1/artefacts/{kind}"): ANYONE,
     ("GET", "/admin/v1/artefacts/{kind}/{project}/{name}"): ANYONE,
