@@ -146,6 +146,14 @@ def test_one_of_another_model_is_refused_when_it_is_asked_for(
     assert _ask(http, "tiny").status_code == 200
 
 
+def test_embeddings_are_of_the_model_itself(setting: Setting, client: Client, http: httpx.Client) -> None:
+    one = client.adapters.add("a1", "tiny", f"path:{setting.adapters[1]}")
+    assert http.post("/v1/embeddings", json={"model": "tiny", "input": PROMPT}).status_code == 200
+    answer = http.post("/v1/embeddings", json={"model": one.name, "input": PROMPT})
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_feature")
+    assert "adapters" in answer.json()["error"]["message"]
+
+
 def test_a_project_has_its_own(setting: Setting, client: Client, http: httpx.Client) -> None:
     with pytest.raises(NotFound):
         client.adapters.add("own", "tiny", f"path:{setting.adapters[0]}", project="physics")

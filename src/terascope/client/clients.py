@@ -196,27 +196,14 @@ class AsyncClient(_Root[SendsLater]):
         request = self._http.build_request(
             "POST", TRACES, content=body, headers=dict(headers or {}) | _JSON, timeout=_timeout(None)
         )
-        async with self._streamed(request) as response:
+        async with self._opened(request) as response:
             with told(self.url):
                 yield response.aiter_bytes()
 
     @asynccontextmanager
     async def _content(self, file_id: str, start: int, stop: int | None) -> AsyncIterator[httpx.Response]:
-        async with self._streamed(_content_request(self._http, file_id, start, stop)) as response:
+        async with self._opened(_content_request(self._http, file_id, start, stop)) as response:
             yield response
-
-    @asynccontextmanager
-    async def _streamed(self, request: httpx.Request) -> AsyncIterator[httpx.Response]:
-        with told(self.url):
-            response = await self._http.send(request, stream=True)
-        try:
-            if not response.is_success:
-                with told(self.url):
-                    await response.aread()
-                raise error_from(response, self.url)
-            yield response
-        finally:
-            await response.aclose()
 
     @asynccontextmanager
     async def chat(self, model: str, messages: Sequence[Message], **fields: Any) -> AsyncIterator[AsyncChatStream]:

@@ -131,7 +131,8 @@ class Inference:
         run.asked(request)
         version = self._catalog.resolve(request.model)  # 2. which model, exactly
         run.resolved(version)
-        request = replace(request, adapted=bool(version.parent))
+        if version.parent:
+            request = replace(request, adapted=True)
         grant = await self._access.admit(  # 3. may they, and can they pay
             principal, version, asked.mode, project=asked.project, qos=asked.qos(), also=request.modes
         )

@@ -31,6 +31,7 @@ class RunStore:
     async def add(self, record: RunRecord, settlement: Settlement | None = None) -> int:
         """Store `record` and settle what the request cost, both durably on return, or neither.
 
+        A cost that is covered for certain is on record then, and in the ledger a moment later (`store/charges.py`).
         Returns what no allocation could pay for, in micro service units.
         """
         return int(await self._database.writer.submit(_insert, (record, settlement)))

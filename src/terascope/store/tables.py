@@ -309,6 +309,7 @@ __all__ = [
     "allocations",
     "artefacts",
     "audit",
+    "charges",
     "entries",
     "files",
     "holds",
