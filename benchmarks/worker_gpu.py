@@ -45,10 +45,10 @@ def describe(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else f"no GPU: on {device}"
 
 
-def random_checkpoint(model: str, device: str, scratch: Path) -> Path:
+def random_checkpoint(model: str, device: str, tokenizer: Path | None, scratch: Path) -> Path:
     """The model `model` as files in `scratch`."""
     script = Path(engines.__file__).with_name("random_checkpoint.py")
-    tokenizer_from = checkpoint(scratch)
+    tokenizer_from = tokenizer or checkpoint(scratch)
     install.say(f"writing {model} with random weights")
     return install.script(script, model, tokenizer_from, scratch / "random", "--device", device)
 
@@ -58,6 +58,7 @@ def main() -> None:
     ask.add_argument("--device", default="cuda:0")
     ask.add_argument("--model", choices=PRESETS, help="default: the largest that suits the device")
     ask.add_argument("--rounds", type=int, default=3)
+    ask.add_argument("--tokenizer", type=Path, help="a directory with a tokenizer; default: that of SmolLM2, fetched")
     ask.add_argument("--bursts", default=",".join(map(str, BURSTS)), help="how many at once, by comma")
     a = ask.parse_args()
     bursts = {int(size): BURSTS.get(int(size), 2) for size in a.bursts.split(",")}
@@ -71,7 +72,7 @@ def main() -> None:
     model = a.model or preset(a.device)
     print(f"{describe(a.device)}; {model}, PyTorch {torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        files = random_checkpoint(model, a.device, Path(scratch))
+        files = random_checkpoint(model, a.device, a.tokenizer, Path(scratch))
         rounds = engines.take(SYSTEMS, files, work, a.rounds)
     middle = {name: report.medians(own) for name, own in rounds.items()}
     print(f"\n{engines.table(middle, work)}")

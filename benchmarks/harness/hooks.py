@@ -1,10 +1,11 @@
 """A server around plain transformers, or nnsight: captures in one process. `POST /` {"way": w, "prompts": tokens}.
 
-    python benchmarks/harness/hooks.py CHECKPOINT --port 8123 --threads 2 --dtype bfloat16 --batch 4
+    python benchmarks/harness/hooks.py CHECKPOINT --port 8123 --threads 2 --dtype bfloat16 --batch 4 --device cpu
 
 Ways: `hooks`, a forward hook on the last block, `--batch` prompts at once; `nnsight`, one trace for each prompt;
 `nnsight_batched`, one trace for `--batch` prompts, each in its own invoke. All compute the logits of last tokens only.
-The answer, {"seconds": s, "bytes": n, "norm": x}, is timed around the work alone: from token ids to tensors in memory.
+The answer, {"seconds": s, "bytes": n, "norm": x}, is timed around the work alone: from token ids to tensors in main
+memory.
 One request at a time.
 """
 
@@ -35,10 +36,10 @@ def hooks(model: Any, batch: int) -> Way:
     @torch.inference_mode()
     def run(prompts: Prompts) -> list[torch.Tensor]:
         kept: list[torch.Tensor] = []
-        keep = model.model.layers[-1].register_forward_hook(lambda _, __, x: kept.append(x.clone()))
+        keep = model.model.layers[-1].register_forward_hook(lambda _, __, x: kept.append(x.to("cpu", copy=True)))
         try:
             for rows in parts(prompts, batch):
-                model(torch.tensor(rows), use_cache=False, logits_to_keep=1)
+                model(torch.tensor(rows, device=model.device), use_cache=False, logits_to_keep=1)
         finally:
             keep.remove()
         return kept
@@ -54,7 +55,7 @@ def nnsight(model: Any, batch: int) -> Way:
         for row in prompts:
             with torch.no_grad(), model.trace(torch.tensor([row]), use_cache=False, logits_to_keep=1):
                 found = model.model.layers[-1].output.save()
-            kept.append(found)
+            kept.append(found.cpu())
         return kept
 
     return run
@@ -71,7 +72,7 @@ def nnsight_batched(model: Any, batch: int) -> Way:
                 for row in rows:
                     with tracer.invoke(torch.tensor([row])):
                         found.append(model.model.layers[-1].output)
-            kept += found
+            kept += [one.cpu() for one in found]
         return kept
 
     return run
@@ -114,6 +115,7 @@ def main() -> None:
     ask.add_argument("--threads", type=int, default=0, help="default: all cores")
     ask.add_argument("--dtype", choices=("float32", "bfloat16"), default="bfloat16")
     ask.add_argument("--batch", type=int, default=4)
+    ask.add_argument("--device", default="cpu")
     ask.add_argument("--nnsight", action="store_true", help="the ways of nnsight, in place of hooks")
     a = ask.parse_args()
     if a.threads:
@@ -124,10 +126,13 @@ def main() -> None:
     if a.nnsight:
         from nnsight import TransformersModel  # type: ignore[import-not-found]  # only in its own environment
 
-        seen = TransformersModel(str(a.checkpoint), task="text-generation", dtype=dtype, dispatch=True)
+        seen = TransformersModel(
+            str(a.checkpoint), task="text-generation", dtype=dtype, device_map=a.device, dispatch=True
+        )
         ways = {"nnsight": nnsight(seen, a.batch), "nnsight_batched": nnsight_batched(seen, a.batch)}
     else:
-        model = AutoModelForCausalLM.from_pretrained(a.checkpoint, dtype=dtype, local_files_only=True).eval()
+        model = AutoModelForCausalLM.from_pretrained(a.checkpoint, dtype=dtype, local_files_only=True)
+        model = model.eval().to(a.device)
         ways = {"hooks": hooks(model, a.batch)}
     HTTPServer(("127.0.0.1", a.port), handler(ways)).serve_forever()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AttentionInterface
 
+from terascope.engines.torch import flash
 from terascope.engines.torch.cache import LayerStore
 from terascope.engines.torch.layout import Layout, Several, Single
 from terascope.engines.torch.taps import Listening, Tap
@@ -112,6 +113,9 @@ class PackedAttention:
         value: Tensor,
     ) -> Tensor:
         """What the heads of all rows give, [tokens, heads, size]."""
+        if layout.together is not None and attend.plain and flash.takes(query, value):
+            seen = layer.read_places(layout.together.places)
+            return flash.attend(query[0], *seen, layout.together, attend.scaling, window)
         if layout.whole:
             single = layout.singles[0]
             return attend.together(query[0], *layer.read(single.table), single, window)
@@ -161,10 +165,10 @@ class Attend:
     """One layer's arithmetic, also of models that bound their scores (Gemma 2) or let heads look nowhere (gpt-oss)."""
 
     def __init__(self, scaling: float, softcap: float | None, sinks: Tensor | None) -> None:
-        self._scaling = scaling
+        self.scaling = scaling
         self._softcap = softcap
         self._sinks = sinks
-        self._plain = softcap is None and sinks is None
+        self.plain = softcap is None and sinks is None
 
     def together(self, query: Tensor, keys: Tensor, values: Tensor, single: Single, window: int) -> Tensor:
         """Rows with one token each: `query` [heads, rows, size], `keys` and `values` [key heads, rows, length, size].
@@ -175,16 +179,16 @@ class Attend:
         shared = keys.shape[0]
         grouped = query.view(shared, heads // shared, rows, -1).transpose(1, 2)
         mask = single.mask(window)
-        if self._plain and (rows <= _FEW or query.device.type != "cpu"):
+        if self.plain and (rows <= _FEW or query.device.type != "cpu"):
             found = scaled_dot_product_attention(
                 grouped.transpose(0, 1),
                 keys.transpose(0, 1),
                 values.transpose(0, 1),
                 attn_mask=mask[:, None, None].to(query.dtype),
-                scale=self._scaling,
+                scale=self.scaling,
             )
             return found.reshape(rows, heads, -1)
-        scores = (grouped.flatten(0, 1) * self._scaling) @ keys.flatten(0, 1).transpose(-1, -2)
+        scores = (grouped.flatten(0, 1) * self.scaling) @ keys.flatten(0, 1).transpose(-1, -2)
         weights = self._weights(_wide(scores).view(*grouped.shape[:3], -1), mask[:, None], grouped=True)
         found = weights.to(values.dtype).flatten(0, 1) @ values.flatten(0, 1)
         return found.view(shared, rows, heads // shared, -1).transpose(0, 1).reshape(rows, heads, -1)
@@ -194,13 +198,13 @@ class Attend:
 
         `tap` sees and may change the probabilities [tokens, heads, keys].
         """
-        if self._plain and tap is None:
+        if self.plain and tap is None:
             return scaled_dot_product_attention(
-                query, keys, values, attn_mask=mask, is_causal=mask is None, scale=self._scaling, enable_gqa=True
+                query, keys, values, attn_mask=mask, is_causal=mask is None, scale=self.scaling, enable_gqa=True
             )
         groups = query.shape[1] // keys.shape[1]
         keys, values = keys.repeat_interleave(groups, 1), values.repeat_interleave(groups, 1)
-        scores = _wide(query @ keys.transpose(-1, -2)) * self._scaling
+        scores = _wide(query @ keys.transpose(-1, -2)) * self.scaling
         if mask is None:
             mask = torch.full(scores.shape[-2:], -math.inf, device=scores.device).triu(1)
         weights = self._weights(scores, mask, grouped=False).to(values.dtype)

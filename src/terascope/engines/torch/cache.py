@@ -24,6 +24,7 @@ from terascope.engines.torch.attachment import Insert
 BLOCK = 16
 """Tokens per block."""
 _DIGEST_BYTES = 16
+_EMPTY = "nothing has been written to this layer"
 
 
 class BlockPool:
@@ -156,8 +157,14 @@ class LayerStore:
     def read(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
         """Return keys and values [heads, rows, blocks x BLOCK, size] of the table `blocks` [rows, blocks]."""
         if self._keys is None or self._values is None:
-            raise RuntimeError("nothing has been written to this layer")
+            raise RuntimeError(_EMPTY)
         return _gather(self._keys, blocks), _gather(self._values, blocks)
+
+    def read_places(self, places: Tensor) -> tuple[Tensor, Tensor]:
+        """Return keys and values [heads, tokens, size] of the tokens at `places` [tokens]."""
+        if self._keys is None or self._values is None:
+            raise RuntimeError(_EMPTY)
+        return self._keys.index_select(1, places), self._values.index_select(1, places)
 
     def clear(self, blocks: Sequence[int]) -> None:
         """Zero `blocks`: what is not a number must not stay where it could be multiplied by 0 later."""

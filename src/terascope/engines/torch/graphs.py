@@ -1,13 +1,15 @@
 """Steps in which every row brings one token, in a few fixed shapes, so that a GPU can replay them as CUDA graphs.
 
 A forward pass of a small batch is hundreds of kernels that each take less time than launching them; a graph launches
-them as one. Rows are filled up to a power of two, and their tables of blocks too. Shapes are recorded when they are
+them as one. Rows are filled up to a size of a few, and their tables of blocks too. Shapes are recorded when they are
 first met. On a CPU there is nothing to record; the same code then runs as it is.
 """
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,31 +21,34 @@ _log = logging.getLogger(__name__)
 Forward = Callable[[Tensor, Layout], Tensor]
 """From tokens [1, rows] and their layout to logits [rows, vocabulary]."""
 _REHEARSALS = 2  # runs before one is recorded: libraries set themselves up in them
+_LEAST_WIDTH = 8  # blocks; narrower tables are no faster
+_MOST = 128  # shapes that are kept; the one unused longest goes first
 
 
 @dataclass(slots=True)
 class _Shape:
-    """The tensors that a recorded step reads, and what repeats it."""
+    """What a recorded step reads, one tensor [3 rows + rows x width], and what repeats it.
 
-    tokens: Tensor
-    positions: Tensor
-    places: Tensor
-    table: Tensor
+    Tokens, positions, places and tables stand in it one after the other: they change by one copy.
+    """
+
+    rows: int
+    width: int
+    inputs: Tensor
     repeat: Callable[[], Tensor]
 
     def fill(self, tokens: Sequence[int], spans: Sequence[Span], spare: int) -> None:
-        """Write a step into the tensors; rows that are not there write to the block `spare` and read block 0."""
-        rows, width = self.table.shape
-        missing = rows - len(spans)
-        places = [span.blocks[span.start // BLOCK] * BLOCK + span.start % BLOCK for span in spans]
-        table = [[*span.blocks[:width], *[0] * (width - len(span.blocks[:width]))] for span in spans]
-        for tensor, values in (
-            (self.tokens, [[*tokens, *[0] * missing]]),
-            (self.positions, [span.start for span in spans] + [0] * missing),
-            (self.places, places + [spare * BLOCK] * missing),
-            (self.table, table + [[0] * width] * missing),
-        ):
-            tensor.copy_(torch.tensor(values))
+        """Write a step into `inputs`; rows that are not there write to the block `spare` and read block 0."""
+        missing = [0] * (self.rows - len(spans))
+        values = [*tokens, *missing, *(span.start for span in spans), *missing]
+        values += [span.blocks[span.start // BLOCK] * BLOCK + span.start % BLOCK for span in spans]
+        values += [spare * BLOCK] * len(missing)
+        for span in spans:
+            own = span.blocks[: self.width]
+            values += own
+            values += [0] * (self.width - len(own))
+        values += [0] * (self.width * len(missing))
+        self.inputs.copy_(torch.tensor(values))
 
 
 class Shapes:
@@ -55,32 +60,38 @@ class Shapes:
         self._forward = forward
         self._device = device
         self._spare = spare
-        self._known: dict[tuple[int, int], _Shape] = {}
+        self._known: OrderedDict[tuple[int, int], _Shape] = OrderedDict()
+        self._memory: Any = None  # one for all graphs: no two of them run at once
 
     def run(self, tokens: Sequence[int], spans: Sequence[Span]) -> Tensor:
-        """Compute one token of each of `spans`; return the logits [rows, vocabulary]. For inference mode."""
-        key = _above(len(spans)), _above(max(blocks_for(span.end) for span in spans))
+        """Compute one token of each of `spans`; return the logits [rows, vocabulary]. For inference mode.
+
+        They hold until the next call.
+        """
+        width = max(_LEAST_WIDTH, *(blocks_for(span.end) for span in spans))
+        key = _above(len(spans)), _above(width)
         shape = self._known.get(key)
         if shape is None:
             shape = self._known[key] = self._make(*key)
             shape.fill(tokens, spans, self._spare)
             self._record(shape)
+            if len(self._known) > _MOST:
+                self._known.popitem(last=False)
         else:
+            self._known.move_to_end(key)
             shape.fill(tokens, spans, self._spare)
         return shape.repeat()[: len(spans)]
 
     def _make(self, rows: int, width: int) -> _Shape:
-        def zeros(*size: int) -> Tensor:
-            return torch.zeros(size, dtype=torch.long, device=self._device)
-
-        tokens, positions, places, table = zeros(1, rows), zeros(rows), zeros(rows), zeros(rows, width)
+        inputs = torch.zeros(rows * (3 + width), dtype=torch.long, device=self._device)
+        tokens, positions, places, table = inputs.split([rows, rows, rows, rows * width])
         index = torch.arange(rows, device=self._device)
 
         def compute() -> Tensor:
-            layout = Layout.of_singles(Single(index, table, positions), places)
-            return self._forward(tokens, layout)
+            layout = Layout.of_singles(Single(index, table.view(rows, width), positions), places)
+            return self._forward(tokens[None], layout)
 
-        return _Shape(tokens, positions, places, table, compute)
+        return _Shape(rows, width, inputs, compute)
 
     def _record(self, shape: _Shape) -> None:
         """Have `shape` repeated by a graph. Where that fails it stays as it is: slower, but right."""
@@ -94,8 +105,9 @@ class Shapes:
                 for _ in range(_REHEARSALS):
                     compute()
             torch.cuda.current_stream(self._device).wait_stream(stream)
+            self._memory = self._memory or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
+            with torch.cuda.graph(graph, pool=self._memory):
                 found = compute()
         except RuntimeError as error:
             self.recording = False
@@ -110,5 +122,6 @@ class Shapes:
 
 
 def _above(count: int) -> int:
-    """The power of two that is at least `count`."""
-    return 1 << (count - 1).bit_length()
+    """The least of 1, 2, 3, 4, 6, 8, 12, 16, ... that is at least `count`: powers of two, and those halfway."""
+    power = 1 << (count - 1).bit_length()
+    return power * 3 // 4 if power > 2 and count <= power * 3 // 4 else power

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from terascope.engines.torch import flash
 from terascope.engines.torch.cache import BLOCK, blocks_for
 
 _LENGTH_STEP = 2.0  # rows whose lengths differ by more than this factor are not computed together
@@ -68,6 +69,7 @@ class Layout:
     """Where tokens stand: their `positions` in their rows and their `places` in the cache, both [tokens].
 
     The last `padding` of them belong to nobody. `whole` says that `singles` is one group, which is the whole batch.
+    With `together` one kernel may compute all rows.
     """
 
     positions: Tensor
@@ -77,6 +79,7 @@ class Layout:
     padding: int = 0
     whole: bool = False
     spans: Sequence[Span] = ()
+    together: flash.Rows | None = None
 
     def row(self, first: int, device: torch.device) -> Several:
         """The row whose tokens of this step begin at place `first`, however many it brings."""
@@ -94,12 +97,19 @@ class Layout:
 
 
 def lay_out(
-    spans: Sequence[Span], device: torch.device, *, spare: int = 0, padding: int = 0, apart: bool = False
+    spans: Sequence[Span],
+    device: torch.device,
+    *,
+    spare: int = 0,
+    padding: int = 0,
+    apart: bool = False,
+    together: bool = False,
 ) -> Layout:
     """The tokens of `spans` one after the other, then `padding` tokens that belong to nobody.
 
     Keys and values of the padding go to the block `spare`, which is never read. Rows with one token are computed
-    together where their lengths are alike, or, `apart`, each by itself.
+    together where their lengths are alike, or, `apart`, each by itself. Rows may be computed `together` by one kernel where
+    there is one.
     """
     positions = [position for span in spans for position in range(span.start, span.end)]
     places = [span.blocks[at // BLOCK] * BLOCK + at % BLOCK for span in spans for at in range(span.start, span.end)]
@@ -125,6 +135,7 @@ def lay_out(
         padding,
         whole and not padding,
         spans,
+        flash.Rows.of(spans, device) if together and not apart else None,
     )
 
 

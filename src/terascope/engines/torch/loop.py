@@ -25,6 +25,8 @@ from terascope.engines.torch.vocabulary import Vocabulary
 
 _log = logging.getLogger(__name__)
 RowJob = Job[RowPlan, Event]
+_STEP_TOKENS = 512
+_GPU_STEP_TOKENS = 2048  # a few hundred are enough for a CPU to be busy; a GPU wants more
 
 
 class BatchLoop(ComputeThread[RowPlan, Event]):
@@ -39,10 +41,12 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         metrics: Metrics,
         *,
         max_batch: int = 32,
-        step_tokens: int = 512,
+        step_tokens: int = 0,
         extra_rows: int = 0,
     ) -> None:
         """See `ComputeThread`. `max_batch` rows run at most, and `step_tokens` tokens are computed at once.
+
+        With `step_tokens` 0 it is what suits the device.
 
         `extra_rows` more run that are not of the worst priority. A step is given up when a row comes that is better
         than one in it, and computed again afterwards, unless it is nearly done or too much was thrown away before.
@@ -52,7 +56,8 @@ class BatchLoop(ComputeThread[RowPlan, Event]):
         self._vocabulary = vocabulary
         self._metrics = metrics
         self.pace = Pace()
-        self._schedule = Scheduler(packed.pool, max_batch, step_tokens, packed.fixed_rows, extra_rows)
+        most = step_tokens or (_GPU_STEP_TOKENS if packed.device.type == "cuda" else _STEP_TOKENS)
+        self._schedule = Scheduler(packed.pool, max_batch, most, packed.fixed_rows, extra_rows)
         self._interruptions = Interruptions()
         self._rows: dict[RowJob, list[Row]] = {}
         self._followers: dict[Row, list[Row]] = {}

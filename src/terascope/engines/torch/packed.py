@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from terascope.core.errors import ConfigError
-from terascope.engines.torch import linear
+from terascope.engines.torch import flash, linear
 from terascope.engines.torch.attachment import VECTOR, Attachment, Insert, Part
 from terascope.engines.torch.attention import NAME, PackedAttention
 from terascope.engines.torch.cache import BLOCK, BlockPool, blocks_for
@@ -70,6 +70,7 @@ class PackedModel:
         self._taps: Taps | None = None
         self._terms = Terms(module, module.device)
         self._spare = self.pool.blocks + 1
+        self._together = flash.available(self.device, module.dtype)
         self._shapes = Shapes(self._of_singles, self.device, self._spare) if self.device.type == "cuda" else None
         self.fixed_rows = 1
         """Rows that a step of fixed shape may have; see `find_fixed_rows`."""
@@ -99,14 +100,18 @@ class PackedModel:
         it raises ends the step; the places of the step's tokens then hold anything.
         """
         if self._shapes is not None and step.simple:
-            return self._shapes.run(step.tokens, step.spans)[list(step.keep)]
+            found = self._shapes.run(step.tokens, step.spans)
+            return found if len(step.keep) == len(found) else found[list(step.keep)]
         padding = max(0, step.rows - len(step.tokens))
-        layout = lay_out(step.spans, self.device, spare=self._spare, padding=padding, apart=step.rows > 0)
+        apart = step.rows > 0
+        layout = lay_out(
+            step.spans, self.device, spare=self._spare, padding=padding, apart=apart, together=self._together
+        )
         inputs = self._inputs(torch.tensor([[*step.tokens, *[0] * padding]], device=self.device), step.inserts)
         keep = torch.tensor(list(step.keep), dtype=torch.long, device=self.device)
         with ExitStack() as stack:
             if step.adapted:
-                stack.enter_context(self._terms.at(step.adapted, len(step.tokens) + padding, apart=step.rows > 0))
+                stack.enter_context(self._terms.at(step.adapted, len(step.tokens) + padding, apart=apart))
             for attachment, part in step.attached:
                 stack.enter_context(attachment.attach(self.module, part))
             taps = self._taps if step.attached else None

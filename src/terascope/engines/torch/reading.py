@@ -5,16 +5,18 @@ from collections import deque
 from terascope.engines.torch.rows import Row
 
 QUANTUM = 128
-"""Tokens of a prompt after which the next one's turn comes."""
+"""Tokens of a prompt after which the next one's turn comes, at least."""
 _SCORED_AT_ONCE = 128  # tokens of a prompt whose logits are all kept in one step
 
 
 class Reading:
     """Rows of one priority whose prompt is being read, in the order of their turns."""
 
-    def __init__(self) -> None:
+    def __init__(self, quantum: int = QUANTUM) -> None:
+        """A turn is `quantum` tokens."""
         self._rows: deque[Row] = deque()
-        self._turn = QUANTUM  # tokens that the turn of the first of them still has
+        self._quantum = quantum
+        self._turn = quantum  # tokens that the turn of the first of them still has
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -48,6 +50,6 @@ class Reading:
                 turns.appendleft(row)  # the budget is used up
                 break
             (full if count == left else turns).append(row)
-            self._turn = QUANTUM
+            self._turn = self._quantum
         self._rows = turns + deque(full)
         return shares

@@ -2,6 +2,7 @@
 
 from collections import defaultdict, deque
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from terascope.engines.torch.cache import BLOCK, BlockPool, blocks_for
 from terascope.engines.torch.layout import Span
@@ -13,6 +14,7 @@ from terascope.engines.torch.waiting import Waiting
 _LEAST_PREFILL = 16  # tokens of prompts that get into a step however many rows are running
 _FIXED_PART = 128  # tokens of a reproducible row's prompt in one step
 _LATELY = 256  # steps after a row of better priority in which prompts are read in small parts, for the next one's sake
+_TURNS = 4  # prompts that share a large step
 _PATIENCE = 3  # steps for prompts of better priority after which the others take part in one
 
 
@@ -42,7 +44,9 @@ class Scheduler:
         self._places = max_batch + extra_rows
         self._step_tokens = max(step_tokens, self._places + _LEAST_PREFILL)
         self._fixed_rows = fixed_rows
-        self._reading: defaultdict[tuple[bool, int], Reading] = defaultdict(Reading)  # by kind and priority
+        self._quantum = max(QUANTUM, step_tokens // _TURNS)
+        # by kind and priority
+        self._reading: defaultdict[tuple[bool, int], Reading] = defaultdict(partial(Reading, self._quantum))
         self._precedence = Precedence(_PATIENCE)
         self._kinds: deque[Callable[[Sequence[Row], int], list[Turn]]] = deque([self._fixed, self._free, self._whole])
         self._round = 0
@@ -110,7 +114,7 @@ class Scheduler:
         budget = self._step_tokens - len(turns)
         reading = {row.priority for row in rows if row.pending > 1}
         for priority in sorted(reading, key=lambda one: (one != lead, one)):
-            most = min(budget, QUANTUM) if self._hurries(priority) else budget
+            most = min(budget, self._quantum) if self._hurries(priority) else budget
             shares = self._reading[whole, priority].take(most)
             turns += [Turn(row, _span(row, count)) for row, count in shares.items()]
             budget = max(0, budget - sum(shares.values()))

@@ -24,7 +24,7 @@ class WorkerSettings:
     context_length: int = 0
     converted_dir: Path | None = None
     cache_tokens: int = 0
-    step_tokens: int = 512
+    step_tokens: int = 0
     extra_rows: int = 4
     adapter_mib: int = 512
     adapter_rank: int = 256
@@ -48,13 +48,13 @@ def parse_arguments(arguments: list[str] | None = None) -> WorkerSettings:
     add("--context-length", type=_count, default=0, help="longest prompt and answer together, in tokens")
     add("--converted-dir", type=Path, help="where a GGUF checkpoint, unpacked, is kept for the next start")
     add("--cache-tokens", type=_count, default=0, help="size of the KV cache, in tokens; default: what fits")
-    add("--step-tokens", type=_count, default=512, help="most tokens computed in one step")
+    add("--step-tokens", type=_count, default=0, help="most tokens computed in one step; default: 512, on a GPU 2048")
     add("--extra-rows", type=_count, default=4, help="requests of priority 0 and 1 that may run beyond --max-batch")
     add("--adapter-mib", type=_count, default=512, help="memory that LoRA adapters may take, in MiB; 0: none are taken")
     add("--adapter-rank", type=_count, default=256, help="largest rank of an adapter")
     found = vars(parser.parse_args(arguments))
-    if found["max_batch"] < 1 or found["step_tokens"] < 1:
-        parser.error("--max-batch and --step-tokens must be at least 1")
+    if found["max_batch"] < 1:
+        parser.error("--max-batch must be at least 1")
     found["port"] = found["port"] or 0
     return WorkerSettings(**found)
 

@@ -150,7 +150,7 @@ def plan(
 def generated(module: PreTrainedModel, prompt: Sequence[int], most: int) -> list[int]:
     """What transformers' own generate answers greedily."""
     settings = GenerationConfig(do_sample=False, max_new_tokens=most, eos_token_id=None, pad_token_id=0)
-    tokens = torch.tensor([list(prompt)])
+    tokens = torch.tensor([list(prompt)], device=module.device)
     # without a mask, generate takes every token 0 for padding
     found = module.generate(tokens, attention_mask=torch.ones_like(tokens), generation_config=settings)
     return [int(token) for token in found[0, len(prompt) :]]
@@ -184,11 +184,11 @@ def computed(
 def _last_logits(
     module: PreTrainedModel, tokens: Sequence[int], inserts: Sequence[Insert], attachments: Sequence[Attachment]
 ) -> Tensor:
-    vectors = module.get_input_embeddings()(torch.tensor([list(tokens)])).clone()
+    vectors = module.get_input_embeddings()(torch.tensor([list(tokens)], device=module.device)).clone()
     for insert in inserts:
         vectors[0, insert.place : insert.place + len(insert.vectors)] = insert.vectors
     with ExitStack() as stack:
         for one in attachments:
             stack.enter_context(one.attach(module, Part(0, len(tokens), 0)))
-        logits: Tensor = module(inputs_embeds=vectors, use_cache=False).logits[0, -1].float()
+        logits: Tensor = module(inputs_embeds=vectors, use_cache=False).logits[0, -1].float().cpu()
     return logits

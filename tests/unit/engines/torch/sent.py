@@ -27,5 +27,7 @@ def as_safetensors(*vectors: Tensor) -> str:
 def rows_of(model: CausalModel, tokens: list[int]) -> Tensor:
     """The rows of the embedding table that `tokens` stand for."""
     with torch.inference_mode():
-        found: Tensor = model.packed.module.get_input_embeddings()(torch.tensor(tokens))
+        found: Tensor = model.packed.module.get_input_embeddings()(
+            torch.tensor(tokens, device=model.packed.device)
+        ).cpu()
     return found.clone()

@@ -1,10 +1,11 @@
-"""Steps of fixed shape compute what other steps do. What a GPU adds, recording them, needs one."""
+"""Steps of fixed shape compute what other steps do. What a GPU adds, recording them: test_cuda.py."""
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from terascope.engines.torch import graphs
 from terascope.engines.torch.cache import blocks_for
 from terascope.engines.torch.graphs import Shapes
 from terascope.engines.torch.layout import Span
@@ -46,9 +47,26 @@ def test_rows_of_any_number_and_length(packed: PackedModel, lengths: list[int]) 
 def test_a_shape_is_made_once() -> None:
     packed = _packed(CONFIGS["llama"])
     shapes = _shapes(packed)
-    blocks = packed.pool.take(5)
+    blocks = packed.pool.take(19)
     with torch.inference_mode():
-        for length in range(3, 60):
-            shapes.run([length], [Span(length, 1, blocks)])
-    assert sorted(shapes._known) == [(1, 1), (1, 2), (1, 4)]
+        for length in range(3, 300):
+            shapes.run([length % 100], [Span(length, 1, blocks)])
+    assert list(shapes._known) == [(1, 8), (1, 12), (1, 16), (1, 24)]
     assert not shapes.recording
+
+
+def test_as_many_shapes_are_kept_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(graphs, "_MOST", 2)
+    packed = _packed(CONFIGS["llama"])
+    shapes = _shapes(packed)
+    blocks = [packed.pool.take(1) for _ in range(4)]
+    with torch.inference_mode():
+        for rows in (1, 2, 1, 3):
+            shapes.run([5] * rows, [Span(0, 1, own) for own in blocks[:rows]])
+    assert list(shapes._known) == [(1, 8), (3, 8)]
+
+
+def test_sizes() -> None:
+    assert [graphs._above(n) for n in (1, 2, 3, 4, 5, 6, 7, 9, 12, 13, 40, 49, 128)] == [
+        1, 2, 3, 4, 6, 6, 8, 12, 12, 16, 48, 64, 128,
+    ]  # fmt: skip
