@@ -24,6 +24,7 @@ from terascope.internals.sites import Place
 
 NAME = "terascope"
 _FEW = 4  # rows up to which PyTorch's fused attention is faster on a CPU than two multiplications
+_SHORT = 1024  # keys up to which it is faster on a GPU: it does not divide the keys of a row among processors
 
 
 class PackedAttention:
@@ -179,7 +180,8 @@ class Attend:
         shared = keys.shape[0]
         grouped = query.view(shared, heads // shared, rows, -1).transpose(1, 2)
         mask = single.mask(window)
-        if self.plain and (rows <= _FEW or query.device.type != "cpu"):
+        fused = rows <= _FEW if query.device.type == "cpu" else keys.shape[2] <= _SHORT
+        if self.plain and fused:
             found = scaled_dot_product_attention(
                 grouped.transpose(0, 1),
                 keys.transpose(0, 1),
