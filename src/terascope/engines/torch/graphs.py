@@ -27,14 +27,16 @@ _MOST = 128  # shapes that are kept; the one unused longest goes first
 
 @dataclass(slots=True)
 class _Shape:
-    """What a recorded step reads, one tensor [3 rows + rows x width], and what repeats it.
+    """What a recorded step reads, and what repeats it. A graph knows addresses: all it reads must be kept here.
 
-    Tokens, positions, places and tables stand in it one after the other: they change by one copy.
+    Tokens, positions, places and tables stand one after the other in `inputs` [3 rows + rows x width]: one copy
+    changes them. `index` [rows] never changes.
     """
 
     rows: int
     width: int
     inputs: Tensor
+    index: Tensor
     repeat: Callable[[], Tensor]
 
     def fill(self, tokens: Sequence[int], spans: Sequence[Span], spare: int) -> None:
@@ -91,7 +93,7 @@ class Shapes:
             layout = Layout.of_singles(Single(index, table.view(rows, width), positions), places)
             return self._forward(tokens[None], layout)
 
-        return _Shape(rows, width, inputs, compute)
+        return _Shape(rows, width, inputs, index, compute)
 
     def _record(self, shape: _Shape) -> None:
         """Have `shape` repeated by a graph. Where that fails it stays as it is: slower, but right."""

@@ -108,8 +108,7 @@ def lay_out(
     """The tokens of `spans` one after the other, then `padding` tokens that belong to nobody.
 
     Keys and values of the padding go to the block `spare`, which is never read. Rows with one token are computed
-    together where their lengths are alike, or, `apart`, each by itself. Rows may be computed `together` by one kernel where
-    there is one.
+    together where their lengths are alike, or, `apart`, each by itself. `together`: one kernel may compute all rows.
     """
     positions = [position for span in spans for position in range(span.start, span.end)]
     places = [span.blocks[at // BLOCK] * BLOCK + at % BLOCK for span in spans for at in range(span.start, span.end)]

@@ -78,7 +78,7 @@ def _run(packed: PackedModel, rows: Sequence[Sequence[int]], plan: Sequence[Sequ
     for step in plan:
         spans = [Span(done[row], count, blocks[row]) for row, count in step]
         tokens = [t for row, count in step for t in rows[row][done[row] : done[row] + count]]
-        logits = packed.run(Step(tokens, spans, range(len(tokens))))
+        logits = packed.run(Step(tokens, spans, range(len(tokens)))).clone()  # recorded steps write to one place
         for (row, count), part in zip(step, torch.split(logits, [count for _, count in step]), strict=True):
             found[row].append(part)
             done[row] += count
