@@ -75,14 +75,13 @@ def _trace(request: ModelRequest, version: ModelVersion) -> Estimate:
 
 
 def expected_cost(
-    request: ModelRequest, version: ModelVersion, price: Price, answer: Callable[[int | None], int]
+    request: ModelRequest, version: ModelVersion, price: Price, estimate: Estimate, answer: Callable[[int | None], int]
 ) -> int:
     """What the request will probably cost, in micro service units: at least 1, so that every request counts.
 
-    `answer` says how many tokens answers with such a limit have.
+    `estimate` is the most that it may take; `answer` says how many tokens answers with such a limit have.
     """
-    output = answer(Estimate.of(request, version).output)
-    return max(1, price.cost(probable_prompt_tokens(request, version), output))
+    return max(1, price.cost(probable_prompt_tokens(request, version), answer(estimate.output)))
 
 
 def is_free(request: ModelRequest) -> bool:

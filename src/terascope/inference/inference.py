@@ -145,7 +145,7 @@ class Inference:
             run.reserved = await self._access.days.reserve(grant, asdict(cost))
         estimate = Estimate.of(request, version) if cost is None else Estimate.exact(cost)
         meter = await self._access.accounts.hold(run.id, grant, estimate)
-        place = run.place = self._turns.place(grant, self._catalog.base_of(version), request, cost)
+        place = run.place = self._turns.place(grant, self._catalog.base_of(version), request, cost, estimate)
         passing = Passing(
             run, request, version, reply, place,
             scope=scope, qos=grant.qos, meter=meter, limits=self._plan_limits, files=self._files,

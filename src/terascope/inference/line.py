@@ -145,7 +145,7 @@ class ModelLine:
     def _serve(self) -> None:
         """Give turns for as long as there are places."""
         while self.queue:
-            free = {qos: sum(self._room(one, qos) for one in self._ready()) for qos in Qos}
+            free = {qos: sum(self._room(one, qos) for one in self._ready()) for qos in self.queue.classes()}
             ticket = self.queue.next(self._fits, free, self._reserved())
             if ticket is None:
                 return

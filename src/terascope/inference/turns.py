@@ -4,7 +4,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 
-from terascope.access.estimate import expected_cost, is_free
+from terascope.access.estimate import Estimate, expected_cost, is_free
 from terascope.access.principal import Grant
 from terascope.core.clock import Clock
 from terascope.core.config import SchedulerConfig, ServerConfig
@@ -95,13 +95,24 @@ class Turns:
         self._floors = {Qos(name): part for name, part in (scheduler or SchedulerConfig()).floors.items()}
         self._lines: OrderedDict[str, ModelLine] = OrderedDict()
 
-    def place(self, grant: Grant, version: ModelVersion, request: ModelRequest, cost: Cost | None = None) -> Place:
-        """A place for `request`, which is not in line yet; `cost` is what it takes, where that is known."""
+    def place(
+        self,
+        grant: Grant,
+        version: ModelVersion,
+        request: ModelRequest,
+        cost: Cost | None = None,
+        estimate: Estimate | None = None,
+    ) -> Place:
+        """A place for `request`, which is not in line yet; `cost` is what it takes, where that is known.
+
+        `estimate` is the most that it may take, where somebody has worked that out.
+        """
         line = self._line(version)
         self._usage.set_shares(grant.project, grant.shares)
         expected = cost.micro(grant.price) if cost else 0
+        estimate = estimate or Estimate.of(request, version)
         expected = expected or expected_cost(
-            request, version, grant.price, lambda most: line.lengths.expected(grant.project, most)
+            request, version, grant.price, estimate, lambda most: line.lengths.expected(grant.project, most)
         )
         user = grant.principal.user_id
         return Place(line, Ticket(grant.project, user, grant.qos, expected, request.kind), request, self)

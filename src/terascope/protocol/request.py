@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import orjson
@@ -47,7 +48,7 @@ Kind = tuple[str, frozenset[Mode], frozenset[str]]
 """Endpoint, modes and needed features: requests of one kind can be served by the same replicas."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # without slots: what follows from the fields is worked out once
 class ModelRequest:
     """A request's body, read once.
 
@@ -113,17 +114,17 @@ class ModelRequest:
         name = self.fields.get("encoder") if self.embeds else None
         return name if isinstance(name, str) else ""
 
-    @property
+    @cached_property
     def embeds(self) -> list[str]:
         """The vectors in its prompts, as they were sent."""
         return embeds_in(self.fields) if self.endpoint in _ANSWERS else []
 
-    @property
+    @cached_property
     def modes(self) -> frozenset[Mode]:
         """The modes that it needs: vectors in place of text need `embed`, too."""
         return frozenset({self.mode, *([Mode.EMBED] if self.embeds or self.soft_prompt else ())})
 
-    @property
+    @cached_property
     def choices(self) -> int:
         """How many choices a whole answer has."""
         n, prompt = self.fields.get("n"), self.fields.get("prompt")
@@ -132,7 +133,7 @@ class ModelRequest:
         prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
         return (n if type(n) is int and n > 0 else 1) * prompts
 
-    @property
+    @cached_property
     def kind(self) -> Kind:
         """What a replica must be able to do."""
         return self.endpoint, self.modes, self.needs()

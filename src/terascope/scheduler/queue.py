@@ -53,11 +53,12 @@ class ModelQueue:
     def next(self, fits: Fits, free: Mapping[Qos, int], reserved: Mapping[str, int]) -> Ticket | None:
         """Take out the ticket whose turn it is, of those that have a place; None when none has.
 
-        `free` is how many places there are for each class; `reserved` how many are kept for which projects.
+        `free` is how many places there are for each class in which anybody waits; `reserved` how many are kept for
+        which projects.
         """
         kept = {project: left for project in reserved if (left := reserved[project] - self._running[project]) > 0}
         refused: set[tuple[Hashable, Qos]] = set()
-        for ticket in self._order(kept, [qos for qos in self._waiting() if free[qos] > sum(kept.values())]):
+        for ticket in self._order(kept, [qos for qos in self.classes() if free[qos] > sum(kept.values())]):
             kind = (ticket.needs, ticket.qos)
             if kind not in refused and fits(ticket):
                 self._start(ticket)
@@ -77,11 +78,12 @@ class ModelQueue:
 
     def before(self, ticket: Ticket) -> float:
         """About how much, in micro service units, gets its turn before `ticket`, which waits."""
-        order = self._classes.order(self._waiting())
+        order = self._classes.order(self.classes())
         earlier = order[: order.index(ticket.qos)]
         return sum(self._lines[qos].expected for qos in earlier) + self._lines[ticket.qos].before(ticket)
 
-    def _waiting(self) -> list[Qos]:
+    def classes(self) -> list[Qos]:
+        """The classes in which anybody waits."""
         return [qos for qos, lines in self._lines.items() if lines]
 
     def _order(self, kept: Mapping[str, int], classes: list[Qos]) -> Iterator[Ticket]:
@@ -93,6 +95,6 @@ class ModelQueue:
             yield from self._lines[qos].order()
 
     def _start(self, ticket: Ticket) -> None:
-        self._classes.served(ticket.qos, ticket.expected, self._waiting())
+        self._classes.served(ticket.qos, ticket.expected, self.classes())
         self._lines[ticket.qos].start(ticket)
         self._running[ticket.project] += 1
