@@ -126,7 +126,7 @@ def parts(maker: Maker, *, small: bool) -> Iterator[tuple[str, Iterator[Case]]]:
 
 def _true_parts(maker: Maker) -> Iterator[tuple[str, Iterator[Case]]]:
     its, both = KIMI_K2, ("bf16", "fp8")
-    few, many, groups = (1, 8, 32, 128), (1, 8, 32, 128, 512, 2048, 8192), (32, 512, 2048, 8192, 32768)
+    few, many, groups = (1, 8, 32, 128), (1, 8, 32, 128, 512, 2048, 8192), (32, 512, 2048, 8192, 32768, 65536, 131072)
     contexts = (1024, 8192, 32768, 131072)
     yield "bandwidth", products.bandwidth(maker, [64 * _MEBI, 512 * _MEBI, 2048 * _MEBI])
     yield "products", products.products(maker, its, ("q_b", "o", "dense_up", "dense_down", "shared_up"), both, many)

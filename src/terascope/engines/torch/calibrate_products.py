@@ -88,16 +88,16 @@ def experts(
     for number_format in formats:
         shelf = Shelf()
         for count in tokens:
-            loads = spread(shapes, count, held, seed)
+            loads = spread(maker.device, shapes, count, held, seed)
             if int(loads.sum()):
                 yield _grouped(maker, shelf, shapes, number_format, count, loads)
 
 
-def spread(shapes: Shapes, tokens: int, held: int, seed: int) -> torch.Tensor:
+def spread(device: torch.device, shapes: Shapes, tokens: int, held: int, seed: int) -> torch.Tensor:
     """How many of `tokens` tokens choose each of the first `held` experts, when each chooses at random."""
-    generator = torch.Generator().manual_seed(seed)
-    chosen = torch.rand(tokens, shapes.experts, generator=generator).topk(shapes.chosen).indices
-    return torch.bincount(chosen.flatten(), minlength=shapes.experts)[:held]
+    generator = torch.Generator(device).manual_seed(seed)
+    chosen = torch.rand(tokens, shapes.experts, generator=generator, device=device).topk(shapes.chosen).indices
+    return torch.bincount(chosen.flatten().cpu(), minlength=shapes.experts)[:held]
 
 
 def _grouped(maker: Maker, shelf: Shelf, shapes: Shapes, number_format: str, count: int, loads: torch.Tensor) -> Case:
