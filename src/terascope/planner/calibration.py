@@ -73,11 +73,11 @@ def calibrate(timed: Mapping[str, Any], gpu: str = "") -> Calibration:
             raise BadRequest(
                 f"the timings have format {timed['format']}, this Terascope reads {FORMAT}", param="timings"
             )
-        its = find_gpu(gpu) if gpu else gpu_of(str(about["card"]), float(about["memory"]))
         if about["small"]:
             raise BadRequest(
                 "timings of small shapes say nothing about a GPU's speed: leave --small out", param="timings"
             )
+        its = find_gpu(gpu) if gpu else gpu_of(str(about["card"]), float(about["memory"]))
         found = _derive(timings, its)
         return Calibration(
             its.name, str(about["card"]), str(about["driver"]), str(about["torch"]), str(about["date"]), found,
@@ -93,7 +93,7 @@ def gpu_of(card: str, memory: float) -> Gpu:
     Raises `BadRequest` that lists the names where none is.
     """
     words = set(card.upper().replace("-", " ").split())
-    near = [one for one in gpus() if _family(one.name) in words and abs(one.memory / memory - 1) <= _CLOSE]
+    near = [one for one in gpus() if _family(one.name) in words and abs(one.memory - memory) <= _CLOSE * one.memory]
     if not near or words & {"PCIE", "NVL"}:
         raise BadRequest(
             f"{card} with {memory / 1e9:.1f}e9 bytes is no GPU that the planner knows; say with --gpu which of "
