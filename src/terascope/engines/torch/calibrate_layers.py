@@ -48,6 +48,11 @@ def rotate(given: torch.Tensor, cosine: torch.Tensor, sine: torch.Tensor) -> tor
     return given * cosine + torch.cat((-second, first), dim=-1) * sine
 
 
+def _parts(given: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The `first` values of each row, and the rest."""
+    return given[..., :first], given[..., first:]
+
+
 class _Rest:
     """All of a layer's work between its products, for as many tokens."""
 
@@ -66,7 +71,7 @@ class _Rest:
     def run(self) -> torch.Tensor:
         self._norm(self._hidden + self._residual)
         self._norm(self._queries)
-        latent, rope = self._keys.split((self._shapes.kv_lora, self._shapes.rope), dim=-1)
+        latent, rope = _parts(self._keys, self._shapes.kv_lora)
         rotated = rotate(rope[:, None], self._cosine, self._sine)[:, 0]
         rotate(self._rope, self._cosine, self._sine)
         self._cache.index_copy_(0, self._slots, torch.cat((self._norm(latent), rotated), dim=-1))
@@ -135,8 +140,8 @@ class Layer:
     ) -> torch.Tensor:
         its = self._shapes
         queries = self._product("q_b", self._norm(self._product("q_a", given)))
-        plain, rope = queries.view(len(given), its.heads, -1).split((its.nope, its.rope), dim=-1)
-        latent, key = self._product("kv_a", given).split((its.kv_lora, its.rope), dim=-1)
+        plain, rope = _parts(queries.view(len(given), its.heads, -1), its.nope)
+        latent, key = _parts(self._product("kv_a", given), its.kv_lora)
         cache[:, -1] = torch.cat((self._norm(latent), rotate(key[:, None], *turns)[:, 0]), dim=-1)
         absorbed = torch.bmm(plain.transpose(0, 1), self._keys).transpose(0, 1)
         found = attend_latent(torch.cat((absorbed, rotate(rope, *turns)), dim=-1), cache, its.kv_lora)

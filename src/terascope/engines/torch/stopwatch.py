@@ -114,12 +114,12 @@ class Stopwatch:
 
     def _events(self, work: Callable[[], object]) -> float:
         """Seconds between an event before and an event behind `work` on the device."""
-        before, behind = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        before, behind = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call] # torch's stub
         before.record()
         work()
         behind.record()
         behind.synchronize()
-        return max(1e-9, before.elapsed_time(behind) / 1000)
+        return max(1e-9, float(before.elapsed_time(behind)) / 1000)
 
     def _wait(self) -> None:
         if self._device.type == "cuda":
