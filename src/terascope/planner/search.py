@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from terascope.core.errors import BadRequest
 from terascope.planner.calibration import Calibration
 from terascope.planner.constants import Constants, constants
-from terascope.planner.engines import Engine, engine_named, format_refusal
+from terascope.planner.engines import Engine, as_kept, engine_named, engine_refusal, format_refusal
 from terascope.planner.hardware import Cluster
 from terascope.planner.layout import Layout, refusal
 from terascope.planner.load import Load
@@ -148,8 +148,10 @@ def judge(
     shapes: Architecture, cluster: Cluster, layout: Layout, load: Load, wish: Wish, values: Constants | None = None
 ) -> Plan | Rejected:
     """Return the plan with `layout`, or why it does not work."""
-    if why := format_refusal(cluster, layout) or refusal(shapes, layout):
+    engine = engine_named(wish.engine)
+    if why := engine_refusal(shapes, engine) or format_refusal(cluster, layout) or refusal(shapes, layout):
         return Rejected(layout, why)
+    shapes = as_kept(shapes, engine)
     held = memory(shapes, cluster, layout, wish.utilization)
     longest = wish.context or load.length
     if held.sequences(longest) < 1:
