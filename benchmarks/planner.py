@@ -9,7 +9,7 @@
   that are kept out of the calibration.
 - `working_right`: of placements that run in public, those found to fit. `failing_right`: of those that fail in public
   or whose weights alone exceed the memory, those refused in every layout. `sourced_right` is that of the first kind,
-  each with its address in failing.csv: threads of users, and vendors' stated minimums. Of the minimums in vLLM's recipes
+  each with its address in failing.csv: threads of users, and stated minimums. Of those in vLLM's recipes
   every placement is in it whose memory holds the weights and is below the minimum, unless it runs in public.
 - `search_64_s`, `search_4096_s`: seconds for the whole search for Kimi-K2 on 64 and 4,096 H200, two KV formats.
 """
