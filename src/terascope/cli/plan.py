@@ -7,13 +7,16 @@ import typer
 
 from terascope.cli import plan_show as show
 from terascope.cli.calibrate import known
+from terascope.cli.plan_models import planned_model
 from terascope.cli.show import Json, print_json
 from terascope.core.errors import BadRequest
-from terascope.planner import Load, Plans, Wish, find_gpu, find_model, gpus, make_load, needs, parse_cluster, search
+from terascope.planner import Load, Plans, Wish, find_gpu, gpus, make_load, needs, parse_cluster, search
 from terascope.planner.report import need_report
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-_MODELS = typer.Argument(metavar="MODEL...", help="Name in the library, or path of a config.json.", show_default=False)
+_MODELS = typer.Argument(
+    metavar="MODEL...", help="Name in the library or the catalogue, or path of a config.json.", show_default=False
+)
 
 
 @app.command()
@@ -70,7 +73,7 @@ def plan(
 
 
 def _searched(pairs: list[tuple[str, str]], load: Load, wish: Wish, constants: str) -> list[Plans]:
-    asked = [(find_model(model), parse_cluster(where)) for model, where in pairs]
+    asked = [(planned_model(model), parse_cluster(where)) for model, where in pairs]
     its = known(constants, {cluster.gpu.name for _, cluster in asked})
     return [search(model, cluster, load, wish, its.get(cluster.gpu.name)) for model, cluster in asked]
 
@@ -93,7 +96,7 @@ def _fit(models: list[str], names: list[str], load: Load, wish: Wish, constants:
     if len(models) != 1:
         raise BadRequest("--fit takes one model: terascope plan MODEL --fit --users 400", param="model")
     its = known(constants, {find_gpu(name).name for name in names} or {one.name for one in gpus()})
-    found = needs(find_model(models[0]), load, wish, tuple(names), its)
+    found = needs(planned_model(models[0]), load, wish, tuple(names), its)
     print_json([need_report(one) for one in found]) if as_json else show.fitted(found)
 
 
