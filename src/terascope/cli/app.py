@@ -58,6 +58,10 @@ NOUNS: dict[str, tuple[str, str]] = {
         "terascope.cli.plan",
         "Plan how to serve a model: what fits, how fast, at what cost, and what to type.",
     ),
+    "calibrate": (
+        "terascope.cli.calibrate",
+        "Time a GPU at the shapes of a model of a trillion parameters, and keep the constants for `terascope plan`.",
+    ),
     "backup": (
         "terascope.cli.backup",
         "Write a gateway's whole state, as it is at one moment, into FILE; it may run meanwhile.",

@@ -6,13 +6,17 @@ from typing import Annotated
 import typer
 
 from terascope.cli import plan_show as show
+from terascope.cli.calibrate import known
+from terascope.cli.plan_models import planned_model
 from terascope.cli.show import Json, print_json
 from terascope.core.errors import BadRequest
-from terascope.planner import Load, Plans, Wish, find_model, make_load, needs, parse_cluster, search
+from terascope.planner import Load, Plans, Wish, find_gpu, gpus, make_load, needs, parse_cluster, search
 from terascope.planner.report import need_report
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-_MODELS = typer.Argument(metavar="MODEL...", help="Name in the library, or path of a config.json.", show_default=False)
+_MODELS = typer.Argument(
+    metavar="MODEL...", help="Name in the library or the catalogue, or path of a config.json.", show_default=False
+)
 
 
 @app.command()
@@ -42,6 +46,7 @@ def plan(
     emit: Annotated[str, typer.Option(help="Launch files: slurm, pbs, kubernetes, compose or deploy.")] = "",
     rank: Annotated[int, typer.Option(min=1, help="Which of the plans --emit writes.")] = 1,
     into: Annotated[Path | None, typer.Option(help="Directory for launch files; without it they are shown.")] = None,
+    constants: Annotated[str, typer.Option(help="shipped, or a file; default: what calibrate kept.")] = "",
     listed: Annotated[str, typer.Option("--list", metavar="WHAT", help="Show what is known: models or systems.")] = "",
     as_json: Json = False,
 ) -> None:
@@ -54,9 +59,9 @@ def plan(
         return
     load, wish = make_load(input, output, users, ttft, itl), Wish(engine, quantization, kv_dtype, context, utilization)
     if fit:
-        _fit(models or [], on or [], load, wish, as_json=as_json)
+        _fit(models or [], on or [], load, wish, constants, as_json=as_json)
         return
-    found = [search(find_model(model), parse_cluster(where), load, wish) for model, where in _pairs(models, on)]
+    found = _searched(_pairs(models, on), load, wish, constants)
     if compare:
         show.compared(found, price, pue, as_json=as_json)
     elif emit:
@@ -65,6 +70,12 @@ def plan(
         _plot(_only(found), plot)
     else:
         show.plans(_only(found), price, pue, top, as_json=as_json)
+
+
+def _searched(pairs: list[tuple[str, str]], load: Load, wish: Wish, constants: str) -> list[Plans]:
+    asked = [(planned_model(model), parse_cluster(where)) for model, where in pairs]
+    its = known(constants, {cluster.gpu.name for _, cluster in asked})
+    return [search(model, cluster, load, wish, its.get(cluster.gpu.name)) for model, cluster in asked]
 
 
 def _only(found: list[Plans]) -> Plans:
@@ -81,10 +92,11 @@ def _pairs(models: list[str] | None, on: list[str] | None) -> list[tuple[str, st
     return [(model, where) for model in models for where in on]
 
 
-def _fit(models: list[str], names: list[str], load: Load, wish: Wish, *, as_json: bool) -> None:
+def _fit(models: list[str], names: list[str], load: Load, wish: Wish, constants: str, *, as_json: bool) -> None:
     if len(models) != 1:
         raise BadRequest("--fit takes one model: terascope plan MODEL --fit --users 400", param="model")
-    found = needs(find_model(models[0]), load, wish, tuple(names))
+    its = known(constants, {find_gpu(name).name for name in names} or {one.name for one in gpus()})
+    found = needs(planned_model(models[0]), load, wish, tuple(names), its)
     print_json([need_report(one) for one in found]) if as_json else show.fitted(found)
 
 

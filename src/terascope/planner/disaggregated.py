@@ -59,7 +59,7 @@ def _prompt_candidates(plans: Plans) -> Sequence[_Side]:
     """Those that compute most prompts for each GPU, within the time to the first token."""
     sides = []
     for plan in _distinct(plans.plans):
-        copy = Copy(plans.shapes, plans.cluster, plan.layout, plans.load)
+        copy = Copy(plans.shapes, plans.cluster, plan.layout, plans.load, plans.values)
         first = 1.5 * copy.speed(1).ttft + _transfer(plans, plan)  # one's own, and half of another's before it
         if not plans.load.ttft or first <= plans.load.ttft:
             sides.append(_Side(plan, copy.prompt_rate / plans.load.input, first))
@@ -70,7 +70,7 @@ def _answer_candidates(plans: Plans) -> Sequence[_Side]:
     """Those that make most answer tokens for each GPU, within the time between tokens."""
     sides = []
     for plan in _distinct(plans.plans):
-        copy = Copy(plans.shapes, plans.cluster, plan.layout, plans.load)
+        copy = Copy(plans.shapes, plans.cluster, plan.layout, plans.load, plans.values)
         speed = _most(copy, plan.concurrency // plan.copies, plans.load)
         if speed:
             sides.append(_Side(plan, speed.output / plans.load.output, speed.itl))

@@ -41,6 +41,7 @@ def plans_report(plans: Plans, *, price: float = 0.0, pue: float = 1.2, most: in
             "itl_s": plans.load.itl,
         },
         "engine": plans.wish.engine,
+        "constants": plans.calibration.about if plans.calibration else "shipped",
         "cautions": cautions(plans),
         "plans": [
             plan_report(one, cost(plans.shapes, plans.cluster.gpu, one, price=price, pue=pue))
@@ -134,6 +135,8 @@ def need_report(one: Need) -> dict[str, Any]:
 def cautions(plans: Plans) -> list[str]:
     """Where the model of time is known to be weak, as far as it concerns this search."""
     found = [_CAUTIONS[plans.cluster.gpu.name]] if plans.cluster.gpu.name in _CAUTIONS else []
+    if plans.calibration:
+        found.append(f"constants: {plans.calibration.about}; ranges were found with those that ship")
     if any(one.chosen for one, _ in plans.shapes.attention):
         found.append("sparse attention: engines' kernels are young; prompts were measured at up to 3 times the time")
     if any(one.kind in ("linear", "mamba", "compressed") for one, _ in plans.shapes.attention):

@@ -4,7 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from terascope.core.errors import BadRequest
-from terascope.planner.engines import Engine, engine_named, format_refusal
+from terascope.planner.calibration import Calibration
+from terascope.planner.constants import Constants, constants
+from terascope.planner.engines import Engine, as_kept, engine_named, engine_refusal, format_refusal
 from terascope.planner.hardware import Cluster
 from terascope.planner.layout import Layout, refusal
 from terascope.planner.load import Load
@@ -83,6 +85,13 @@ class Plans:
     wish: Wish
     plans: tuple[Plan, ...]
     rejected: tuple[Rejected, ...]
+    calibration: Calibration | None = None
+    """Constants found on this kind of GPU; None: those that ship."""
+
+    @property
+    def values(self) -> Constants:
+        """The constants that times were computed with."""
+        return self.calibration.constants if self.calibration else constants()
 
     @property
     def best(self) -> Plan:
@@ -104,11 +113,18 @@ class Plans:
         return f"no layout of {self.shapes.name} works on {self.cluster.name}: {common}"
 
 
-def search(shapes: Architecture, cluster: Cluster, load: Load, wish: Wish | None = None) -> Plans:
+def search(
+    shapes: Architecture,
+    cluster: Cluster,
+    load: Load,
+    wish: Wish | None = None,
+    calibration: Calibration | None = None,
+) -> Plans:
     """Try every layout of `shapes` on `cluster` under `load`; return those that work, the best first, and the others.
 
-    Best is what serves the users asked within the times asked; among those, what makes most answer tokens a second.
-    Raises `BadRequest` for a wish that cannot be: an unknown engine or format, a sequence longer than the model takes.
+    Times are computed with the constants of `calibration`, or with those that ship. Best is what serves the users asked
+    within the times asked; among those, what makes most answer tokens a second. Raises `BadRequest` for a wish that
+    cannot be: an unknown engine or format, a sequence longer than the model takes.
     """
     wish = wish or Wish()
     engine = engine_named(wish.engine)
@@ -122,23 +138,27 @@ def search(shapes: Architecture, cluster: Cluster, load: Load, wish: Wish | None
     plans: list[Plan] = []
     rejected: list[Rejected] = []
     for layout in layouts(shapes, cluster, wish, engine):
-        found = judge(shapes, cluster, layout, load, wish)
+        found = judge(shapes, cluster, layout, load, wish, calibration.constants if calibration else None)
         (plans if isinstance(found, Plan) else rejected).append(found)  # type: ignore[arg-type] # the list of its kind
     plans.sort(key=lambda one: (not one.meets, -one.output, one.layout.gpus, one.layout.name))
-    return Plans(shapes, cluster, load, wish, tuple(plans), tuple(rejected))
+    return Plans(shapes, cluster, load, wish, tuple(plans), tuple(rejected), calibration)
 
 
-def judge(shapes: Architecture, cluster: Cluster, layout: Layout, load: Load, wish: Wish) -> Plan | Rejected:
+def judge(
+    shapes: Architecture, cluster: Cluster, layout: Layout, load: Load, wish: Wish, values: Constants | None = None
+) -> Plan | Rejected:
     """Return the plan with `layout`, or why it does not work."""
-    if why := format_refusal(cluster, layout) or refusal(shapes, layout):
+    engine = engine_named(wish.engine)
+    if why := engine_refusal(shapes, engine) or format_refusal(cluster, layout) or refusal(shapes, layout):
         return Rejected(layout, why)
+    shapes = as_kept(shapes, engine)
     held = memory(shapes, cluster, layout, wish.utilization)
     longest = wish.context or load.length
     if held.sequences(longest) < 1:
         return Rejected(layout, _too_large(held, cluster, wish, longest))
     groups, copies = layout.dp, cluster.gpus // layout.gpus
     room = min(held.sequences(load.length), _MOST_SEQUENCES * layout.pp) * groups
-    return _plan(Copy(shapes, cluster, layout, load), held, room, copies, load, layout, shapes.context)
+    return _plan(Copy(shapes, cluster, layout, load, values), held, room, copies, load, layout, shapes.context)
 
 
 def _plan(copy: Copy, held: Memory, room: int, copies: int, load: Load, layout: Layout, limit: int) -> Plan:

@@ -7,6 +7,11 @@ import pytest
 
 from .conftest import Cli
 
+SMALL = {
+    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 256, "num_hidden_layers": 4,
+    "num_attention_heads": 8, "num_key_value_heads": 8, "intermediate_size": 512, "vocab_size": 1024,
+    "max_position_embeddings": 4096, "torch_dtype": "bfloat16", "tie_word_embeddings": False,
+}  # fmt: skip
 K2 = ("plan", "kimi-k2", "--on", "4x8xH200", "--users", "400", "--input", "4000", "--output", "800")
 
 
@@ -96,3 +101,31 @@ def test_mistakes_are_one_line_that_says_what_to_do(bare: Cli, words: tuple[str,
     assert shown.status == 1
     assert message in shown.err
     assert len(shown.err.strip().splitlines()) == 1
+
+
+def test_a_model_of_the_catalogue_is_planned_by_its_name(cli: Cli, tmp_path: Path) -> None:
+    directory = tmp_path / "small"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(SMALL))
+    (directory / "model.safetensors").write_bytes(b"\x02\0\0\0\0\0\0\0{}")
+    added = cli("models", "add", "small-mixture", f"path:{directory}", "--version", "1")
+    assert added.status == 0, added.err
+    for name in ("small-mixture", "small-mixture@1"):
+        report = cli("plan", name, "--on", "8xH100", "--input", "100", "--output", "100", "--json").json
+        assert report["model"]["name"] == "small-mixture@1"
+        assert report["model"]["parameters"] == 2 * 1024 * 256 + 4 * 3 * 256 * 512 + 4 * 4 * 256 * 256
+    fit = cli(
+        "plan", "small-mixture", "--fit", "--users", "4", "--input", "100", "--output", "100", "--on", "H100", "--json"
+    )
+    assert fit.json[0]["nodes"] == 1
+    (directory / "config.json").unlink()
+    gone = cli("plan", "small-mixture", "--on", "8xH100")
+    assert gone.status == 1
+    assert "the files of small-mixture@1 are in" in gone.err
+    assert "copy it and give its path" in gone.err
+
+
+def test_what_neither_library_nor_catalogue_has_is_not_found(cli: Cli) -> None:
+    told = cli("plan", "no-such-model", "--on", "8xH100")
+    assert told.status == 1
+    assert "the planner knows no model 'no-such-model'" in told.err

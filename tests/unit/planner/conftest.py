@@ -32,16 +32,22 @@ def _home() -> Path:
 
 
 @pytest.fixture(scope="session")
-def parse_vllm() -> ParseVllm:
-    """Parses command lines with vLLM's own parser; skipped where vLLM is not installed."""
+def vllm_python() -> Path:
+    """The Python that has vLLM; skipped where it is not installed."""
     python = _home() / ".venvs" / "vllm" / "bin" / "python"
     if not python.exists():
         pytest.skip("vLLM is not installed; `make bench NAME=engine_cpu` installs it")
+    return python
+
+
+@pytest.fixture(scope="session")
+def parse_vllm(vllm_python: Path) -> ParseVllm:
+    """Parses command lines with vLLM's own parser."""
 
     def parse(commands: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
         lines = "\n".join(json.dumps(list(one)) for one in commands)
         done = subprocess.run(
-            [str(python), "-c", _PARSE], input=lines, capture_output=True, text=True, check=False, timeout=110
+            [str(vllm_python), "-c", _PARSE], input=lines, capture_output=True, text=True, check=False, timeout=110
         )
         assert done.returncode == 0, done.stderr[-2000:]
         parsed = [line.removeprefix("parsed ") for line in done.stdout.splitlines() if line.startswith("parsed ")]

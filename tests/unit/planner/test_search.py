@@ -17,9 +17,10 @@ from terascope.planner import (
     search,
     split,
 )
-from terascope.planner.engines import ENGINES
+from terascope.planner.engines import ENGINES, as_kept, engine_named
 from terascope.planner.layout import refusal
 from terascope.planner.memory import memory
+from terascope.planner.precision import CACHE_WIDTHS
 from terascope.planner.report import cautions, plans_report
 from terascope.planner.search import layouts
 
@@ -217,3 +218,19 @@ def test_the_report_has_every_part(plans: Plans) -> None:
 def test_weak_spots_are_said(model: str, cluster: str, word: str) -> None:
     found = search(find_model(model), parse_cluster(cluster), make_load(1000, 500))
     assert any(word in one for one in cautions(found))
+
+
+def test_the_torch_engine_keeps_every_head() -> None:
+    shapes, cluster = find_model("deepseek-v3"), parse_cluster("8xGB300")
+    kept = as_kept(shapes, engine_named("torch"))
+    assert kept.cache_bytes() == 61 * 128 * (192 + 128) * 2
+    assert as_kept(shapes, engine_named("vllm")) is shapes
+    assert as_kept(find_model("gpt-oss-120b"), engine_named("torch")).fixed_bytes() == 0
+    small = search(find_model("gpt-oss-20b"), cluster, make_load(1000, 500), Wish("torch"))
+    assert small.best.memory.per_token == 24 * 2 * 8 * 64 * CACHE_WIDTHS[small.best.layout.cache]
+
+
+def test_the_torch_engine_serves_no_linear_attention() -> None:
+    found = search(find_model("qwen3.5-35b-a3b"), parse_cluster("8xH200"), make_load(1000, 500), Wish("torch"))
+    assert not found.plans
+    assert "torch has no linear attention" in found.failure()
