@@ -34,6 +34,8 @@ from terascope.store.blobs import Blobs
 from terascope.store.database import Database
 from terascope.store.runs import RunStore
 
+_OF_FILES = ("torch", "vllm")
+"""Engines that run a model from its files."""
 Show = Callable[[str, str], None]
 """Takes a model's or deployment's name and what is happening to it."""
 
@@ -68,7 +70,7 @@ async def opened(
         access = Access(database, clock, config.accounting, config.limits, config.auth.issuers)
         stack.push_async_callback(access.accounts.aclose)
         catalog = await Catalog.open(database, cache_dir, clock)
-        fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
+        fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind, engines=config.engines)
         stack.push_async_callback(fleet.aclose)
         files = await _files(config, database, data_dir, clock, stack)
         recorder = Recorder(RunStore(database), config.records, clock)
@@ -132,7 +134,7 @@ async def _version(services: Services, deployment: DeploymentConfig) -> ModelVer
             raise ConfigError(f"{deployment.model} is an adapter; it is served wherever {found.parent} is deployed")
         return found
     except ModelNotFound:
-        if deployment.engine == "torch":
+        if deployment.engine in _OF_FILES:
             raise
     name, _, version = deployment.model.partition("@")
     source = f"remote:{deployment.url}" if deployment.url else f"{deployment.engine}:{name}"

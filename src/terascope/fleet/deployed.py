@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from terascope.core.config import DeploymentConfig
+from terascope.core.config import DeploymentConfig, EngineConfig
 from terascope.core.errors import ConfigError
 from terascope.core.models import ModelVersion
 from terascope.engines.contract import Endpoint, EngineKind, Launch
@@ -34,13 +34,17 @@ class Deployed:
 
 
 def prepare(
-    wanted: Wanted, kinds: EngineKinds, launchers: Mapping[str, Launcher], limits: Limits
+    wanted: Wanted,
+    kinds: EngineKinds,
+    launchers: Mapping[str, Launcher],
+    limits: Limits,
+    engines: Mapping[str, EngineConfig],
 ) -> tuple[Deployed, ...]:
     """Return the deployments in order; starts nothing.
 
     Raises `ConfigError` for names that stand twice and for settings that are impossible.
     """
-    first = [_prepare(config, version, kinds, launchers, limits) for config, version in wanted]
+    first = [_prepare(config, version, kinds, launchers, limits, engines) for config, version in wanted]
     names = [one.name for one in first]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two deployments are called {', '.join(sorted(twice))}; give each a `name` of its own")
@@ -53,9 +57,11 @@ def _prepare(
     kinds: EngineKinds,
     launchers: Mapping[str, Launcher],
     limits: Limits,
+    engines: Mapping[str, EngineConfig],
 ) -> Deployed:
     name = config.name or version.name
-    launch, kind = Launch(replace(config, name=name), version), kinds(config.engine)
+    program = engines.get(config.engine, EngineConfig())
+    launch, kind = Launch(replace(config, name=name), version, program), kinds(config.engine)
     external = not kind.command(launch, Endpoint("unix:/endpoint"))
     launcher = IN_PROCESS if external else config.launcher
     if launcher == IN_PROCESS and not external:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from terascope.core.clock import Clock
-from terascope.core.config import DeploymentConfig
+from terascope.core.config import DeploymentConfig, EngineConfig
 from terascope.core.environment import REPLICA_SECRET
 from terascope.core.errors import ModelNotFound, ModelUnavailable
 from terascope.core.ids import new_id
@@ -64,7 +64,8 @@ class Fleet:
     """Keeps the replicas of all deployments; the request path asks it who takes requests.
 
     `launchers` are found by the names that configurations use; `verify` is asked about every replica before it
-    gets requests; `limits` say how patient the fleet is. Everything runs in the event loop that called `start`.
+    gets requests; `limits` say how patient the fleet is; `engines` how engines are started.
+    All runs in the event loop that called `start`.
     """
 
     def __init__(
@@ -77,7 +78,9 @@ class Fleet:
         engine_kind: EngineKinds = registry.engine_kind,
         verify: Verify = no_check,
         limits: Limits | None = None,
+        engines: Mapping[str, EngineConfig] | None = None,
     ) -> None:
+        self._engines = engines or {}
         self._store = ReplicaStore(database)
         self._clock = clock
         self._launchers = launchers
@@ -103,7 +106,7 @@ class Fleet:
         `ConfigError` when a deployment is impossible; then nothing has been started. The caller holds the data
         directory's lock: a second fleet on it would stop the replicas of the first.
         """
-        self._deployed = prepare(deployments, self._engine_kind, self._launchers, self._limits)
+        self._deployed = prepare(deployments, self._engine_kind, self._launchers, self._limits, self._engines)
         try:
             self._endpoints.open()
             (self._data_dir / "logs").mkdir(mode=0o700, exist_ok=True)
@@ -281,12 +284,10 @@ class Fleet:
     def _program(self, deployed: Deployed, replica: Replica) -> Program:
         if deployed.external:
             return Program(replica.id, ())
-        return Program(
-            replica.id,
-            deployed.kind.command(deployed.launch, replica.endpoint),
-            {REPLICA_SECRET: replica.endpoint.secret},
-            log_file(self._data_dir, replica.id),
-        )
+        launch, endpoint = deployed.launch, replica.endpoint
+        variables = {**deployed.kind.environment(launch, endpoint), REPLICA_SECRET: endpoint.secret}
+        command = deployed.kind.command(launch, endpoint)
+        return Program(replica.id, command, variables, log_file(self._data_dir, replica.id))
 
     def _changed(self, row: ReplicaRow) -> None:
         self._refresh()

@@ -128,7 +128,7 @@ class Supervisor:
         """Why it ends; what failed is explained by the last words of its program."""
         if action.status is not ReplicaStatus.FAILED or not self._program.log:
             return action.message
-        words = last_words(self._program.log, tuple(self._program.environment.values()))
+        words = last_words(self._program.log, [self.replica.endpoint.secret])
         return f"{action.message}: {words}" if words else action.message
 
     def _help(self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
