@@ -274,7 +274,28 @@ class DeploymentConfig:
 class SiteConfig:
     """One entry of `sites`: a cluster and its habits."""
 
-    scheduler: Literal["slurm", "pbs", "local"] = _key("local", "What takes jobs there.")
+    scheduler: Literal["slurm", "pbs"] = _key("slurm", "What takes jobs there: `slurm`, or `pbs` (PBS Professional).")
+    account: str = _key("", "Account that jobs are charged to; empty: the user's default.")
+    partition: str = _key("", "Partition (Slurm) or queue (PBS); empty: the default.")
+    qos: str = _key("", "Quality of service (Slurm).")
+    constraint: str = _key("", "Feature that nodes must have (Slurm), or what to add to `-l select=` (PBS).")
+    walltime: str = _key("01:00:00", "Longest run of a job, `HH:MM:SS`.")
+    cores: int = _key(0, "Cores that a job asks for; 0: does not say (Slurm), or 1 (PBS).")
+    memory_gb: int = _key(0, "Memory that a job asks for, in GB; 0: does not say.")
+    gpus: bool = _key(True, "Whether a job asks for as many GPUs as its deployment's layout has devices.")
+    exclusive: bool = _key(False, "Whether a job asks for a node of its own.")
+    directives: list[str] = _key(
+        [], "Further lines for the head of the script, as they are: `#SBATCH ...`, `#PBS ...`."
+    )
+    setup: list[str] = _key([], "Lines of shell before the engine is started: `module load ...`, `export ...`.")
+    engines: dict[str, EngineConfig] = _key({}, "How engines are started there, in place of the same in `engines`.")
+    weights: str = _key("", "Directory that its nodes see, below which the files of models must be; empty: any.")
+    caches: str = _key("", "Directory for what engines keep between runs; empty: a directory beside `logs`.")
+    logs: str = _key("", "Directory that nodes and gateway see: scripts, logs and addresses of launches. Never $HOME.")
+    address: str = _key("{node}", "Name or address of a node for the gateway; `{node}` stands for its host name.")
+    node_dir: str = _key("/tmp", "Directory of a node for sockets.")  # noqa: S108 - the directory in it is made for us alone
+    poll_s: float = _key(5.0, "Seconds between two looks at the queue.")
+    command_timeout_s: float = _key(60.0, "Seconds that a command of the scheduler may take.")
 
 
 @dataclass(frozen=True)

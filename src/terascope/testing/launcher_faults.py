@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 
-from terascope.fleet.launchers.contract import Handle, Launcher, Observation, Program, Sight
+from terascope.fleet.launchers.contract import Handle, Launcher, Observation, Place, Program, Sight
 
 
 class AroundLauncher:
@@ -11,6 +11,9 @@ class AroundLauncher:
 
     def __init__(self, inside: Launcher) -> None:
         self.inside = inside
+
+    def place(self, program_id: str) -> Place | None:
+        return self.inside.place(program_id)
 
     def start(self, program: Program) -> AsyncIterator[Handle]:
         return self.inside.start(program)

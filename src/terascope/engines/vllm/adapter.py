@@ -41,7 +41,7 @@ class VllmEngine(HttpEngine):
         except BadRequest as error:
             return Refused(error.status, error_body(error, call.request_id))
         sent = EngineCall(call.request_id, call.endpoint, body)
-        answer = await super().generate(sent)
+        answer = await self.send(sent)
         return await _failed(answer, call.request_id) if answer.status >= 400 else answer
 
     async def probe(self) -> EngineInfo:

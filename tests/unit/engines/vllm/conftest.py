@@ -47,13 +47,16 @@ def minilm_checkpoint() -> Path:
 
 @pytest.fixture(scope="session")
 def deepseek_checkpoint(tmp_path_factory: pytest.TempPathFactory, smol_checkpoint: Path) -> Path:
-    """The architecture of DeepSeek-V3 and Kimi K2, small and with random weights: latent attention, experts."""
+    """The architecture of DeepSeek-V3 and Kimi K2, small and with random weights: latent attention, experts.
+
+    The latent vectors have their true width: vLLM computes them for no other on a CPU.
+    """
     into = tmp_path_factory.mktemp("deepseek")
     torch.manual_seed(0)
     config = DeepseekV3Config(
         vocab_size=49152, hidden_size=128, intermediate_size=256, moe_intermediate_size=64, num_hidden_layers=3,
         num_attention_heads=4, num_key_value_heads=4, n_shared_experts=1, n_routed_experts=8, num_experts_per_tok=2,
-        n_group=2, topk_group=1, first_k_dense_replace=1, kv_lora_rank=64, q_lora_rank=96, qk_rope_head_dim=32,
+        n_group=2, topk_group=1, first_k_dense_replace=1, kv_lora_rank=512, q_lora_rank=96, qk_rope_head_dim=64,
         qk_nope_head_dim=64, v_head_dim=64, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2,
         topk_method="noaux_tc", scoring_func="sigmoid",
     )  # fmt: skip
