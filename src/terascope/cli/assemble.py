@@ -19,10 +19,10 @@ from terascope.core.projects import Qos
 from terascope.engines import registry
 from terascope.files.blobs import open_blobs
 from terascope.files.files import Files
-from terascope.fleet.deployed import EngineKinds
+from terascope.fleet.deployed import EngineKinds, Programs
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.launchers.contract import Launcher
-from terascope.fleet.launchers.registry import all_launchers, choose
+from terascope.fleet.launchers.registry import all_launchers, choose, launcher_of
 from terascope.fleet.lock import DirectoryLock
 from terascope.gateway.metrics import Metrics
 from terascope.gateway.services import Services
@@ -58,7 +58,8 @@ async def opened(
     it cannot be made.
     """
     clock = clock or SystemClock()
-    launchers = all_launchers(clock)
+    launchers = all_launchers(clock, config.sites)
+    programs = Programs(config.engines, config.sites)
     _check(config, launchers, engine_kind)
     async with AsyncExitStack() as stack:
         make_private(data_dir)
@@ -70,7 +71,7 @@ async def opened(
         access = Access(database, clock, config.accounting, config.limits, config.auth.issuers)
         stack.push_async_callback(access.accounts.aclose)
         catalog = await Catalog.open(database, cache_dir, clock)
-        fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind, engines=config.engines)
+        fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind, programs=programs)
         stack.push_async_callback(fleet.aclose)
         files = await _files(config, database, data_dir, clock, stack)
         recorder = Recorder(RunStore(database), config.records, clock)
@@ -168,7 +169,7 @@ def _check(config: Config, launchers: Mapping[str, Launcher], engine_kind: Engin
     """Refuse what is impossible before anything is fetched or started; the fleet looks closer."""
     for deployment in config.deployments:
         engine_kind(deployment.engine)
-        choose(launchers, deployment.launcher)
+        choose(launchers, launcher_of(deployment))
         if unknown := set(deployment.modes) - set(Mode):
             raise ConfigError(f"there is no mode {min(unknown)!r}; choose from {', '.join(Mode)}")
     _check_scheduler(config.scheduler)

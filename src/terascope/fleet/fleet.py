@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from terascope.core.clock import Clock
-from terascope.core.config import DeploymentConfig, EngineConfig
+from terascope.core.config import DeploymentConfig
 from terascope.core.environment import REPLICA_SECRET
 from terascope.core.errors import ModelNotFound, ModelUnavailable
 from terascope.core.ids import new_id
@@ -16,9 +16,9 @@ from terascope.core.models import Mode, Task
 from terascope.core.states import ReplicaStatus
 from terascope.engines import registry
 from terascope.engines.contract import Endpoint
-from terascope.fleet.deployed import Deployed, EngineKinds, Wanted, prepare
-from terascope.fleet.endpoints import Endpoints
-from terascope.fleet.launchers.contract import Launcher, Program
+from terascope.fleet.deployed import Deployed, EngineKinds, Programs, Wanted, prepare
+from terascope.fleet.endpoints import Endpoints, new_secret
+from terascope.fleet.launchers.contract import Launcher, Place, Program
 from terascope.fleet.life import Life, put_away
 from terascope.fleet.logs import log_file
 from terascope.fleet.reconciler import Limits
@@ -64,7 +64,7 @@ class Fleet:
     """Keeps the replicas of all deployments; the request path asks it who takes requests.
 
     `launchers` are found by the names that configurations use; `verify` is asked about every replica before it
-    gets requests; `limits` say how patient the fleet is; `engines` how engines are started.
+    gets requests; `limits` say how patient the fleet is; `programs` how engines are started.
     All runs in the event loop that called `start`.
     """
 
@@ -78,9 +78,9 @@ class Fleet:
         engine_kind: EngineKinds = registry.engine_kind,
         verify: Verify = no_check,
         limits: Limits | None = None,
-        engines: Mapping[str, EngineConfig] | None = None,
+        programs: Programs | None = None,
     ) -> None:
-        self._engines = engines or {}
+        self._programs = programs or Programs()
         self._store = ReplicaStore(database)
         self._clock = clock
         self._launchers = launchers
@@ -106,7 +106,7 @@ class Fleet:
         `ConfigError` when a deployment is impossible; then nothing has been started. The caller holds the data
         directory's lock: a second fleet on it would stop the replicas of the first.
         """
-        self._deployed = prepare(deployments, self._engine_kind, self._launchers, self._limits, self._engines)
+        self._deployed = prepare(deployments, self._engine_kind, self._launchers, self._limits, self._programs)
         try:
             self._endpoints.open()
             (self._data_dir / "logs").mkdir(mode=0o700, exist_ok=True)
@@ -265,7 +265,8 @@ class Fleet:
 
     def _new_replica(self, deployed: Deployed, restarts: int) -> Replica:
         replica_id, config = new_id("replica"), deployed.launch.deployment
-        endpoint = Endpoint(config.url) if deployed.external else self._endpoints.new(replica_id)
+        place = None if deployed.external else deployed.launcher.place(replica_id)
+        endpoint = self._endpoint(deployed, replica_id, place)
         now = self._clock.now()
         row = ReplicaRow(
             id=replica_id,
@@ -279,15 +280,24 @@ class Fleet:
             created=now,
             changed=now,
         )
-        return Replica(row, deployed.launch, endpoint, deployed.kind.connect(deployed.launch, endpoint))
+        engine = deployed.kind.connect(deployed.launch, endpoint)
+        return Replica(row, deployed.launch, endpoint, engine, place.listen if place else "")
+
+    def _endpoint(self, deployed: Deployed, replica_id: str, place: Place | None) -> Endpoint:
+        """Where a replica is reached from here."""
+        if deployed.external:
+            return Endpoint(deployed.launch.deployment.url)
+        return Endpoint(place.reach, new_secret()) if place else self._endpoints.new(replica_id)
 
     def _program(self, deployed: Deployed, replica: Replica) -> Program:
         if deployed.external:
             return Program(replica.id, ())
         launch, endpoint = deployed.launch, replica.endpoint
+        if replica.listen:  # what it listens at is behind a door of its node
+            endpoint = Endpoint(f"unix:{replica.listen}", endpoint.secret)
         variables = {**deployed.kind.environment(launch, endpoint), REPLICA_SECRET: endpoint.secret}
-        command = deployed.kind.command(launch, endpoint)
-        return Program(replica.id, command, variables, log_file(self._data_dir, replica.id))
+        command, log = deployed.kind.command(launch, endpoint), log_file(self._data_dir, replica.id)
+        return Program(replica.id, command, variables, log, replica.listen, launch.deployment.layout.devices)
 
     def _changed(self, row: ReplicaRow) -> None:
         self._refresh()

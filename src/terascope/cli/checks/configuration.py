@@ -13,12 +13,13 @@ from terascope.cli import settings
 from terascope.cli.checks.finding import Finding, error, ok, warning
 from terascope.client import Client
 from terascope.core.clock import SystemClock
-from terascope.core.config import AuthConfig, Config, DeploymentConfig, EngineConfig, ServerConfig
+from terascope.core.config import AuthConfig, Config, DeploymentConfig, ServerConfig
 from terascope.core.errors import ServiceError
 from terascope.core.models import Mode, ModelName, ModelVersion, Task
 from terascope.engines.contract import Endpoint, Launch
 from terascope.engines.registry import engine_kind
-from terascope.fleet.launchers.registry import all_launchers, choose
+from terascope.fleet.deployed import Programs
+from terascope.fleet.launchers.registry import all_launchers, choose, launcher_of
 
 _ADVICE = ("pip install 'terascope[torch]'", "name the Python that has vLLM in `engines.vllm.python`")
 Bind = Callable[[str, int], None]
@@ -95,10 +96,10 @@ def _deployment(config: Config, deployment: DeploymentConfig) -> Finding:
     about = f"deployment {deployment.name or deployment.model}"
     try:
         ModelName.parse(deployment.model)
-        program = config.engines.get(deployment.engine, EngineConfig())
+        program = Programs(config.engines, config.sites).of(deployment)
         launch = Launch(deployment, _stand_in(config, deployment), program)
         command = engine_kind(deployment.engine).command(launch, Endpoint("unix:/tmp/doctor.sock"))
-        choose(all_launchers(SystemClock()), deployment.launcher)
+        choose(all_launchers(SystemClock(), config.sites), launcher_of(deployment))
     except ServiceError as problem:
         return error(about, problem.message, "mend it under `deployments:`")
     if unknown := sorted(set(deployment.modes) - set(Mode)):
@@ -108,7 +109,7 @@ def _deployment(config: Config, deployment: DeploymentConfig) -> Finding:
     if deployment.engine in ("torch", "vllm") and deployment.model.partition("@")[0] not in config.models:
         advice = "add it under `models:`, or see that `terascope models list` has it"
         return warning(about, f"{deployment.model} is not among `models:`", advice)
-    return ok(about, f"{deployment.engine}, started by {deployment.launcher}" if command else deployment.engine)
+    return ok(about, f"{deployment.engine}, started by {launcher_of(deployment)}" if command else deployment.engine)
 
 
 def _stand_in(config: Config, deployment: DeploymentConfig) -> ModelVersion:

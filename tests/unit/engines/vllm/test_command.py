@@ -37,7 +37,7 @@ def test_the_least() -> None:
 
 def test_all_of_a_layout() -> None:
     layout = LayoutConfig(tensor=8, pipeline=2, data=4, expert=True)
-    fields = {"dtype": "bfloat16", "quantization": "fp8", "context_length": 8192, "max_batch": 64}
+    fields: dict[str, Any] = {"dtype": "bfloat16", "quantization": "fp8", "context_length": 8192, "max_batch": 64}
     words = command(layout=layout, options={"gpu_memory_utilization": "0.9", "enforce-eager": ""}, **fields)
     for part in (
         "--tensor-parallel-size 8 --pipeline-parallel-size 2 --data-parallel-size 4 --enable-expert-parallel",

@@ -68,7 +68,8 @@ def test_a_stranger_s_client_through_the_gateway(smol_gateway: Served) -> None:
         answer = client.chat.completions.create(model="smol", messages=messages, temperature=0)  # type: ignore[arg-type]
         assert "Paris" in (answer.choices[0].message.content or "")
         assert answer.model == "smol@1"
-        events = client.chat.completions.create(model="smol", messages=messages, temperature=0, stream=True)  # type: ignore[arg-type]
+        asked = {"model": "smol", "messages": messages, "temperature": 0, "stream": True}
+        events = client.chat.completions.create(**asked)  # type: ignore[call-overload]
         text = "".join(event.choices[0].delta.content or "" for event in events)
         assert text == answer.choices[0].message.content
 
@@ -162,5 +163,6 @@ def test_latent_attention_and_experts_on_two_ranks(vllm_gateway: Gateways, deeps
         body = {"model": "deepseek", "prompt": ids, "echo": True, "logprobs": 1, "max_tokens": 0}
         said = httpx.post(f"{served.url}/v1/completions", json=body, headers=served.headers, timeout=60)
         found = said.json()["choices"][0]["logprobs"]["token_logprobs"]
-    for at, logprob in enumerate(found[1:]):
-        assert logprob == pytest.approx(expected[at, ids[at + 1]].item(), abs=1e-3)
+    wanted = [expected[at, token].item() for at, token in enumerate(ids[1:])]
+    assert max(wanted) - min(wanted) > 0.1
+    assert found[1:] == pytest.approx(wanted, abs=5e-3)  # vLLM keeps latent vectors in fewer bits
