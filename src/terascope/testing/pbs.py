@@ -58,6 +58,9 @@ print(number)
 
 _QSTAT = """
 words = sys.argv[1:]
+if "-Q" in words:
+    if "closed" in words: sys.exit("qstat: Unknown queue closed")
+    sys.exit(print("Queue Max Tot Ena Str"))
 asked = [one for one in words if re.fullmatch(r"[0-9]+\\\\.testing", one)]
 for one in asked:
     if read(one) is None: sys.exit("qstat: Unknown Job Id " + one)

@@ -127,4 +127,11 @@ def _missing(command: tuple[str, ...]) -> str:
         return command[0]
     if command[0] != sys.executable:  # what another Python has is not looked into here
         return ""
-    return command[2] if command[1:2] == ("-m",) and find_spec(command[2]) is None else ""
+    return command[2] if command[1:2] == ("-m",) and not _installed(command[2]) else ""
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False

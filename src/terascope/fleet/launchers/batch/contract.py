@@ -37,6 +37,10 @@ class Scheduler(Protocol):
         """Return the whole file that `submit` would hand over; nothing is submitted."""
         ...
 
+    def trial(self, script: Script) -> str:
+        """Ask whether a script would be taken, as far as the system can say; return its words. Nothing is queued."""
+        ...
+
     def cancel(self, job_id: str) -> None:
         """Have a job end: SIGTERM, and force after the system's own patience. One that has ended is no error."""
         ...

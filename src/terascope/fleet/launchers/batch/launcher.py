@@ -21,6 +21,11 @@ _HASTE_S = 0.5  # between two looks while something is being stopped
 _KINDS: dict[str, type[SlurmScheduler] | type[PbsScheduler]] = {"slurm": SlurmScheduler, "pbs": PbsScheduler}
 
 
+def scheduler_of(site: SiteConfig) -> Scheduler:
+    """Return the batch system of a site. Raises `ConfigError` where Parsl is not installed."""
+    return _KINDS[site.scheduler](site)
+
+
 class BatchLauncher:
     """Submits, watches and cancels jobs. A launch keeps its script, its log and its address in a directory of its own.
 
@@ -34,7 +39,7 @@ class BatchLauncher:
             raise ConfigError(f"sites.{name}.logs must name a directory that the nodes see, for scripts and logs")
         self._site = site
         self._clock = clock
-        self._scheduler = scheduler or _KINDS[site.scheduler](site)
+        self._scheduler = scheduler or scheduler_of(site)
         self._launches = Path(site.logs) / "launches"
         self._lock = asyncio.Lock()
         self._listed: tuple[float, Mapping[str, Job]] | None = None
@@ -58,6 +63,10 @@ class BatchLauncher:
     def render(self, program: Program) -> str:
         """Return the script that `start` would submit; makes and submits nothing. It blocks."""
         return self._scheduler.render(self._script(program))
+
+    def trial(self) -> str:
+        """Ask the batch system whether it would take a job; return its words. Raises `OSError`. It blocks."""
+        return self._scheduler.trial(self._script(Program("trial", (sys.executable, "-c", "pass"))))
 
     async def observe(self, handle: Handle) -> Observation:
         if "directory" not in handle:

@@ -34,6 +34,12 @@ class PbsScheduler:
     def render(self, script: Script) -> str:
         return parsl_jobs.render(self._provider(script), script)
 
+    def trial(self, script: Script) -> str:
+        """As the contract says; PBS can only say whether there is such a queue."""
+        queue = ["-Q", self._site.partition] if self._site.partition else ["-Q"]
+        run("qstat", *queue, timeout_s=self._site.command_timeout_s)
+        return f"queue {self._site.partition}" if self._site.partition else "the default queue"
+
     def cancel(self, job_id: str) -> None:
         code, printed, complaint = tried("qdel", job_id, timeout_s=self._site.command_timeout_s)
         words = told(complaint or printed)

@@ -3,6 +3,8 @@
 import os
 import pwd
 from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from terascope.core.config import SiteConfig
@@ -45,6 +47,15 @@ class SlurmScheduler:
 
     def render(self, script: Script) -> str:
         return parsl_jobs.render(self._provider(script), script)
+
+    def trial(self, script: Script) -> str:
+        with TemporaryDirectory() as directory:
+            path = Path(directory) / "trial"
+            path.write_text(self.render(script))
+            code, printed, complaint = tried("sbatch", "--test-only", str(path), timeout_s=self._site.command_timeout_s)
+        if code:
+            raise OSError(f"Slurm would not take a job: {told(complaint or printed)}")
+        return told(complaint or printed).removeprefix("sbatch: ")
 
     def cancel(self, job_id: str) -> None:
         code, printed, complaint = tried("scancel", job_id, timeout_s=self._site.command_timeout_s)
