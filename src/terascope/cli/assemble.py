@@ -13,13 +13,14 @@ from terascope.cli import settings
 from terascope.cli.files import make_private
 from terascope.core.clock import Clock, SystemClock
 from terascope.core.config import Config, DeploymentConfig, SchedulerConfig
-from terascope.core.errors import ConfigError, ModelNotFound, ServiceError
+from terascope.core.errors import ConfigError, ServiceError
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.engines import registry
 from terascope.files.blobs import open_blobs
 from terascope.files.files import Files
 from terascope.fleet.deployed import EngineKinds, Programs
+from terascope.fleet.deployments import Deployments, version_of
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import all_launchers, choose, launcher_of
@@ -34,8 +35,6 @@ from terascope.store.blobs import Blobs
 from terascope.store.database import Database
 from terascope.store.runs import RunStore
 
-_OF_FILES = ("torch", "vllm")
-"""Engines that run a model from its files."""
 Show = Callable[[str, str], None]
 """Takes a model's or deployment's name and what is happening to it."""
 
@@ -84,8 +83,23 @@ async def opened(
         inference = Inference(
             access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files
         )
+        declared = [replace(deployment, name=_name(deployment)) for deployment in config.deployments]
+        deployments = Deployments(database, fleet, catalog, clock, data_dir, declared)
         preparing = {_name(deployment): "starting" for deployment in config.deployments}
-        yield Services(config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing, artefacts)
+        yield Services(
+            config,
+            clock,
+            access,
+            catalog,
+            fleet,
+            inference,
+            recorder,
+            files,
+            metrics,
+            preparing,
+            artefacts,
+            deployments,
+        )
 
 
 async def deploy(services: Services, show: Show) -> None:
@@ -101,13 +115,14 @@ async def deploy(services: Services, show: Show) -> None:
         try:
             if why := failures.get(deployment.model.partition("@")[0]):
                 raise ConfigError(why)
-            wanted.append((replace(deployment, name=_name(deployment)), await _version(services, deployment)))
+            wanted.append((replace(deployment, name=_name(deployment)), await version_of(services.catalog, deployment)))
         except ServiceError as error:
             services.preparing[_name(deployment)] = "failed"
             show(_name(deployment), f"failed: {error.message}")
     await services.fleet.start(wanted)
     for deployment, _ in wanted:
         services.preparing.pop(_name(deployment), None)
+    await services.deployments.begin(show)
 
 
 async def _add(services: Services, name: str, show: Show) -> str:
@@ -125,21 +140,6 @@ async def _add(services: Services, name: str, show: Show) -> str:
         show(name, f"failed: {error.message}")
         return error.message
     return ""
-
-
-async def _version(services: Services, deployment: DeploymentConfig) -> ModelVersion:
-    """The catalogued version a deployment means; a model whose weights only its engine has is entered now."""
-    try:
-        found = services.catalog.resolve(deployment.model)
-        if found.parent:
-            raise ConfigError(f"{deployment.model} is an adapter; it is served wherever {found.parent} is deployed")
-        return found
-    except ModelNotFound:
-        if deployment.engine in _OF_FILES:
-            raise
-    name, _, version = deployment.model.partition("@")
-    source = f"remote:{deployment.url}" if deployment.url else f"{deployment.engine}:{name}"
-    return await services.catalog.add_remote(name, source, version=version, context_length=deployment.context_length)
 
 
 async def _files(config: Config, database: Database, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Files:

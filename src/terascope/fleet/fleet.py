@@ -10,9 +10,9 @@ from pathlib import Path
 from terascope.core.clock import Clock
 from terascope.core.config import DeploymentConfig
 from terascope.core.environment import REPLICA_SECRET
-from terascope.core.errors import ModelNotFound, ModelUnavailable
+from terascope.core.errors import ConfigError, ModelNotFound, ModelUnavailable
 from terascope.core.ids import new_id
-from terascope.core.models import Mode, Task
+from terascope.core.models import Mode, ModelVersion, Task
 from terascope.core.states import ReplicaStatus
 from terascope.engines import registry
 from terascope.engines.contract import Endpoint
@@ -21,6 +21,7 @@ from terascope.fleet.endpoints import Endpoints, new_secret
 from terascope.fleet.launchers.contract import Launcher, Place, Program
 from terascope.fleet.life import Life, put_away
 from terascope.fleet.logs import log_file
+from terascope.fleet.preview import Preview, preview
 from terascope.fleet.reconciler import Limits
 from terascope.fleet.replica import Replica
 from terascope.fleet.slot import ServingState, Slot
@@ -53,6 +54,15 @@ class Serving:
 
     state: ServingState
     message: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How a deployment is served: how many replicas take requests, and its state as that of `Serving`."""
+
+    ready: int
+    state: ServingState
+    message: str
 
 
 async def no_check(replica: Replica) -> bool:
@@ -118,6 +128,41 @@ class Fleet:
             raise
         self._tasks = [asyncio.create_task(self._clean(left))]
         self._tasks += [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+
+    async def add(self, config: DeploymentConfig, version: ModelVersion) -> None:
+        """Begin to keep the replicas of one more deployment; return once their rows are there.
+
+        Raises `ConfigError` when it is impossible, or when its name is taken.
+        """
+        [one] = prepare([(config, version)], self._engine_kind, self._launchers, self._limits, self._programs)
+        if one.name in {other.name for other in self._deployed}:
+            raise ConfigError(f"there is a deployment {one.name!r} already")
+        self._deployed += (one,)
+        await self._grow(one, config.replicas)
+
+    async def scale(self, name: str, replicas: int) -> None:
+        """Keep so many replicas of a deployment; those over it finish what they are answering. Idempotent."""
+        kept = [slot for slot in self._slots if slot.deployed.name == name and not slot.closing]
+        for slot in kept[replicas:]:
+            slot.retire()
+        for one in self._deployed:
+            if one.name == name:
+                await self._grow(one, replicas - len(kept))
+
+    async def remove(self, name: str) -> None:
+        """Keep no replica of a deployment, and forget it; its replicas finish what they are answering."""
+        await self.scale(name, 0)
+        gone = {one.model for one in self._deployed if one.name == name}
+        self._deployed = tuple(one for one in self._deployed if one.name != name)
+        for model in gone - self.served():
+            self._ready.pop(model, None)
+            self._hopeful.pop(model, None)
+            self._changes.pop(model, asyncio.Event()).set()
+
+    def preview(self, config: DeploymentConfig, version: ModelVersion) -> Preview:
+        """Return what would be started for one replica; starts nothing. It may block. Raises `ConfigError`."""
+        [one] = prepare([(config, version)], self._engine_kind, self._launchers, self._limits, self._programs)
+        return preview(one, self._launchers)
 
     async def aclose(self) -> None:
         """Stop every replica (SIGTERM, then SIGKILL after `limits.grace_s`), cutting what they answer. Idempotent.
@@ -211,6 +256,12 @@ class Fleet:
             by_name[slot.deployed.name].append(slot)
         return {name: _best(slots).state for name, slots in by_name.items()}
 
+    def count(self, deployment: str) -> Counted:
+        """How a deployment is served, by its name."""
+        slots = [slot for slot in self._slots if slot.deployed.name == deployment]
+        ready = sum(slot.state is ServingState.READY for slot in slots)
+        return Counted(ready, _best(slots).state, _best(slots).message)
+
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Have `listener` told of every change from now on; return what ends that."""
         self._listeners.append(listener)
@@ -219,14 +270,25 @@ class Fleet:
     async def _make_slots(self) -> None:
         for deployed in self._deployed:
             for _ in range(deployed.launch.deployment.replicas):
-                slot = Slot(deployed, self._begin, self._clock, self._refresh)
-                await slot.prepare()
-                self._slots.append(slot)
+                await self._make_slot(deployed)
+        self._refresh()
+
+    async def _make_slot(self, deployed: Deployed) -> Slot:
+        slot = Slot(deployed, self._begin, self._clock, self._refresh)
+        await slot.prepare()
+        self._slots.append(slot)
+        return slot
+
+    async def _grow(self, deployed: Deployed, replicas: int) -> None:
+        for _ in range(replicas):
+            self._tasks.append(asyncio.create_task(self._keep(await self._make_slot(deployed))))
         self._refresh()
 
     async def _keep(self, slot: Slot) -> None:
         await self._cleaned.wait()
         await slot.run()
+        self._slots = [one for one in self._slots if one is not slot]
+        self._refresh()
 
     async def _clean(self, left: list[ReplicaRow]) -> None:
         """Stop what an earlier life left; what cannot be stopped stays in the store for the next."""

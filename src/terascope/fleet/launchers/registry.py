@@ -1,5 +1,6 @@
 """Which launchers there are."""
 
+import re
 from collections.abc import Mapping
 
 from terascope.core.clock import Clock
@@ -11,6 +12,7 @@ from terascope.fleet.launchers.inprocess import InProcessLauncher
 from terascope.fleet.launchers.local import LocalLauncher
 
 IN_PROCESS = "inprocess"
+_SITE_NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,29}"
 
 
 def all_launchers(clock: Clock, sites: Mapping[str, SiteConfig] | None = None) -> dict[str, Launcher]:
@@ -20,6 +22,8 @@ def all_launchers(clock: Clock, sites: Mapping[str, SiteConfig] | None = None) -
     """
     found: dict[str, Launcher] = {IN_PROCESS: InProcessLauncher(), "local": LocalLauncher(clock)}
     for name, site in (sites or {}).items():
+        if not re.fullmatch(_SITE_NAME, name):
+            raise ConfigError(f"a site cannot be called {name[:60]!r}; letters, digits, `.`, `_`, `-`, at most 30")
         found[site_launcher(name)] = BatchLauncher(name, site, clock)
     return found
 

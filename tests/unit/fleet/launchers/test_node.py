@@ -38,7 +38,7 @@ while True:
 async def running(directory: Path, *program: str, pipe: str = os.devnull) -> AsyncIterator[asyncio.subprocess.Process]:
     """A node's program in `directory`, whose socket is `place/x.sock` below it."""
     for module in (guard, node):
-        shutil.copy(Path(module.__file__), directory)
+        shutil.copy(str(module.__file__), directory)
     listen = str(directory / "place" / "x.sock")
     words = (str(directory / "node.py"), str(directory), listen, "127.0.0.1", str(directory / "log"))
     process = await asyncio.create_subprocess_exec(
