@@ -129,7 +129,7 @@ class Deployments:
             return _deployment(row), True
 
     async def scale(self, name: str, replicas: int) -> Deployment:
-        """Keep so many replicas; a stopped deployment runs again. Raises `NotFound`, `Conflict` for a declared one."""
+        """Keep so many replicas; a stopped one runs again. Raises `NotFound`, and `Conflict` for a declared one."""
         return await self._change(name, DeploymentTarget.RUNNING, replicas)
 
     async def stop(self, name: str) -> Deployment:
