@@ -25,9 +25,9 @@ def apply(
     prune: Annotated[bool, typer.Option("--prune", help="Remove deployments that the file does not have.")] = False,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be done, and do nothing.")] = False,
 ) -> None:
-    """Make the gateway's models and deployments what a file says; say what had to be done. Twice is as once.
+    """Make the gateway's models and deployments what a file says; say what had to be done.
 
-    Deployments that stand in the gateway's own configuration are left alone.
+    Twice is as once. Deployments that stand in the gateway's own configuration are left alone.
     """
     config = _read(file)
     there = {one.name: one for one in client.deployments.list().data}

@@ -57,8 +57,7 @@ async def opened(
     it cannot be made.
     """
     clock = clock or SystemClock()
-    launchers = all_launchers(clock, config.sites)
-    programs = Programs(config.engines, config.sites)
+    launchers, programs = all_launchers(clock, config.sites), Programs(config.engines, config.sites)
     _check(config, launchers, engine_kind)
     async with AsyncExitStack() as stack:
         make_private(data_dir)
@@ -83,23 +82,10 @@ async def opened(
         inference = Inference(
             access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files
         )
-        declared = [replace(deployment, name=_name(deployment)) for deployment in config.deployments]
-        deployments = Deployments(database, fleet, catalog, clock, data_dir, declared)
-        preparing = {_name(deployment): "starting" for deployment in config.deployments}
-        yield Services(
-            config,
-            clock,
-            access,
-            catalog,
-            fleet,
-            inference,
-            recorder,
-            files,
-            metrics,
-            preparing,
-            artefacts,
-            deployments,
-        )
+        deployments = Deployments(database, fleet, catalog, clock, data_dir, _named(config))
+        starting = {one.name: "starting" for one in _named(config)}
+        opened = (config, clock, access, catalog, fleet, inference, recorder, files, metrics)
+        yield Services(*opened, starting, artefacts, deployments)
 
 
 async def deploy(services: Services, show: Show) -> None:
@@ -188,6 +174,11 @@ def _check_scheduler(config: SchedulerConfig) -> None:
         raise ConfigError("scheduler.floors must be parts of a whole: none below 0, and together below 1")
     if not config.half_life_h > 0:
         raise ConfigError(f"scheduler.half_life_h is {config.half_life_h:g}; write a number of hours above 0")
+
+
+def _named(config: Config) -> list[DeploymentConfig]:
+    """The deployments that the configuration declares, each with its name."""
+    return [replace(deployment, name=_name(deployment)) for deployment in config.deployments]
 
 
 def _name(deployment: DeploymentConfig) -> str:

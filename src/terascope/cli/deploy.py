@@ -38,7 +38,7 @@ def create(
     quantization: Annotated[str, typer.Option(help="vllm: how weights are stored.")] = "",
     context_length: Annotated[int, typer.Option(help="Longest prompt and answer, in tokens.")] = 0,
     max_batch: Annotated[int, typer.Option(help="Most requests in the running batch.")] = 0,
-    url: Annotated[str, typer.Option(help="remote: base URL of the server.")] = "",
+    server: Annotated[str, typer.Option(help="remote: base URL of the server.")] = "",
     launcher: Annotated[str, typer.Option(help="local, or inprocess for engines without a process.")] = "local",
     option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the engine; may be repeated.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be started, and start nothing.")] = False,
@@ -47,7 +47,7 @@ def create(
     """Serve a model: its replicas are kept from now on, whatever ends."""
     settings = _settings(
         model=model, engine=engine, site=site, replicas=replicas, dtype=dtype, quantization=quantization,
-        layout={"tensor": tensor, "pipeline": pipeline, "data": data, "expert": expert}, url=url, launcher=launcher,
+        layout={"tensor": tensor, "pipeline": pipeline, "data": data, "expert": expert}, url=server, launcher=launcher,
         context_length=context_length, max_batch=max_batch, options=_options(option or []),
     )  # fmt: skip
     if dry_run:

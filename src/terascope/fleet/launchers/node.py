@@ -125,7 +125,7 @@ class Node:
             if word == "ended":
                 self._code = int(numbers[0])
             elif word == "failed":
-                print(f"the program cannot be started: {os.strerror(int(numbers[0]))}", file=sys.stderr)  # noqa: T201
+                print(f"the program cannot be started: {os.strerror(int(numbers[0]))}", file=sys.stderr)  # noqa: T201 - it goes to the log of the job
 
     def _write(self, name: str, text: str) -> None:
         """Write a file whole or not at all; whoever looks over a network file system sees it so, too."""
