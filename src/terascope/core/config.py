@@ -250,7 +250,9 @@ class DeploymentConfig:
         0, "Most requests that a replica gets at once; 0: as many as its engine says it runs, or is found to run."
     )
     start_timeout_s: float = _key(
-        1800.0, "Seconds a replica may take from its start to its first answer; then it is started anew."
+        1800.0,
+        "Seconds a replica may take from its start to its first answer, then it is started anew; the time that a job "
+        "waits in a queue does not count.",
     )
     modes: list[str] = _key(
         ["query", "embed", "internals"], "What it may be used for: `query`, `embed`, `internals`, `tune`."

@@ -93,5 +93,6 @@ def _prepare(
         patience = limits.external_s
         limits = replace(limits, start_s=patience, silent_s=patience, last_pause_s=limits.external_pause_s)
     else:
-        limits = replace(limits, start_s=config.start_timeout_s)
+        pause = limits.remote_pause_s if config.site else limits.last_pause_s
+        limits = replace(limits, start_s=config.start_timeout_s, last_pause_s=pause)
     return Deployed(name, launch, kind, launcher, choose(launchers, launcher), limits, external)

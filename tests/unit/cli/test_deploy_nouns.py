@@ -9,7 +9,7 @@ import yaml
 from .conftest import Cli
 
 _ECHO = ("--engine", "echo", "--launcher", "inprocess")
-_DEPLOYMENT = {"name": "from-file", "model": "filed", "engine": "echo", "launcher": "inprocess"}
+_DEPLOYMENT: dict[str, object] = {"name": "from-file", "model": "filed", "engine": "echo", "launcher": "inprocess"}
 
 
 def test_a_deployment_from_its_making_to_its_end(cli: Cli) -> None:

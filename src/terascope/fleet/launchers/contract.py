@@ -51,11 +51,15 @@ class Sight(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A look at a program. `exit_code` is set when it is gone and its code is known; `reason` is for the user."""
+    """A look at a program. `exit_code` is set when it is gone and its code is known; `reason` is for the user.
+
+    `waiting`: it has not begun, and that is nobody's fault, since it waits in a queue.
+    """
 
     sight: Sight
     exit_code: int | None = None
     reason: str = ""
+    waiting: bool = False
 
 
 class Launcher(Protocol):

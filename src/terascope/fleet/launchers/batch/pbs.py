@@ -96,7 +96,8 @@ def seen_in(job: Mapping[str, Any]) -> Observation:
     """What qstat says of a job. A state that is not known says nothing."""
     state = str(job.get("job_state", ""))
     if state in _ALIVE:
-        return Observation(Sight.KNOWN, reason=": ".join(filter(None, [_ALIVE[state], str(job.get("comment", ""))])))
+        reason = ": ".join(filter(None, [_ALIVE[state], str(job.get("comment", ""))]))
+        return Observation(Sight.KNOWN, reason=reason, waiting=state != "S")
     if state in _RUNS:
         return Observation(Sight.KNOWN, reason="running")
     if state not in _ENDED:

@@ -19,6 +19,7 @@ _ALIVE = frozenset({
     "PENDING", "CONFIGURING", "RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "REQUEUED", "REQUEUE_HOLD",
     "REQUEUE_FED", "RESIZING", "SIGNALING", "STAGE_OUT", "RESV_DEL_HOLD", "SPECIAL_EXIT",
 })  # fmt: skip
+_WAITING = frozenset({"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_HOLD", "REQUEUE_FED", "RESV_DEL_HOLD"})
 _ENDED = {
     "COMPLETED": "ended",
     "FAILED": "failed",
@@ -106,8 +107,10 @@ def _job(line: str) -> tuple[str, Job]:
 def seen_in(state: str, *, reason: str = "", exit_code: str = "") -> Observation:
     """What a state of Slurm says; `exit_code` is sacct's, code and signal. A state that is not known says nothing."""
     if state in _ALIVE:
-        waits = state == "PENDING"
-        return Observation(Sight.KNOWN, reason=f"waits in the queue: {reason}" if waits else state.lower())
+        waits = state in _WAITING
+        return Observation(
+            Sight.KNOWN, reason=f"waits in the queue: {reason}" if waits else state.lower(), waiting=waits
+        )
     if state not in _ENDED:
         return Observation(Sight.UNKNOWN, reason=f"Slurm says {state!r} of it")
     code, signalled = _codes(exit_code)
