@@ -11,7 +11,7 @@ import torch
 from harness import install, vllm
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
-from terascope.core.config import Config, DeploymentConfig, EngineConfig, ModelConfig
+from terascope.core.config import Config, DeploymentConfig, EngineConfig, ModelConfig, SiteConfig
 from terascope.testing.gateway import Served, running_gateway
 
 CACHE = Path.home() / ".cache" / "terascope-tests"
@@ -75,10 +75,12 @@ def vllm_gateway(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) ->
             model=name, engine="vllm", dtype="float32", device="cpu",
             **{"options": {"enforce-eager": ""}, **fields},  # type: ignore[arg-type]
         )  # fmt: skip
+        logs = tmp_path_factory.mktemp("cluster")
         config = Config(
             models={name: ModelConfig(source=f"path:{checkpoint}", version="1")},
             engines={"vllm": EngineConfig(python=str(vllm_python), environment={"VLLM_CPU_KVCACHE_SPACE": "1"})},
             deployments=[deployment],
+            sites={"cluster": SiteConfig(logs=str(logs), gpus=False, address="127.0.0.1", poll_s=0.5)},
         )
         return running_gateway(config, data_dir=tmp_path_factory.mktemp(f"vllm-{name}"))
 

@@ -19,6 +19,7 @@ from terascope.fleet.replica import Replica
 from terascope.testing.engine_subject import Subject
 from terascope.testing.engines import ENGINE_CHECKS, EngineCheck, check_engine
 from terascope.testing.gateway import Served
+from terascope.testing.slurm import SlurmCluster
 
 from .conftest import Gateways
 
@@ -145,8 +146,10 @@ async def _hits(engine: Engine) -> float:
     return sum(float(line.split()[-1]) for line in metrics if line.startswith("vllm:prefix_cache_hits_total{"))
 
 
-async def test_embeddings(vllm_gateway: Gateways, minilm_checkpoint: Path) -> None:
-    with vllm_gateway("mini", minilm_checkpoint) as served:
+async def test_embeddings_of_a_job(vllm_gateway: Gateways, minilm_checkpoint: Path, slurm: SlurmCluster) -> None:
+    """A pooling model in vLLM, as a job of Slurm, reached through the door of its node."""
+    with vllm_gateway("mini", minilm_checkpoint, site="cluster") as served:
+        assert _replica(served).row.url.startswith("at:/")
         ran = await check_engine(_engine(served), model="mini@1", generates=False)
         assert {"embeddings", "bad_inputs"} <= set(ran)
         assert served.services.fleet.modes("mini@1") == {"embed"}

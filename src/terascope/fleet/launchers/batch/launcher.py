@@ -1,7 +1,9 @@
 """The launcher of one site: every program is a job of its batch system."""
 
 import asyncio
+import re
 import secrets
+import shlex
 import sys
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
@@ -16,6 +18,7 @@ from terascope.fleet.launchers.batch.slurm import SlurmScheduler
 from terascope.fleet.launchers.contract import Handle, Observation, Place, Program, Sight
 
 _NAME = "terascope-"
+_PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./+@=-]*")
 _PATIENCE_S = 90.0  # beyond the grace: for the batch system's own force, and its accounts
 _HASTE_S = 0.5  # between two looks while something is being stopped
 _KINDS: dict[str, type[SlurmScheduler] | type[PbsScheduler]] = {"slurm": SlurmScheduler, "pbs": PbsScheduler}
@@ -35,8 +38,11 @@ class BatchLauncher:
 
     def __init__(self, name: str, site: SiteConfig, clock: Clock, scheduler: Scheduler | None = None) -> None:
         """`name` is the site's. Raises `ConfigError` when the site says too little."""
-        if not site.logs:
-            raise ConfigError(f"sites.{name}.logs must name a directory that the nodes see, for scripts and logs")
+        if not _PLAIN_PATH.fullmatch(site.logs):
+            raise ConfigError(
+                f"sites.{name}.logs must name a directory that the nodes see, for scripts and logs: a whole path of "
+                "letters, digits and `_.+-`"  # Parsl hands it to a shell as it is
+            )
         self._site = site
         self._clock = clock
         self._scheduler = scheduler or scheduler_of(site)
@@ -130,7 +136,7 @@ class BatchLauncher:
     def _script(self, program: Program) -> Script:
         directory, site = self._directory(program.id), self._site
         python = program.arguments[0] if "python" in Path(program.arguments[0]).name else sys.executable
-        caches = Path(site.caches or str(Path(site.logs) / "caches"))
+        caches = shlex.quote(site.caches or str(Path(site.logs) / "caches"))
         setup = (f"export XDG_CACHE_HOME={caches} HF_HOME={caches}/huggingface TRITON_CACHE_DIR={caches}/triton",)
         body = directory.body(program, python=python, address=site.address, setup=(*setup, *site.setup))
         return Script(_NAME + program.id, body, directory.path, program.devices)

@@ -120,7 +120,8 @@ def test_nothing_is_left_of_a_rendering(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_site_without_a_place_for_logs_is_refused() -> None:
+@pytest.mark.parametrize("logs", ["", "relative", "/with a space", "/a;b", "/a$HOME", "/a\nb"])
+def test_a_site_without_a_place_for_logs_is_refused(logs: str) -> None:
     with pytest.raises(ConfigError, match=r"sites\.a\.logs"):
-        BatchLauncher("a", SiteConfig(), SystemClock())
+        BatchLauncher("a", SiteConfig(logs=logs), SystemClock())
     need_parsl()
