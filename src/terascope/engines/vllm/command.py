@@ -21,6 +21,7 @@ _OURS = frozenset({
 })  # fmt: skip
 """Arguments that are ours to give, or that would open another way to the model, or write prompts into a log."""
 _QUIET = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1"}
+_ROWS = 256
 _THREADS = "VLLM_CPU_OMP_THREADS_BIND"
 
 
@@ -55,6 +56,11 @@ def arguments_of(launch: Launch) -> Mapping[str, str]:
         elif name:
             found[name] = f"{found[name]} {word}".strip()
     return found
+
+
+def rows_of(deployment: DeploymentConfig) -> int:
+    """How many requests each of its data-parallel copies runs at once. It is always said, so that it is known."""
+    return deployment.max_batch or _ROWS
 
 
 def check(launch: Launch) -> None:
@@ -94,7 +100,7 @@ def _numbers(deployment: DeploymentConfig) -> list[str]:
         "--dtype": deployment.dtype,
         "--quantization": deployment.quantization,
         "--max-model-len": deployment.context_length,
-        "--max-num-seqs": deployment.max_batch,
+        "--max-num-seqs": rows_of(deployment),
     }
     return [word for flag, value in flags.items() if value for word in (flag, str(value))]
 

@@ -30,7 +30,7 @@ def test_the_least() -> None:
     assert engine_kind("vllm") is KIND
     assert command() == (
         "/opt/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /m/big --served-model-name big@1 "
-        "--uds /run/x.sock --scheduling-policy priority --disable-uvicorn-access-log"
+        "--uds /run/x.sock --scheduling-policy priority --disable-uvicorn-access-log --max-num-seqs 256"
     )
     assert " --host 10.0.0.1 --port 81 " in " ".join(KIND.command(launch(), Endpoint("http://10.0.0.1:81", "s")))
 
