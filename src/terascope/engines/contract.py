@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from terascope.core.config import DeploymentConfig
+from terascope.core.config import DeploymentConfig, EngineConfig
 from terascope.core.models import Capabilities, ModelVersion
 from terascope.engines.adapter_files import AdapterFiles
 
@@ -132,10 +132,14 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What one replica is to run: a deployment's settings and the model version they resolved to."""
+    """What one replica is to run: a deployment's settings and the model version they resolved to.
+
+    `program` says how the engine is started where the replica runs.
+    """
 
     deployment: DeploymentConfig
     version: ModelVersion
+    program: EngineConfig = field(default_factory=EngineConfig)
 
     @property
     def served_name(self) -> str:
@@ -153,6 +157,10 @@ class EngineKind(Protocol):
         The endpoint's secret is not on it: the launcher passes it in `TERASCOPE_REPLICA_SECRET`. Raises
         `ConfigError` when the deployment's settings are impossible.
         """
+        ...
+
+    def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
+        """Return variables that the server needs besides `TERASCOPE_REPLICA_SECRET`; secrets may be among them."""
         ...
 
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:

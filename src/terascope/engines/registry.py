@@ -10,6 +10,7 @@ _KINDS = {
     "echo": "terascope.engines.echo.adapter",
     "remote": "terascope.engines.remote.adapter",
     "torch": "terascope.engines.torch.adapter",
+    "vllm": "terascope.engines.vllm.adapter",
 }
 
 

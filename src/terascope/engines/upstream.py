@@ -10,13 +10,14 @@ import ssl
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import orjson
 
 from terascope.core.errors import ConfigError, EngineError, EngineLost, EngineUnreachable
 from terascope.engines.adapter_files import HEADER
-from terascope.engines.contract import Endpoint, EngineCall, EngineInfo
+from terascope.engines.contract import Endpoint, EngineAnswer, EngineCall, EngineInfo
 from terascope.engines.http1 import Connection, HttpAnswer
 from terascope.engines.info import read_info
 from terascope.protocol.errors import engine_error
@@ -28,19 +29,25 @@ _AT_ROOT = frozenset({"tokenize", "detokenize"})  # endpoints that are not below
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where requests go: a Unix socket (`path`), or a host and port, with TLS or without; `prefix` begins paths."""
+    """Where requests go: a Unix socket (`path`), or a host and port, with TLS or without; `prefix` begins paths.
+
+    Of a program on a node of a cluster, host and port are known only once it runs: they stand in the file `found_in`.
+    """
 
     host: str
     port: int
     path: str = ""
     prefix: str = ""
     tls: bool = False
+    found_in: str = ""
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Read `unix:/path` or `http(s)://host[:port][/prefix]`. Raises `ConfigError` for anything else."""
+        """Read `unix:/path`, `at:/file` or `http(s)://host[:port][/prefix]`. Raises `ConfigError` for anything else."""
         if url.startswith("unix:/"):
             return cls("localhost", 0, path=url.removeprefix("unix:"))
+        if url.startswith("at:/"):
+            return cls("localhost", 0, found_in=url.removeprefix("at:"))
         try:
             parts = urlsplit(url)
             port = parts.port
@@ -57,7 +64,7 @@ class Address:
     def authority(self) -> str:
         """What the `Host` header says."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.path or self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+        return host if self.path or self.found_in or self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
 
 
 class HttpClient:
@@ -80,6 +87,7 @@ class HttpClient:
         self._idle_s = idle_s
         self._tls = tls
         self._closed = False
+        self._found: tuple[str, int] | None = None
         self._all: set[Connection] = set()
         self._idle: list[Connection] = []
         self._sweeper: asyncio.TimerHandle | None = None
@@ -155,8 +163,11 @@ class HttpClient:
         except TimeoutError:
             raise EngineUnreachable(f"no connection to the engine within {self._connect_timeout_s:g} s") from None
         except FileNotFoundError:
-            raise EngineUnreachable("the engine has not opened its socket yet") from None
-        except (OSError, UnicodeError) as error:
+            waits = (
+                "its job waits in the queue" if self._address.found_in else "the engine has not opened its socket yet"
+            )
+            raise EngineUnreachable(waits) from None
+        except (OSError, ValueError) as error:
             raise EngineUnreachable(f"no connection to the engine: {_reason(error)}", detail=repr(error)) from error
         if not self._admit(connection):
             raise EngineUnreachable("the connection to the engine was closed while it was made")
@@ -179,11 +190,17 @@ class HttpClient:
             return (await loop.create_unix_connection(lambda: Connection(self), address.path))[1]
         if address.tls and self._tls is None:
             self._tls = ssl.create_default_context()
-        return (
-            await loop.create_connection(
-                lambda: Connection(self), address.host, address.port, ssl=self._tls if address.tls else None
-            )
-        )[1]
+        host, port = await self._node() if address.found_in else (address.host, address.port)
+        tls = self._tls if address.tls else None
+        return (await loop.create_connection(lambda: Connection(self), host, port, ssl=tls))[1]
+
+    async def _node(self) -> tuple[str, int]:
+        """Where the program is, read once. A file system over the network may take its time."""
+        if self._found is None:
+            text = await asyncio.to_thread(Path(self._address.found_in).read_text)
+            host, _, port = text.strip().rpartition(":")
+            self._found = (host.strip("[]"), int(port))
+        return self._found
 
     def _request_head(self, method: str, path: str, length: int, headers: Iterable[tuple[str, str]]) -> bytes:
         extra = b"".join([_line(name, value) for name, value in headers])
@@ -201,7 +218,7 @@ def _line(name: str, value: str) -> bytes:
     return b"%b: %b\r\n" % (name.encode(), value.encode())
 
 
-def _reason(error: OSError | UnicodeError) -> str:
+def _reason(error: OSError | ValueError) -> str:
     """Why there is no connection, without the address, which is not for everyone."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
@@ -238,7 +255,11 @@ class HttpEngine:
         self._probe_timeout_s = probe_timeout_s
         self._tells_terms = tells_terms
 
-    async def generate(self, call: EngineCall) -> HttpAnswer:
+    async def generate(self, call: EngineCall) -> EngineAnswer:
+        return await self.send(call)
+
+    async def send(self, call: EngineCall) -> HttpAnswer:
+        """`generate` for adapters that look into the answer."""
         path = f"/{call.endpoint}" if call.endpoint in _AT_ROOT else f"/v1/{call.endpoint}"
         headers = [("X-Request-Id", call.request_id)]
         if self._tells_terms:

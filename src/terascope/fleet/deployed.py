@@ -1,18 +1,41 @@
 """A deployment with all that is needed to make replicas of it."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
-from terascope.core.config import DeploymentConfig
+from terascope.core.config import DeploymentConfig, EngineConfig, SiteConfig
 from terascope.core.errors import ConfigError
 from terascope.core.models import ModelVersion
 from terascope.engines.contract import Endpoint, EngineKind, Launch
 from terascope.fleet.launchers.contract import Launcher
-from terascope.fleet.launchers.registry import IN_PROCESS, choose
+from terascope.fleet.launchers.registry import IN_PROCESS, choose, launcher_of
 from terascope.fleet.reconciler import Limits
 
 Wanted = Sequence[tuple[DeploymentConfig, ModelVersion]]
 EngineKinds = Callable[[str], EngineKind]
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """How engines are started on this machine, and on the sites."""
+
+    engines: Mapping[str, EngineConfig] = field(default_factory=dict)
+    sites: Mapping[str, SiteConfig] = field(default_factory=dict)
+
+    def of(self, deployment: DeploymentConfig) -> EngineConfig:
+        """Return how the engine of a deployment is started where that runs."""
+        here, engine = self.engines.get(deployment.engine, EngineConfig()), deployment.engine
+        return self.sites[deployment.site].engines.get(engine, here) if deployment.site in self.sites else here
+
+    def check(self, deployment: DeploymentConfig, version: ModelVersion) -> None:
+        """Raise `ConfigError` when a model's files are where the nodes of the deployment's site may not see them."""
+        weights = self.sites[deployment.site].weights if deployment.site in self.sites else ""
+        if weights and version.directory and not Path(version.directory).is_relative_to(weights):
+            raise ConfigError(
+                f"the files of {version.public_name} are in {version.directory}, which the nodes of site "
+                f"{deployment.site} may not see; put them below {weights}, and add the model from there"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,13 +57,17 @@ class Deployed:
 
 
 def prepare(
-    wanted: Wanted, kinds: EngineKinds, launchers: Mapping[str, Launcher], limits: Limits
+    wanted: Wanted,
+    kinds: EngineKinds,
+    launchers: Mapping[str, Launcher],
+    limits: Limits,
+    programs: Programs,
 ) -> tuple[Deployed, ...]:
     """Return the deployments in order; starts nothing.
 
     Raises `ConfigError` for names that stand twice and for settings that are impossible.
     """
-    first = [_prepare(config, version, kinds, launchers, limits) for config, version in wanted]
+    first = [_prepare(config, version, kinds, launchers, limits, programs) for config, version in wanted]
     names = [one.name for one in first]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ConfigError(f"two deployments are called {', '.join(sorted(twice))}; give each a `name` of its own")
@@ -53,16 +80,19 @@ def _prepare(
     kinds: EngineKinds,
     launchers: Mapping[str, Launcher],
     limits: Limits,
+    programs: Programs,
 ) -> Deployed:
     name = config.name or version.name
-    launch, kind = Launch(replace(config, name=name), version), kinds(config.engine)
+    programs.check(config, version)
+    launch, kind = Launch(replace(config, name=name), version, programs.of(config)), kinds(config.engine)
     external = not kind.command(launch, Endpoint("unix:/endpoint"))
-    launcher = IN_PROCESS if external else config.launcher
+    launcher = IN_PROCESS if external else launcher_of(config)
     if launcher == IN_PROCESS and not external:
         raise ConfigError(f"deployment {name}: engine {config.engine} runs in a process; choose launcher `local`")
     if external:
         patience = limits.external_s
         limits = replace(limits, start_s=patience, silent_s=patience, last_pause_s=limits.external_pause_s)
     else:
-        limits = replace(limits, start_s=config.start_timeout_s)
+        pause = limits.remote_pause_s if config.site else limits.last_pause_s
+        limits = replace(limits, start_s=config.start_timeout_s, last_pause_s=pause)
     return Deployed(name, launch, kind, launcher, choose(launchers, launcher), limits, external)

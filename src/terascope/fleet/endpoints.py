@@ -42,7 +42,7 @@ class Endpoints:
     def new(self, replica_id: str) -> Endpoint:
         """Return the endpoint of a new replica, with a secret of its own."""
         path = self._directory / f"{replica_id[-(_NAME - 5) :]}.sock"
-        return Endpoint(f"{_UNIX}{path}", secrets.token_urlsafe(32))
+        return Endpoint(f"{_UNIX}{path}", new_secret())
 
     def remove(self, url: str) -> None:
         """Remove what is left of the endpoint at `url`, of this life or an earlier one; idempotent."""
@@ -57,6 +57,11 @@ class Endpoints:
         """Remove the directory if it was made for this life only."""
         if self._directory != self._wanted:
             _remove_if_empty(self._directory)
+
+
+def new_secret() -> str:
+    """Return a secret for one replica."""
+    return secrets.token_urlsafe(32)
 
 
 def _takes_sockets(directory: Path) -> bool:

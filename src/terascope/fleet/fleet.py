@@ -10,17 +10,18 @@ from pathlib import Path
 from terascope.core.clock import Clock
 from terascope.core.config import DeploymentConfig
 from terascope.core.environment import REPLICA_SECRET
-from terascope.core.errors import ModelNotFound, ModelUnavailable
+from terascope.core.errors import ConfigError, ModelNotFound, ModelUnavailable
 from terascope.core.ids import new_id
-from terascope.core.models import Mode, Task
+from terascope.core.models import Mode, ModelVersion, Task
 from terascope.core.states import ReplicaStatus
 from terascope.engines import registry
 from terascope.engines.contract import Endpoint
-from terascope.fleet.deployed import Deployed, EngineKinds, Wanted, prepare
-from terascope.fleet.endpoints import Endpoints
-from terascope.fleet.launchers.contract import Launcher, Program
+from terascope.fleet.deployed import Deployed, EngineKinds, Programs, Wanted, prepare
+from terascope.fleet.endpoints import Endpoints, new_secret
+from terascope.fleet.launchers.contract import Launcher, Place, Program
 from terascope.fleet.life import Life, put_away
 from terascope.fleet.logs import log_file
+from terascope.fleet.preview import Preview, preview
 from terascope.fleet.reconciler import Limits
 from terascope.fleet.replica import Replica
 from terascope.fleet.slot import ServingState, Slot
@@ -55,6 +56,15 @@ class Serving:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How a deployment is served: how many replicas take requests, and its state as that of `Serving`."""
+
+    ready: int
+    state: ServingState
+    message: str
+
+
 async def no_check(replica: Replica) -> bool:
     """The verification of a fleet that has no fingerprints: every replica passes."""
     return True
@@ -64,7 +74,8 @@ class Fleet:
     """Keeps the replicas of all deployments; the request path asks it who takes requests.
 
     `launchers` are found by the names that configurations use; `verify` is asked about every replica before it
-    gets requests; `limits` say how patient the fleet is. Everything runs in the event loop that called `start`.
+    gets requests; `limits` say how patient the fleet is; `programs` how engines are started.
+    All runs in the event loop that called `start`.
     """
 
     def __init__(
@@ -77,7 +88,9 @@ class Fleet:
         engine_kind: EngineKinds = registry.engine_kind,
         verify: Verify = no_check,
         limits: Limits | None = None,
+        programs: Programs | None = None,
     ) -> None:
+        self._programs = programs or Programs()
         self._store = ReplicaStore(database)
         self._clock = clock
         self._launchers = launchers
@@ -103,7 +116,7 @@ class Fleet:
         `ConfigError` when a deployment is impossible; then nothing has been started. The caller holds the data
         directory's lock: a second fleet on it would stop the replicas of the first.
         """
-        self._deployed = prepare(deployments, self._engine_kind, self._launchers, self._limits)
+        self._deployed = prepare(deployments, self._engine_kind, self._launchers, self._limits, self._programs)
         try:
             self._endpoints.open()
             (self._data_dir / "logs").mkdir(mode=0o700, exist_ok=True)
@@ -115,6 +128,41 @@ class Fleet:
             raise
         self._tasks = [asyncio.create_task(self._clean(left))]
         self._tasks += [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+
+    async def add(self, config: DeploymentConfig, version: ModelVersion) -> None:
+        """Begin to keep the replicas of one more deployment; return once their rows are there.
+
+        Raises `ConfigError` when it is impossible, or when its name is taken.
+        """
+        [one] = prepare([(config, version)], self._engine_kind, self._launchers, self._limits, self._programs)
+        if one.name in {other.name for other in self._deployed}:
+            raise ConfigError(f"there is a deployment {one.name!r} already")
+        self._deployed += (one,)
+        await self._grow(one, config.replicas)
+
+    async def scale(self, name: str, replicas: int) -> None:
+        """Keep so many replicas of a deployment; those over it finish what they are answering. Idempotent."""
+        kept = [slot for slot in self._slots if slot.deployed.name == name and not slot.closing]
+        for slot in kept[replicas:]:
+            slot.retire()
+        for one in self._deployed:
+            if one.name == name:
+                await self._grow(one, replicas - len(kept))
+
+    async def remove(self, name: str) -> None:
+        """Keep no replica of a deployment, and forget it; its replicas finish what they are answering."""
+        await self.scale(name, 0)
+        gone = {one.model for one in self._deployed if one.name == name}
+        self._deployed = tuple(one for one in self._deployed if one.name != name)
+        for model in gone - self.served():
+            self._ready.pop(model, None)
+            self._hopeful.pop(model, None)
+            self._changes.pop(model, asyncio.Event()).set()
+
+    def preview(self, config: DeploymentConfig, version: ModelVersion) -> Preview:
+        """Return what would be started for one replica; starts nothing. It may block. Raises `ConfigError`."""
+        [one] = prepare([(config, version)], self._engine_kind, self._launchers, self._limits, self._programs)
+        return preview(one, self._launchers)
 
     async def aclose(self) -> None:
         """Stop every replica (SIGTERM, then SIGKILL after `limits.grace_s`), cutting what they answer. Idempotent.
@@ -208,6 +256,12 @@ class Fleet:
             by_name[slot.deployed.name].append(slot)
         return {name: _best(slots).state for name, slots in by_name.items()}
 
+    def count(self, deployment: str) -> Counted:
+        """How a deployment is served, by its name."""
+        slots = [slot for slot in self._slots if slot.deployed.name == deployment]
+        ready = sum(slot.state is ServingState.READY for slot in slots)
+        return Counted(ready, _best(slots).state, _best(slots).message)
+
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Have `listener` told of every change from now on; return what ends that."""
         self._listeners.append(listener)
@@ -216,14 +270,25 @@ class Fleet:
     async def _make_slots(self) -> None:
         for deployed in self._deployed:
             for _ in range(deployed.launch.deployment.replicas):
-                slot = Slot(deployed, self._begin, self._clock, self._refresh)
-                await slot.prepare()
-                self._slots.append(slot)
+                await self._make_slot(deployed)
+        self._refresh()
+
+    async def _make_slot(self, deployed: Deployed) -> Slot:
+        slot = Slot(deployed, self._begin, self._clock, self._refresh)
+        await slot.prepare()
+        self._slots.append(slot)
+        return slot
+
+    async def _grow(self, deployed: Deployed, replicas: int) -> None:
+        for _ in range(replicas):
+            self._tasks.append(asyncio.create_task(self._keep(await self._make_slot(deployed))))
         self._refresh()
 
     async def _keep(self, slot: Slot) -> None:
         await self._cleaned.wait()
         await slot.run()
+        self._slots = [one for one in self._slots if one is not slot]
+        self._refresh()
 
     async def _clean(self, left: list[ReplicaRow]) -> None:
         """Stop what an earlier life left; what cannot be stopped stays in the store for the next."""
@@ -262,7 +327,8 @@ class Fleet:
 
     def _new_replica(self, deployed: Deployed, restarts: int) -> Replica:
         replica_id, config = new_id("replica"), deployed.launch.deployment
-        endpoint = Endpoint(config.url) if deployed.external else self._endpoints.new(replica_id)
+        place = None if deployed.external else deployed.launcher.place(replica_id)
+        endpoint = self._endpoint(deployed, replica_id, place)
         now = self._clock.now()
         row = ReplicaRow(
             id=replica_id,
@@ -276,17 +342,24 @@ class Fleet:
             created=now,
             changed=now,
         )
-        return Replica(row, deployed.launch, endpoint, deployed.kind.connect(deployed.launch, endpoint))
+        engine = deployed.kind.connect(deployed.launch, endpoint)
+        return Replica(row, deployed.launch, endpoint, engine, place.listen if place else "")
+
+    def _endpoint(self, deployed: Deployed, replica_id: str, place: Place | None) -> Endpoint:
+        """Where a replica is reached from here."""
+        if deployed.external:
+            return Endpoint(deployed.launch.deployment.url)
+        return Endpoint(place.reach, new_secret()) if place else self._endpoints.new(replica_id)
 
     def _program(self, deployed: Deployed, replica: Replica) -> Program:
         if deployed.external:
             return Program(replica.id, ())
-        return Program(
-            replica.id,
-            deployed.kind.command(deployed.launch, replica.endpoint),
-            {REPLICA_SECRET: replica.endpoint.secret},
-            log_file(self._data_dir, replica.id),
-        )
+        launch, endpoint = deployed.launch, replica.endpoint
+        if replica.listen:  # what it listens at is behind a door of its node
+            endpoint = Endpoint(f"unix:{replica.listen}", endpoint.secret)
+        variables = {**deployed.kind.environment(launch, endpoint), REPLICA_SECRET: endpoint.secret}
+        command, log = deployed.kind.command(launch, endpoint), log_file(self._data_dir, replica.id)
+        return Program(replica.id, command, variables, log, replica.listen, launch.deployment.layout.devices)
 
     def _changed(self, row: ReplicaRow) -> None:
         self._refresh()

@@ -62,6 +62,11 @@ class Life:
             self.row = replace(self.row, message=message, changed=self._clock.now())
             self.notify()
 
+    def waits(self, reason: str) -> None:
+        """Its program has not begun: the time until it does is not its own."""
+        self._entered = self._clock.monotonic()
+        self.say(reason)
+
     def notify(self) -> None:
         """Tell whoever listens to look again."""
         self._changed(self.row)

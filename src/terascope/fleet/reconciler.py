@@ -36,6 +36,7 @@ class Limits:
     first_pause_s: float = 0.05  # between probes of an engine that does not answer yet, doubled each time up to
     last_pause_s: float = 0.25
     external_pause_s: float = 5.0  # the same for an engine that is not ours
+    remote_pause_s: float = 1.0  # the same for an engine on another machine
     healthy_s: float = 600.0  # a replica that was ready for so long has no history of failures any more
 
 

@@ -12,13 +12,15 @@ class Replica:
 
     `info` is what the engine said of itself, None until it has answered. `suspect` is set while there is reason
     to doubt that it answers: then it gets no new requests, but it is not given up yet.
+    `listen` is the path of the socket where it runs, when that is another machine.
     """
 
-    def __init__(self, row: ReplicaRow, launch: Launch, endpoint: Endpoint, engine: Engine) -> None:
+    def __init__(self, row: ReplicaRow, launch: Launch, endpoint: Endpoint, engine: Engine, listen: str = "") -> None:
         self.row = row
         self.launch = launch
         self.endpoint = endpoint
         self.engine = engine
+        self.listen = listen
         self.info: EngineInfo | None = None
         self.suspect = False
         self._in_flight = 0

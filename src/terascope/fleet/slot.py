@@ -101,6 +101,18 @@ class Slot:
             self.supervisor = None
             self.restarts += 1
 
+    def retire(self) -> None:
+        """Want no replica any more; what its replica is answering may end. `run` returns once nothing is left of it."""
+        self._closing.set()
+        if self.supervisor:
+            self.supervisor.stop()
+        self._refresh()
+
+    @property
+    def closing(self) -> bool:
+        """Whether no replica is wanted here any more."""
+        return self._closing.is_set()
+
     def close(self) -> None:
         """Want no replica any more; `run` returns once nothing is left of the last."""
         self._closing.set()

@@ -128,7 +128,7 @@ class Supervisor:
         """Why it ends; what failed is explained by the last words of its program."""
         if action.status is not ReplicaStatus.FAILED or not self._program.log:
             return action.message
-        words = last_words(self._program.log, tuple(self._program.environment.values()))
+        words = last_words(self._program.log, [self.replica.endpoint.secret])
         return f"{action.message}: {words}" if words else action.message
 
     def _help(self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
@@ -183,7 +183,7 @@ class Supervisor:
     async def _silent(self, message: str) -> bool:
         """It did not answer: while it starts that is news of its progress, later a reason to look closer."""
         if self._life.row.status is ReplicaStatus.STARTING:
-            self._life.say(message)
+            await self._not_yet(message)
         elif self._silent_since is None:
             self._silent_since = self._clock.monotonic()
             self._suspect(True)
@@ -191,6 +191,14 @@ class Supervisor:
             if seen.sight is Sight.GONE:
                 self._see(seen)
         return False
+
+    async def _not_yet(self, message: str) -> None:
+        """Say how far its start is: what its engine says, or that it has not begun."""
+        seen = await self._life.observe() if self._program.listen else None
+        if seen and seen.waiting:
+            self._life.waits(seen.reason)
+        else:
+            self._life.say(message)
 
     def _suspect(self, suspect: bool) -> None:
         if suspect is not self.replica.suspect:

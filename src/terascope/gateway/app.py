@@ -36,6 +36,7 @@ from terascope.gateway.routes import (
     admin_allocations,
     admin_artefacts,
     admin_audit,
+    admin_deployments,
     admin_keys,
     admin_models,
     admin_projects,
@@ -55,7 +56,8 @@ from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
 _PARTS = (
-    health, identity, models, files, admin_models, admin_adapters, admin_keys, admin_service_accounts, admin_projects,
+    health, identity, models, files, admin_models, admin_deployments, admin_adapters, admin_keys,
+    admin_service_accounts, admin_projects,
     admin_allocations, admin_reservations, admin_artefacts, admin_audit, admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")

@@ -8,6 +8,7 @@ from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
 from terascope.core.config import Config
 from terascope.files.files import Files
+from terascope.fleet.deployments import Deployments
 from terascope.fleet.fleet import Fleet
 from terascope.gateway.metrics import Metrics
 from terascope.inference.inference import Inference
@@ -30,6 +31,7 @@ class Services:
     preparing: dict[str, str]
     """Deployments that the fleet does not have yet, or never will: name -> `starting` or `failed`."""
     artefacts: Artefacts
+    deployments: Deployments
 
     def states(self) -> dict[str, str]:
         """The state of every deployment, by its name."""

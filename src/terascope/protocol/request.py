@@ -166,8 +166,17 @@ class ModelRequest:
         found |= {Feature.PROMPT_EMBEDS} if self.embeds or self.soft_prompt else set()
         if self.endpoint == "embeddings" and any(_asked(self.fields.get(name)) for name in _EMBEDDING_OPTIONS):
             found.add(Feature.EMBEDDING_OPTIONS)
+        if self.endpoint == "embeddings" and _asked(self.fields.get("dimensions")):
+            found.add(Feature.DIMENSIONS)
         found |= {Feature.ADAPTERS} if self.adapted else set()
-        return frozenset(found)
+        return frozenset(found | self._needs_of_choices())
+
+    def _needs_of_choices(self) -> set[str]:
+        """What the number of choices and the demand for a tool call ask of an engine."""
+        choice, n, temperature = (self.fields.get(name) for name in ("tool_choice", "n", "temperature"))
+        found: set[str] = {Feature.ENFORCED_TOOLS} if choice == "required" or isinstance(choice, dict) else set()
+        greedy = type(temperature) in (int, float) and temperature == 0
+        return found | ({Feature.SEVERAL_GREEDY} if type(n) is int and n > 1 and greedy else set())
 
 
 _FEATURES: dict[str, str] = {

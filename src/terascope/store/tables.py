@@ -149,6 +149,16 @@ replicas = Table(
     Column("changed", Float, nullable=False),
 )
 
+deployments = Table(
+    "deployments",
+    metadata,
+    Column("name", String(64), primary_key=True),
+    Column("settings", JSON, nullable=False),  # a DeploymentConfig
+    Column("target", String(20), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("changed", Float, nullable=False),
+)
+
 runs = Table(
     "runs",
     metadata,

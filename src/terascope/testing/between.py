@@ -179,6 +179,9 @@ class _Ours:
     def command(self, launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
         return ()
 
+    def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
+        return {}
+
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
         return HttpEngine(Endpoint(launch.deployment.url), served_name=launch.served_name)
 

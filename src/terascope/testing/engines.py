@@ -4,7 +4,7 @@ import asyncio
 import base64
 import math
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
 import orjson
@@ -25,6 +25,7 @@ from terascope.testing.engine_subject import Subject, content, user
 _WORDS = "one two three four five six seven eight nine ten"
 _MANY_SCRIPTS = "na\u00efve caf\u00e9 \u65e5\u672c\u8a9e \U0001f389 e\u0301"
 _GREEDY = {"temperature": 0, "seed": 7}
+_SAMPLED = {"temperature": 1, "seed": 7}
 _CHAT, _COMPLETIONS, _EMBEDDINGS = "chat/completions", "completions", "embeddings"
 _OF_TEXTS = (_CHAT, _COMPLETIONS, "tokenize")  # tokens of an embedding model need not lead back to the text
 _PROMPT_S = 30.0  # seconds in which closing something must be over, on the slowest machine
@@ -94,7 +95,7 @@ async def check_chat(subject: Subject) -> None:
 
 async def check_chat_stream(subject: Subject) -> None:
     """A stream is chunks of one id: a role first, one finish reason for each choice, no usage unless asked."""
-    streamed = await subject.chat_stream(_WORDS, max_tokens=16, n=2, **_GREEDY)
+    streamed = await subject.chat_stream(_WORDS, max_tokens=16, n=2, **_SAMPLED)
     chunks = [ChatCompletionChunk.model_validate(one) for one in streamed.events]
     assert len({chunk.id for chunk in chunks}) == 1
     assert chunks[0].choices[0].delta.role == "assistant"
@@ -125,8 +126,17 @@ async def check_stream_and_whole_agree(subject: Subject) -> None:
 
 async def check_several_choices(subject: Subject) -> None:
     """`n` answers come, numbered from 0, and all are paid for."""
-    one = await subject.chat(_WORDS, max_tokens=8, ignore_eos=True, **_GREEDY)
-    answer = await subject.chat(_WORDS, max_tokens=8, n=3, ignore_eos=True, **_GREEDY)
+    await _check_choices(subject, _SAMPLED)
+
+
+async def check_several_greedy_choices(subject: Subject) -> None:
+    """The same at temperature 0, where all of them are alike."""
+    await _check_choices(subject, _GREEDY)
+
+
+async def _check_choices(subject: Subject, sampling: Mapping[str, object]) -> None:
+    one = await subject.chat(_WORDS, max_tokens=8, ignore_eos=True, **sampling)
+    answer = await subject.chat(_WORDS, max_tokens=8, n=3, ignore_eos=True, **sampling)
     assert [choice["index"] for choice in answer["choices"]] == [0, 1, 2]
     assert answer["usage"]["completion_tokens"] == 3 * one["usage"]["completion_tokens"]
 
@@ -182,8 +192,10 @@ async def check_completions(subject: Subject) -> None:
     whole = Completion.model_validate((await subject.ask(_COMPLETIONS, prompt=_WORDS, **fields)).good)
     streamed = await subject.stream(_COMPLETIONS, prompt=_WORDS, **fields)
     assert streamed.finish_reasons == {0: [whole.choices[0].finish_reason]}
-    both = (await subject.ask(_COMPLETIONS, prompt=[_WORDS, "red green blue"], n=2, **fields)).good
-    assert [choice["index"] for choice in both["choices"]] == [0, 1, 2, 3]
+    both = (await subject.ask(_COMPLETIONS, prompt=[_WORDS, "red green blue"], **fields)).good
+    assert [choice["index"] for choice in both["choices"]] == [0, 1]
+    many = (await subject.ask(_COMPLETIONS, prompt=[_WORDS, "red green blue"], n=2, max_tokens=8, **_SAMPLED)).good
+    assert [choice["index"] for choice in many["choices"]] == [0, 1, 2, 3]
     if subject.exact:
         assert streamed.text == whole.choices[0].text == both["choices"][0]["text"]
 
@@ -354,6 +366,7 @@ ENGINE_CHECKS = (
     EngineCheck(check_stream_usage, _CHAT),
     EngineCheck(check_stream_and_whole_agree, _CHAT, exact=True),
     EngineCheck(check_several_choices, _CHAT),
+    EngineCheck(check_several_greedy_choices, _CHAT, frozenset({Feature.SEVERAL_GREEDY})),
     EngineCheck(check_length_limit, _CHAT),
     EngineCheck(check_stop_strings, _CHAT, exact=True),
     EngineCheck(check_seed, _CHAT, frozenset({Feature.SEED}), exact=True),
@@ -363,9 +376,9 @@ ENGINE_CHECKS = (
     EngineCheck(check_token_prompts, _COMPLETIONS, _TOKENS, exact=True),
     EngineCheck(check_tokenize_round_trip, "tokenize"),
     EngineCheck(check_json_object, _CHAT),
-    EngineCheck(check_required_tool, _CHAT, frozenset({Feature.TOOLS})),
+    EngineCheck(check_required_tool, _CHAT, frozenset({Feature.TOOLS, Feature.ENFORCED_TOOLS})),
     EngineCheck(check_embeddings, _EMBEDDINGS),
-    EngineCheck(check_dimensions, _EMBEDDINGS),
+    EngineCheck(check_dimensions, _EMBEDDINGS, frozenset({Feature.DIMENSIONS})),
     EngineCheck(check_unknown_fields, _CHAT),
     EngineCheck(check_bad_chats, _CHAT),
     EngineCheck(check_bad_prompts, _COMPLETIONS),

@@ -2,8 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
+from pathlib import Path
 
-from terascope.fleet.launchers.contract import Handle, Launcher, Observation, Program, Sight
+from terascope.fleet.launchers.contract import Handle, Launcher, Observation, Place, Program, Sight
 
 
 class AroundLauncher:
@@ -11,6 +13,9 @@ class AroundLauncher:
 
     def __init__(self, inside: Launcher) -> None:
         self.inside = inside
+
+    def place(self, program_id: str) -> Place | None:
+        return self.inside.place(program_id)
 
     def start(self, program: Program) -> AsyncIterator[Handle]:
         return self.inside.start(program)
@@ -81,3 +86,20 @@ class UnstoppingLauncher(AroundLauncher):
             self.times -= 1
             raise TimeoutError("the scheduler does not answer")
         await self.inside.stop(handle, grace_s=grace_s)
+
+
+class QueueingLauncher(AroundLauncher):
+    """Its programs seem to wait in a queue while `queue` says why; they listen at sockets below `directory`."""
+
+    def __init__(self, inside: Launcher, directory: Path, *, queue: str) -> None:
+        super().__init__(inside)
+        self.queue = queue
+        self._directory = directory
+
+    def place(self, program_id: str) -> Place | None:
+        path = self._directory / f"{program_id[-8:]}.sock"
+        return Place(str(path), f"unix:{path}")
+
+    async def observe(self, handle: Handle) -> Observation:
+        seen = await super().observe(handle)
+        return replace(seen, reason=self.queue, waiting=True) if self.queue else seen

@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from terascope.core.config import DeploymentConfig
@@ -78,6 +79,9 @@ class SmallKind:
         words = (endpoint.url.removeprefix("unix:"), options.get("behaviour", "serves"), options.get("gate", ""))
         return (sys.executable, "-I", "-S", "-c", _SERVER, *words)
 
+    def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
+        return {}
+
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
         return SmallEngine(endpoint)
 
@@ -108,6 +112,9 @@ class OutsideKind:
 
     def command(self, launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
         return ()
+
+    def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
+        return {}
 
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
         return OutsideEngine(Path(endpoint.url))

@@ -131,7 +131,7 @@ async def test_what_a_request_looks_like() -> None:
     async with engine(play) as running:
         one = HttpEngine(Endpoint(f"{running.url}/prefix/", "the-secret"))
         call = EngineCall("req_7", "chat/completions", b'{"a":1}', "key_1", 2, {"prompts": 3})
-        await (await one.generate(call)).read(10)
+        await (await one.send(call)).read(10)
         await one.aclose()
     lines = heads[0].split(b"\r\n")
     assert lines[0] == b"POST /prefix/v1/chat/completions HTTP/1.1"
@@ -147,7 +147,7 @@ async def test_scope_and_priority_are_told_where_they_are_to_be_told(tells: bool
     async with faulty() as served:
         one = HttpEngine(served.endpoint, tells_terms=tells)
         for scope in ("key_1", ""):
-            await (await one.generate(EngineCall("req_1", "tokenize", b"{}", scope))).read(1 << 20)
+            await (await one.send(EngineCall("req_1", "tokenize", b"{}", scope))).read(1 << 20)
         assert [heard.headers.get("x-terascope-scope") for heard in served.engine.received] == expected
         told = [heard.headers.get("x-terascope-priority") for heard in served.engine.received]
         assert told == (["1", "1"] if tells else [None, None])
@@ -172,7 +172,7 @@ async def test_tokenize_is_at_the_root() -> None:
     async with engine(play) as running:
         one = HttpEngine(Endpoint(running.url))
         for endpoint in ("tokenize", "detokenize", "embeddings"):
-            await (await one.generate(EngineCall("req_1", endpoint, b"{}"))).read(10)
+            await (await one.send(EngineCall("req_1", endpoint, b"{}"))).read(10)
         await one.aclose()
     assert paths == [b"/tokenize", b"/detokenize", b"/v1/embeddings"]
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from terascope.core.config import DeploymentConfig
+from terascope.core.config import DeploymentConfig, EngineConfig, SiteConfig
 from terascope.core.errors import ConfigError
 from terascope.engines import registry
-from terascope.fleet.deployed import Deployed, Wanted, prepare
+from terascope.fleet.deployed import Deployed, Programs, Wanted, prepare
 from terascope.fleet.launchers.registry import all_launchers
 from terascope.fleet.reconciler import Limits
 from terascope.testing.clock import ManualClock
@@ -18,7 +18,7 @@ CONFIG, VERSION = small_deployment()
 
 def _prepare(*wanted: tuple[DeploymentConfig, object]) -> tuple[Deployed, ...]:
     deployments: Wanted = [(config, VERSION) for config, _ in wanted]
-    return prepare(deployments, small_kinds, all_launchers(ManualClock()), Limits())
+    return prepare(deployments, small_kinds, all_launchers(ManualClock()), Limits(), Programs())
 
 
 def test_a_deployment_without_a_name_has_its_models() -> None:
@@ -46,4 +46,28 @@ def test_two_deployments_of_one_model_need_names() -> None:
 
 def test_an_unknown_engine_is_refused() -> None:
     with pytest.raises(ConfigError, match="there is no engine 'abacus'"):
-        prepare([(replace(CONFIG, engine="abacus"), VERSION)], registry.engine_kind, {}, Limits())
+        prepare([(replace(CONFIG, engine="abacus"), VERSION)], registry.engine_kind, {}, Limits(), Programs())
+
+
+def test_a_site_starts_engines_in_its_own_way() -> None:
+    here, there = EngineConfig(python="here"), EngineConfig(python="there")
+    programs = Programs({"vllm": here}, {"a": SiteConfig(engines={"vllm": there}), "b": SiteConfig()})
+    found = [programs.of(DeploymentConfig(engine="vllm", site=site)) for site in ("", "a", "b", "unknown")]
+    assert found == [here, there, here, here]
+    assert programs.of(DeploymentConfig(engine="torch")) == EngineConfig()
+
+
+def test_a_model_must_be_where_the_nodes_see_it() -> None:
+    programs = Programs(sites={"a": SiteConfig(weights="/shared/models")})
+    config = replace(CONFIG, site="a")
+    programs.check(config, replace(VERSION, directory="/shared/models/x"))
+    programs.check(replace(config, site=""), VERSION)
+    with pytest.raises(ConfigError, match="put them below /shared/models"):
+        programs.check(config, VERSION)
+
+
+def test_a_site_and_a_launcher_exclude_each_other() -> None:
+    with pytest.raises(ConfigError, match="leave out `launcher: inprocess`"):
+        _prepare((replace(CONFIG, site="a", launcher="inprocess"), VERSION))
+    with pytest.raises(ConfigError, match="there is no site 'a'"):
+        _prepare((replace(CONFIG, site="a"), VERSION))

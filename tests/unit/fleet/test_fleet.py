@@ -391,3 +391,39 @@ async def test_impossible_deployments_are_refused(
 async def test_names_of_deployments_are_unique(fleet: Fleet) -> None:
     with pytest.raises(ConfigError, match="two deployments are called small"):
         await fleet.start([small_deployment(), small_deployment()])
+
+
+async def test_replicas_are_added_and_retired(fleet: Fleet) -> None:
+    """Those over the number wanted finish what they are answering."""
+    await fleet.start([small_deployment()])
+    [first] = await _ready(fleet)
+    await fleet.scale("small", 3)
+    await _ready(fleet, 3)
+    assert fleet.count("small").ready == 3
+    busy = next(one for one in fleet.replicas_for(MODEL) if one is not first)
+    busy.in_flight = 1
+    await fleet.scale("small", 1)
+    await until(fleet, lambda: fleet.replicas_for(MODEL) == (first,) and busy.row.status is ReplicaStatus.DRAINING)
+    assert marked(busy.id)
+    busy.in_flight = 0
+    await until(fleet, lambda: busy.row.status is ReplicaStatus.STOPPED)
+    assert not marked(busy.id)
+    await fleet.scale("small", 0)
+    with pytest.raises(ModelUnavailable, match="no replica of it is wanted"):
+        fleet.check_hope(MODEL)
+
+
+async def test_deployments_come_and_go(fleet: Fleet) -> None:
+    await fleet.start([])
+    await fleet.add(*small_deployment())
+    [replica] = await _ready(fleet)
+    with pytest.raises(ConfigError, match="'small' already"):
+        await fleet.add(*small_deployment())
+    waiting = asyncio.create_task(fleet.wait_for_change(MODEL))
+    await asyncio.sleep(0)
+    await fleet.remove("small")
+    await waiting
+    assert (fleet.served(), fleet.replicas_for(MODEL)) == (frozenset(), ())
+    await fleet.add(*small_deployment())  # while the first still ends
+    await until(fleet, lambda: replica.row.status.final and len(fleet.replicas_for(MODEL)) == 1)
+    assert fleet.replicas_for(MODEL) != (replica,)

@@ -19,6 +19,7 @@ from terascope.testing.fleet import running_fleet, until
 from terascope.testing.launcher_faults import (
     BreakingLauncher,
     ForgetfulLauncher,
+    QueueingLauncher,
     RefusingLauncher,
     UnstoppingLauncher,
 )
@@ -164,3 +165,22 @@ async def test_an_outside_engine_that_is_away_soon_lets_nobody_wait(tmp_path: Pa
         clock.advance(1.0)
         await until(fleet, lambda: fleet.replicas_for(MODEL))
         fleet.check_hope(MODEL)
+
+
+async def test_waiting_in_a_queue_is_not_counted(tmp_path: Path, clock: ManualClock) -> None:
+    """A replica may take 1800 s to start; its job waits for longer before it begins."""
+    launcher = QueueingLauncher(_local(clock), tmp_path, queue="waits in the queue: Priority 0")
+    async with running_fleet(tmp_path, clock, launchers=_with(launcher)) as fleet:
+        said: list[ReplicaRow] = []
+        fleet.listen(lambda row, _: said.append(row))
+        await fleet.start([small_deployment(behaviour="never")])
+        for number in range(1, 4):
+            await until(fleet, lambda: said and said[-1].message == launcher.queue)
+            clock.advance(1000.0)
+            launcher.queue = f"waits in the queue: Priority {number}"
+        await until(fleet, lambda: said[-1].message == launcher.queue)
+        assert {row.status for row in said} == {ReplicaStatus.STARTING}
+        launcher.queue = ""
+        await until(fleet, lambda: said[-1].message == "does not listen yet")
+        clock.advance(1800.0)
+        await until(fleet, lambda: ReplicaStatus.FAILED in {row.status for row in said})

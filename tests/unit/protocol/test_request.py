@@ -77,8 +77,28 @@ def test_options_of_embeddings_need_an_engine_that_knows_them(options: dict[str,
     body = {"model": "a", "input": "b", **options}
     request = ModelRequest.read("embeddings", Mode.EMBED, json.dumps(body).encode())
     assert request.needs() == {Feature.EMBEDDING_OPTIONS}
-    plain = {"model": "a", "input": "b", "dimensions": 8, "encoding_format": "base64", "stream": False}
+    plain = {"model": "a", "input": "b", "encoding_format": "base64", "stream": False}
     assert ModelRequest.read("embeddings", Mode.EMBED, json.dumps(plain).encode()).needs() == frozenset()
+    cut = json.dumps({**plain, "dimensions": 8}).encode()
+    assert ModelRequest.read("embeddings", Mode.EMBED, cut).needs() == {Feature.DIMENSIONS}
+
+
+@pytest.mark.parametrize(
+    ("fields", "needs"),
+    [
+        ({"n": 2, "temperature": 0}, {Feature.SEVERAL_GREEDY}),
+        ({"n": 2, "temperature": 0.0}, {Feature.SEVERAL_GREEDY}),
+        ({"n": 2, "temperature": False}, set()),
+        ({"n": 2}, set()),
+        ({"n": 1, "temperature": 0}, set()),
+        ({"tool_choice": "required", "tools": [{}]}, {Feature.TOOLS, Feature.ENFORCED_TOOLS}),
+        ({"tool_choice": {"type": "function"}, "tools": [{}]}, {Feature.TOOLS, Feature.ENFORCED_TOOLS}),
+        ({"tool_choice": "auto", "tools": [{}]}, {Feature.TOOLS}),
+    ],
+)
+def test_what_not_every_engine_can(fields: dict[str, Any], needs: set[Feature]) -> None:
+    body = json.dumps({"model": "a", "messages": [], **fields}).encode()
+    assert ModelRequest.read("chat/completions", Mode.QUERY, body).needs() == needs
 
 
 @pytest.mark.parametrize(

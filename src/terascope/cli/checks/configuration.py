@@ -1,6 +1,7 @@
 """The configuration: does every name in it mean something?"""
 
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,8 +18,10 @@ from terascope.core.errors import ServiceError
 from terascope.core.models import Mode, ModelName, ModelVersion, Task
 from terascope.engines.contract import Endpoint, Launch
 from terascope.engines.registry import engine_kind
-from terascope.fleet.launchers.registry import all_launchers, choose
+from terascope.fleet.deployed import Programs
+from terascope.fleet.launchers.registry import all_launchers, choose, launcher_of
 
+_ADVICE = ("pip install 'terascope[torch]'", "name the Python that has vLLM in `engines.vllm.python`")
 Bind = Callable[[str, int], None]
 """Binds a host and port for a moment; raises a `ServiceError` when they cannot be had."""
 
@@ -93,19 +96,20 @@ def _deployment(config: Config, deployment: DeploymentConfig) -> Finding:
     about = f"deployment {deployment.name or deployment.model}"
     try:
         ModelName.parse(deployment.model)
-        launch = Launch(deployment, _stand_in(config, deployment))
+        program = Programs(config.engines, config.sites).of(deployment)
+        launch = Launch(deployment, _stand_in(config, deployment), program)
         command = engine_kind(deployment.engine).command(launch, Endpoint("unix:/tmp/doctor.sock"))
-        choose(all_launchers(SystemClock()), deployment.launcher)
+        choose(all_launchers(SystemClock(), config.sites), launcher_of(deployment))
     except ServiceError as problem:
         return error(about, problem.message, "mend it under `deployments:`")
     if unknown := sorted(set(deployment.modes) - set(Mode)):
         return error(about, f"there is no mode {unknown[0]!r}", f"choose from {', '.join(Mode)}")
     if missing := _missing(command):
-        return error(about, f"its engine needs {missing}, which is not installed", "pip install 'terascope[torch]'")
-    if deployment.engine == "torch" and deployment.model.partition("@")[0] not in config.models:
+        return error(about, f"its engine needs {missing}, which is not installed", _ADVICE[deployment.engine == "vllm"])
+    if deployment.engine in ("torch", "vllm") and deployment.model.partition("@")[0] not in config.models:
         advice = "add it under `models:`, or see that `terascope models list` has it"
         return warning(about, f"{deployment.model} is not among `models:`", advice)
-    return ok(about, f"{deployment.engine}, started by {deployment.launcher}" if command else deployment.engine)
+    return ok(about, f"{deployment.engine}, started by {launcher_of(deployment)}" if command else deployment.engine)
 
 
 def _stand_in(config: Config, deployment: DeploymentConfig) -> ModelVersion:
@@ -121,4 +125,13 @@ def _missing(command: tuple[str, ...]) -> str:
         return ""
     if shutil.which(command[0]) is None:
         return command[0]
-    return command[2] if command[1:2] == ("-m",) and find_spec(command[2]) is None else ""
+    if command[0] != sys.executable:  # what another Python has is not looked into here
+        return ""
+    return command[2] if command[1:2] == ("-m",) and not _installed(command[2]) else ""
+
+
+def _installed(module: str) -> bool:
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False

@@ -4,7 +4,7 @@ import asyncio
 import math
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -99,9 +99,12 @@ class EchoKind:
             return ()
         address = Address.parse(endpoint.url)
         where = ("--socket", address.path) if address.path else ("--host", address.host, "--port", str(address.port))
-        program = (sys.executable, "-m", "terascope.engines.echo.server", *where)
+        program = (launch.program.python or sys.executable, "-m", "terascope.engines.echo.server", *where)
         context = ("--context-length", str(settings.context_length))
         return (*program, "--served-name", settings.served_name, *context, "--delay-ms", f"{delay_ms:g}")
+
+    def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
+        return launch.program.environment
 
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
         if launch.deployment.launcher == "inprocess":

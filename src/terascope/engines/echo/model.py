@@ -33,7 +33,8 @@ MOST_WORK = 1 << 19  # pieces of all choices of an answer, times their rivals
 MOST_INPUTS = 2048  # texts in one request
 
 _FEATURES = (
-    Feature.LOGPROBS, Feature.SEED, Feature.TOOLS, Feature.ECHO, Feature.TOKEN_PROMPTS, Feature.REPRODUCIBLE,
+    Feature.LOGPROBS, Feature.SEED, Feature.TOOLS, Feature.ENFORCED_TOOLS, Feature.ECHO, Feature.TOKEN_PROMPTS,
+    Feature.REPRODUCIBLE, Feature.SEVERAL_GREEDY, Feature.DIMENSIONS,
 )  # fmt: skip
 _UNKNOWN_TO_ECHO = (
     "logit_bias", "suffix", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",

@@ -61,6 +61,9 @@ class RemoteKind:
         _endpoint(launch.deployment)
         return ()
 
+    def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
+        return {}
+
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
         return RemoteEngine(_endpoint(launch.deployment), served_name=launch.served_name)
 

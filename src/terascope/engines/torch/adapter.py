@@ -1,6 +1,7 @@
 """The torch engine as the gateway sees it: a command line and an HTTP client. Imports no torch."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from platformdirs import user_cache_path
@@ -12,6 +13,7 @@ from terascope.engines.contract import Endpoint, Engine, Launch
 from terascope.engines.upstream import Address, HttpEngine
 
 _WORKER = "terascope.engines.torch.worker"
+_MAX_BATCH = 32
 _DTYPES = ("", "float32", "bfloat16", "float16")
 _OPTIONS = {
     "cache_tokens": 1,
@@ -37,13 +39,18 @@ class TorchKind:
             "--dtype": deployment.dtype,
             "--device": deployment.device,
             "--threads": deployment.threads,
-            "--max-batch": deployment.max_batch,
+            "--max-batch": deployment.max_batch or _MAX_BATCH,
             "--context-length": deployment.context_length,
             "--converted-dir": str(converted) if version.digest else "",
             **{f"--{name.replace('_', '-')}": value for name, value in deployment.options.items()},
         }
         words = [word for flag, value in flags.items() if value for word in (flag, str(value))]
-        return (sys.executable, "-m", _WORKER, *_place(endpoint), *words)
+        python = launch.program.python or sys.executable
+        return (python, "-m", _WORKER, *_place(endpoint), *words, *launch.program.arguments)
+
+    def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
+        """See `EngineKind.environment`."""
+        return launch.program.environment
 
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
         """See `EngineKind.connect`."""
@@ -56,11 +63,9 @@ def _check(deployment: DeploymentConfig, directory: str) -> None:
         raise ConfigError(f"deployment {name}: the torch engine needs the model's files on this machine")
     if deployment.dtype not in _DTYPES:
         raise ConfigError(f"deployment {name}: dtype {deployment.dtype!r} is none of {', '.join(_DTYPES[1:])}")
-    for key, value in (("threads", deployment.threads), ("context_length", deployment.context_length)):
-        if value < 0:
-            raise ConfigError(f"deployment {name}: {key} is {value}; write 0 or more")
-    if deployment.max_batch < 1:
-        raise ConfigError(f"deployment {name}: max_batch is {deployment.max_batch}; write 1 or more")
+    for key in ("threads", "context_length", "max_batch"):
+        if getattr(deployment, key) < 0:
+            raise ConfigError(f"deployment {name}: {key} is {getattr(deployment, key)}; write 0 or more")
     for key, text in deployment.options.items():
         if key not in _OPTIONS:
             raise ConfigError(f"deployment {name}: torch has no option {key!r}; there are {', '.join(_OPTIONS)}")

@@ -27,6 +27,7 @@ from terascope.engines.torch.settings import WorkerSettings
 
 _WORDS = ("tokenize", "detokenize")
 TRACES = frozenset({"traces", "traces/sites"})
+_OF_EMBEDDERS = (Feature.TOKEN_PROMPTS, Feature.EMBEDDING_OPTIONS, Feature.DIMENSIONS)
 ServedModel = TypeVar("ServedModel", Generator, Embedder)
 
 
@@ -73,7 +74,7 @@ def _generator(
     if not model.vocabulary.grammars:
         features -= {Feature.JSON_SCHEMA}
     if not (model.vocabulary.has_template and model.vocabulary.grammars):
-        features -= {Feature.TOOLS}
+        features -= {Feature.TOOLS, Feature.ENFORCED_TOOLS}
     if model.form is None:
         features -= {Feature.PROMPT_EMBEDS}
     chat = ("chat/completions",) if model.vocabulary.has_template else ()
@@ -112,9 +113,7 @@ def _embedder(
     batch = EmbedLoop(encoder, loop, crashed, metrics, max_batch=settings.max_batch)
     info = _info(
         settings,
-        Capabilities(
-            frozenset(("embeddings", *_WORDS)), frozenset({str(Feature.TOKEN_PROMPTS), str(Feature.EMBEDDING_OPTIONS)})
-        ),
+        Capabilities(frozenset(("embeddings", *_WORDS)), frozenset(map(str, _OF_EMBEDDERS))),
         encoder.context_length,
         encoder.dtype,
         encoder.module.device,

@@ -16,13 +16,25 @@ class Program:
     """What to start.
 
     `environment` is added to the launcher's own; secrets travel only there, never in `arguments`, which
-    anyone on the machine can read.
+    anyone on the machine can read. `listen` is the path of the Unix socket at which it will listen where it runs, as
+    `Launcher.place` said; empty for one that runs here, or that nobody talks to. `devices` is how many accelerators it
+    uses.
     """
 
     id: str
     arguments: tuple[str, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     log: Path | None = None
+    listen: str = ""
+    devices: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a program that runs elsewhere listens: the path of a Unix socket there, and the URL that leads to it."""
+
+    listen: str
+    reach: str
 
 
 Handle = Mapping[str, str | int]
@@ -39,15 +51,23 @@ class Sight(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """A look at a program. `exit_code` is set when it is gone and its code is known; `reason` is for the user."""
+    """A look at a program. `exit_code` is set when it is gone and its code is known; `reason` is for the user.
+
+    `waiting`: it has not begun, and that is nobody's fault, since it waits in a queue.
+    """
 
     sight: Sight
     exit_code: int | None = None
     reason: str = ""
+    waiting: bool = False
 
 
 class Launcher(Protocol):
     """Starts, watches and stops programs."""
+
+    def place(self, program_id: str) -> Place | None:
+        """Say where a program of that id is to listen; None where it runs on this machine, and any socket will do."""
+        ...
 
     def start(self, program: Program) -> AsyncIterator[Handle]:
         """Start `program`; yield a handle after every step that leaves something behind.

@@ -4,7 +4,7 @@ import asyncio
 import errno
 from collections.abc import AsyncIterator
 
-from terascope.fleet.launchers.contract import Handle, Observation, Program, Sight
+from terascope.fleet.launchers.contract import Handle, Observation, Place, Program, Sight
 
 
 class InProcessLauncher:
@@ -12,6 +12,9 @@ class InProcessLauncher:
 
     def __init__(self) -> None:
         self._running: dict[str, asyncio.Event] = {}
+
+    def place(self, program_id: str) -> Place | None:
+        return None
 
     async def start(self, program: Program) -> AsyncIterator[Handle]:
         if program.arguments:

@@ -10,7 +10,7 @@ from contextlib import suppress
 from terascope.core import environment
 from terascope.core.clock import Clock
 from terascope.fleet.launchers import guard as guard_program
-from terascope.fleet.launchers.contract import Handle, Observation, Program, Sight
+from terascope.fleet.launchers.contract import Handle, Observation, Place, Program, Sight
 from terascope.fleet.launchers.processes import MARK, Process, boot_id, marked
 from terascope.fleet.waiting import within
 
@@ -29,6 +29,9 @@ class LocalLauncher:
         self._clock = clock
         self._orphan_grace_s = orphan_grace_s
         self._guards: dict[Process, _Guard] = {}
+
+    def place(self, program_id: str) -> Place | None:
+        return None
 
     async def start(self, program: Program) -> AsyncIterator[Handle]:
         guard = await _Guard.begin(program, self._orphan_grace_s)

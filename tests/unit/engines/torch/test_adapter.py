@@ -61,7 +61,7 @@ def test_the_secret_is_not_on_the_command_line() -> None:
         ({"dtype": "int4"}, "int4"),
         ({"threads": -1}, "threads"),
         ({"context_length": -1}, "context_length"),
-        ({"max_batch": 0}, "max_batch"),
+        ({"max_batch": -1}, "max_batch"),
         ({"options": {"magic": "1"}}, "magic"),
         ({"options": {"cache_tokens": "many"}}, "many"),
         ({"options": {"step_tokens": "0"}}, "from 1 on"),

@@ -1,0 +1,160 @@
+"""`terascope deploy`: which models are served, by which engine, where, and how often."""
+
+import shlex
+from typing import Annotated
+
+import typer
+from pydantic import ValidationError
+
+from terascope.cli.connection import with_client
+from terascope.cli.show import Json, details, print_json, table, when
+from terascope.client import Client
+from terascope.core.errors import BadRequest
+from terascope.protocol.deployments import DeploymentPreview, DeploymentSettings, DeploymentView, Layout
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+_Name = Annotated[str, typer.Argument(metavar="NAME", help="Name of the deployment.")]
+
+
+@app.callback()
+def deploy() -> None:
+    """Deployments: which models are served, by which engine, where, and how often."""
+
+
+@app.command()
+@with_client
+def create(
+    client: Client,
+    name: _Name,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the catalogue, NAME or NAME@VERSION.")],
+    engine: Annotated[str, typer.Option(help="torch, vllm, remote or echo.")] = "torch",
+    site: Annotated[str, typer.Option(help="Entry of `sites` to run on.", show_default="this machine")] = "",
+    replicas: Annotated[int, typer.Option(help="How many to keep.")] = 1,
+    tensor: Annotated[int, typer.Option(help="vllm: devices that share each layer.")] = 1,
+    pipeline: Annotated[int, typer.Option(help="vllm: groups of layers, one after the other.")] = 1,
+    data: Annotated[int, typer.Option(help="vllm: copies of the attention.")] = 1,
+    expert: Annotated[bool, typer.Option("--expert", help="vllm: spread experts over all devices.")] = False,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.", show_default="the engine's choice")] = "",
+    quantization: Annotated[str, typer.Option(help="vllm: how weights are stored.")] = "",
+    context_length: Annotated[int, typer.Option(help="Longest prompt and answer, in tokens.")] = 0,
+    max_batch: Annotated[int, typer.Option(help="Most requests in the running batch.")] = 0,
+    server: Annotated[str, typer.Option(help="remote: base URL of the server.")] = "",
+    launcher: Annotated[str, typer.Option(help="local, or inprocess for engines without a process.")] = "local",
+    option: Annotated[list[str] | None, typer.Option(help="NAME=VALUE for the engine; may be repeated.")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be started, and start nothing.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Serve a model: its replicas are kept from now on, whatever ends."""
+    settings = _settings(
+        model=model, engine=engine, site=site, replicas=replicas, dtype=dtype, quantization=quantization,
+        layout={"tensor": tensor, "pipeline": pipeline, "data": data, "expert": expert}, url=server, launcher=launcher,
+        context_length=context_length, max_batch=max_batch, options=_options(option or []),
+    )  # fmt: skip
+    if dry_run:
+        preview = client.deployments.preview(name, settings)
+        print_json(preview) if as_json else _print_preview(preview)
+        return
+    one = client.deployments.create(name, settings)
+    print_json(one) if as_json else print(
+        f"{one.name} serves {one.model}; `terascope deploy show {one.name}` follows it"
+    )
+
+
+@app.command("list")
+@with_client
+def list_deployments(client: Client, as_json: Json = False) -> None:
+    """List the deployments."""
+    found = client.deployments.list().data
+    if as_json:
+        print_json(found)
+        return
+    rows = ((one.name, one.model, one.engine, _where(one), f"{one.ready}/{one.replicas}", one.state) for one in found)
+    table(("name", "model", "engine", "where", "ready", "state"), rows, empty="nothing is deployed")
+
+
+@app.command()
+@with_client
+def show(client: Client, name: _Name, as_json: Json = False) -> None:
+    """Show a deployment and its replicas."""
+    one = client.deployments.show(name)
+    if as_json:
+        print_json(one)
+        return
+    origin = "the configuration" if one.declared else f"an operator, {when(one.created)}"
+    details([
+        ("name", one.name), ("model", one.model), ("engine", one.engine), ("where", _where(one)),
+        ("wanted", f"{one.replicas} replicas" if one.target == "running" else "stopped"),
+        ("ready", one.ready), ("state", one.state), ("message", one.message), ("made by", origin),
+    ])  # fmt: skip
+    rows = (
+        (row.id, row.status, str(row.handle.get("job", "")), str(row.restarts), when(row.changed), row.message)
+        for row in one.running
+    )
+    print()
+    table(("replica", "status", "job", "restarts", "changed", "message"), rows, empty="it has had no replica yet")
+
+
+@app.command()
+@with_client
+def scale(
+    client: Client,
+    name: _Name,
+    replicas: Annotated[int, typer.Argument(metavar="REPLICAS", help="How many to keep.")],
+) -> None:
+    """Keep another number of replicas; those over it finish what they are answering."""
+    one = client.deployments.scale(name, replicas)
+    print(f"{one.name} keeps {one.replicas} replicas")
+
+
+@app.command()
+@with_client
+def stop(client: Client, name: _Name) -> None:
+    """Keep no replica, until it is scaled again."""
+    client.deployments.stop(name)
+    print(f"{name} is stopped; `terascope deploy scale {name} 1` starts it again")
+
+
+@app.command()
+@with_client
+def remove(client: Client, name: _Name) -> None:
+    """Forget a deployment; its replicas finish what they are answering."""
+    client.deployments.remove(name)
+    print(f"{name} is removed")
+
+
+@app.command()
+@with_client
+def logs(
+    client: Client,
+    name: _Name,
+    replica: Annotated[str, typer.Option(help="Of this replica.", show_default="the newest")] = "",
+    lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 200,
+) -> None:
+    """Print the last lines of a replica's log."""
+    print(client.deployments.log(name, replica, lines).text, end="")
+
+
+def _where(one: DeploymentView) -> str:
+    return one.site or ("elsewhere" if one.engine == "remote" else "this machine")
+
+
+def _settings(**fields: object) -> DeploymentSettings:
+    try:
+        layout = Layout.model_validate(fields.pop("layout"))
+        return DeploymentSettings.model_validate({**fields, "layout": layout})
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise BadRequest(f"{'.'.join(map(str, first['loc']))}: {first['msg']}") from None
+
+
+def _options(given: list[str]) -> dict[str, str]:
+    for one in given:
+        if "=" not in one:
+            raise BadRequest(f"--option {one!r} must be NAME=VALUE; write {one}= for one without a value")
+    return {name: value for name, _, value in (one.partition("=") for one in given)}
+
+
+def _print_preview(preview: DeploymentPreview) -> None:
+    print(preview.script or shlex.join(preview.command))
+    if preview.variables:
+        print(f"# with {', '.join(preview.variables)} in the environment")

@@ -1,0 +1,77 @@
+"""What can be asked about deployments."""
+
+from urllib.parse import quote
+
+from terascope.client.ask import Ask, Noun, Sender, call
+from terascope.protocol.deployments import (
+    ChangeDeployment,
+    CreateDeployment,
+    DeploymentDetails,
+    DeploymentLog,
+    DeploymentPreview,
+    DeploymentPut,
+    DeploymentSettings,
+    DeploymentView,
+    DeploymentViews,
+)
+
+
+class Deployments(Noun[Sender]):
+    """Which models are served, by which engine, where, and how often; an operator's key is needed."""
+
+    @call
+    def list(self) -> Ask[DeploymentViews]:
+        """Return every deployment, those of the gateway's configuration first."""
+        return Ask("GET", _DEPLOYMENTS, DeploymentViews)
+
+    @call
+    def show(self, name: str) -> Ask[DeploymentDetails]:
+        """Return a deployment with its replicas. Raises `NotFound`."""
+        return Ask("GET", _path(name), DeploymentDetails)
+
+    @call
+    def create(self, name: str, settings: DeploymentSettings) -> Ask[DeploymentView]:
+        """Serve a model; return once it is stored, not when it is ready. Raises `Conflict` when the name is taken."""
+        return Ask("POST", _DEPLOYMENTS, DeploymentView, _named(name, settings))
+
+    @call
+    def preview(self, name: str, settings: DeploymentSettings) -> Ask[DeploymentPreview]:
+        """Return what `create` would start for one replica."""
+        return Ask("POST", f"{_DEPLOYMENTS}/preview", DeploymentPreview, _named(name, settings))
+
+    @call
+    def put(self, name: str, settings: DeploymentSettings) -> Ask[DeploymentPut]:
+        """Make a deployment what `settings` say, or a new one. Idempotent."""
+        return Ask("PUT", _path(name), DeploymentPut, settings)
+
+    @call
+    def scale(self, name: str, replicas: int) -> Ask[DeploymentView]:
+        """Keep so many replicas. Raises `NotFound`, and `Conflict` for a deployment of the gateway's configuration."""
+        return Ask("PATCH", _path(name), DeploymentView, ChangeDeployment(replicas=replicas))
+
+    @call
+    def stop(self, name: str) -> Ask[DeploymentView]:
+        """Keep no replica until it is scaled again. Raises as `scale` does."""
+        return Ask("PATCH", _path(name), DeploymentView, ChangeDeployment(replicas=None))
+
+    @call
+    def remove(self, name: str) -> Ask[None]:
+        """Forget a deployment; its replicas finish what they are answering. Raises as `scale` does."""
+        return Ask("DELETE", _path(name), type(None))
+
+    @call
+    def log(self, name: str, replica: str = "", lines: int = 200) -> Ask[DeploymentLog]:
+        """Return the last lines that a replica's program has printed; of the newest when none is named."""
+        query = {"lines": str(lines)} | ({"replica": replica} if replica else {})
+        return Ask("GET", f"{_path(name)}/log", DeploymentLog, query=query)
+
+
+_DEPLOYMENTS = "/admin/v1/deployments"
+
+
+def _path(name: str) -> str:
+    return f"{_DEPLOYMENTS}/{quote(name, safe='')}"
+
+
+def _named(name: str, settings: DeploymentSettings) -> CreateDeployment:
+    return CreateDeployment(name=name, **settings.model_dump())

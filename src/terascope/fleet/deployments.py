@@ -1,0 +1,229 @@
+"""Deployments that operators make while the gateway runs; they outlive it, beside those of its configuration."""
+
+import asyncio
+import os
+from collections.abc import Callable, Collection
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from terascope.catalog.catalog import Catalog
+from terascope.core.clock import Clock
+from terascope.core.config import DeploymentConfig, LayoutConfig
+from terascope.core.errors import BadRequest, ConfigError, Conflict, ModelNotFound, NotFound, ServiceError
+from terascope.core.models import Mode, ModelVersion
+from terascope.core.states import DeploymentTarget
+from terascope.fleet.fleet import Fleet
+from terascope.fleet.logs import log_file
+from terascope.fleet.preview import Preview
+from terascope.store.database import Database
+from terascope.store.deployments import DeploymentRow, DeploymentStore, not_found
+from terascope.store.replicas import ReplicaRow, ReplicaStore
+
+_OF_FILES = ("torch", "vllm")
+"""Engines that run a model from its files."""
+_MOST_LOG = 1 << 20  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """A deployment as it is wanted. `declared`: it stands in the configuration, and is changed there."""
+
+    config: DeploymentConfig
+    target: DeploymentTarget
+    declared: bool
+    created: float = 0.0
+    changed: float = 0.0
+
+
+async def version_of(catalog: Catalog, deployment: DeploymentConfig) -> ModelVersion:
+    """The catalogued version a deployment means; a model whose weights only its engine has is entered now.
+
+    Raises `ModelNotFound`, and `ConfigError` for an adapter.
+    """
+    try:
+        found = catalog.resolve(deployment.model)
+        if found.parent:
+            raise ConfigError(f"{deployment.model} is an adapter; it is served wherever {found.parent} is deployed")
+        return found
+    except ModelNotFound:
+        if deployment.engine in _OF_FILES:
+            raise
+    name, _, version = deployment.model.partition("@")
+    source = f"remote:{deployment.url}" if deployment.url else f"{deployment.engine}:{name}"
+    return await catalog.add_remote(name, source, version=version, context_length=deployment.context_length)
+
+
+class Deployments:
+    """Makes, changes and removes deployments, in the store and in the fleet. Changes come one after the other."""
+
+    def __init__(
+        self,
+        database: Database,
+        fleet: Fleet,
+        catalog: Catalog,
+        clock: Clock,
+        data_dir: Path,
+        declared: Collection[DeploymentConfig],
+    ) -> None:
+        """`declared`: those of the configuration, each with its name."""
+        self._store = DeploymentStore(database)
+        self._replicas = ReplicaStore(database)
+        self._fleet = fleet
+        self._catalog = catalog
+        self._clock = clock
+        self._data_dir = data_dir
+        self._declared = {one.name: one for one in declared}
+        self._changing = asyncio.Lock()
+        self.failed: dict[str, str] = {}
+        """Why those are not served that were made earlier and are not possible now, by their names."""
+
+    async def all(self) -> list[Deployment]:
+        """Return all of them: those of the configuration first."""
+        declared = [Deployment(one, DeploymentTarget.RUNNING, declared=True) for one in self._declared.values()]
+        made = [_deployment(row) for row in await self._store.all() if row.name not in self._declared]
+        return [*declared, *made]
+
+    async def get(self, name: str) -> Deployment:
+        """Return one by its name. Raises `NotFound`."""
+        for one in await self.all():
+            if one.config.name == name:
+                return one
+        raise not_found(name)
+
+    async def create(self, config: DeploymentConfig) -> Deployment:
+        """Store a deployment and begin to keep its replicas.
+
+        Raises `Conflict` when its name is taken, `ModelNotFound`, and `BadRequest` when it is impossible.
+        """
+        async with self._changing:
+            self._own(config.name)
+            version = await self._possible(config)
+            now = self._clock.now()
+            row = DeploymentRow(config.name, asdict(config), DeploymentTarget.RUNNING, now, now)
+            await self._store.add(row)
+            await self._fleet.add(config, version)
+            return _deployment(row)
+
+    async def put(self, config: DeploymentConfig) -> tuple[Deployment, bool]:
+        """Make a deployment what `config` says, or a new one; return whether anything had to change.
+
+        Where only the number of replicas differs, the others go on; else all of them are followed by new ones. Raises
+        as `create` does.
+        """
+        before = next((row for row in await self._store.all() if row.name == config.name), None)
+        if before is None:
+            return await self.create(config), True
+        async with self._changing:
+            self._own(config.name)
+            version, was = await self._possible(config), _deployment(before)
+            if (was.config, was.target) == (config, DeploymentTarget.RUNNING):
+                return was, False
+            row = await self._save(replace(before, settings=asdict(config), target=DeploymentTarget.RUNNING))
+            if replace(was.config, replicas=config.replicas) == config:
+                await self._follow(row)
+            else:
+                await self._fleet.remove(config.name)
+                self.failed.pop(config.name, None)
+                await self._fleet.add(config, version)
+            return _deployment(row), True
+
+    async def scale(self, name: str, replicas: int) -> Deployment:
+        """Keep so many replicas; a stopped one runs again. Raises `NotFound`, and `Conflict` for a declared one."""
+        return await self._change(name, DeploymentTarget.RUNNING, replicas)
+
+    async def stop(self, name: str) -> Deployment:
+        """Keep no replica until it is scaled again; those there are finish what they are answering."""
+        return await self._change(name, DeploymentTarget.STOPPED, None)
+
+    async def remove(self, name: str) -> None:
+        """Forget a deployment; its replicas finish what they are answering. Raises as `scale` does."""
+        async with self._changing:
+            self._own(name)
+            await self._store.remove(name)
+            self.failed.pop(name, None)
+            await self._fleet.remove(name)
+
+    async def preview(self, config: DeploymentConfig) -> Preview:
+        """Return what would be started for a replica. Raises as `create` does; nothing is stored or started."""
+        return await asyncio.to_thread(self._fleet.preview, config, await self._possible(config))
+
+    async def replicas(self, name: str) -> list[ReplicaRow]:
+        """Return the replicas of a deployment, those that ended lately too, oldest first."""
+        return await self._replicas.of(name)
+
+    async def log(self, name: str, replica: str = "", lines: int = 200) -> str:
+        """Return the last lines of a replica's log, of the newest replica when none is named. Raises `NotFound`."""
+        rows = [row for row in await self._replicas.of(name) if replica in ("", row.id)]
+        if not rows:
+            raise NotFound(f"deployment {name[:60]!r} has no such replica")
+        return await asyncio.to_thread(_tail, log_file(self._data_dir, rows[-1].id), lines)
+
+    async def begin(self, show: Callable[[str, str], None]) -> None:
+        """Begin to keep those that were made in an earlier life; tell `show` of each that is impossible now."""
+        for one in await self.all():
+            if one.declared:
+                continue
+            config = one.config if one.target is DeploymentTarget.RUNNING else replace(one.config, replicas=0)
+            try:
+                await self._fleet.add(config, await version_of(self._catalog, config))
+            except ServiceError as error:
+                self.failed[config.name] = error.message
+                show(config.name, f"failed: {error.message}")
+
+    async def _change(self, name: str, target: DeploymentTarget, replicas: int | None) -> Deployment:
+        async with self._changing:
+            self._own(name)
+            before = next((row for row in await self._store.all() if row.name == name), None)
+            if before is None:
+                raise not_found(name)
+            settings = before.settings if replicas is None else {**before.settings, "replicas": replicas}
+            row = await self._save(replace(before, settings=settings, target=target))
+            await self._follow(row)
+            return _deployment(row)
+
+    async def _follow(self, row: DeploymentRow) -> None:
+        """Have the fleet keep what `row` wants."""
+        one = _deployment(row)
+        replicas = one.config.replicas if one.target is DeploymentTarget.RUNNING else 0
+        if self.failed.pop(row.name, "") and replicas:
+            await self._fleet.add(one.config, await self._possible(one.config))
+        else:
+            await self._fleet.scale(row.name, replicas)
+
+    async def _save(self, row: DeploymentRow) -> DeploymentRow:
+        changed = replace(row, changed=self._clock.now())
+        await self._store.update(changed)
+        return changed
+
+    async def _possible(self, config: DeploymentConfig) -> ModelVersion:
+        if unknown := set(config.modes) - set(Mode):
+            raise BadRequest(f"there is no mode {min(unknown)!r}; choose from {', '.join(Mode)}", param="modes")
+        try:
+            version = await version_of(self._catalog, config)
+            await asyncio.to_thread(self._fleet.preview, config, version)
+        except ConfigError as error:
+            raise BadRequest(error.message) from None
+        return version
+
+    def _own(self, name: str) -> None:
+        if name in self._declared:
+            raise Conflict(f"deployment {name!r} stands in the configuration; change it there", param="name")
+
+
+def _deployment(row: DeploymentRow) -> Deployment:
+    return Deployment(_config(row.settings), row.target, False, row.created, row.changed)
+
+
+def _config(settings: Any) -> DeploymentConfig:
+    return DeploymentConfig(**{**settings, "layout": LayoutConfig(**settings.get("layout", {}))})
+
+
+def _tail(path: Path, lines: int) -> str:
+    try:
+        with path.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _MOST_LOG))
+            text = file.read().decode(errors="replace")
+    except OSError:
+        return ""
+    return "".join(text.splitlines(keepends=True)[-lines:])

@@ -1,0 +1,1 @@
+"""Programs as jobs of a cluster's batch system."""

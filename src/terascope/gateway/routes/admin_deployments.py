@@ -1,0 +1,118 @@
+"""`/admin/v1/deployments`: what is served, for operators."""
+
+from dataclasses import asdict
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+
+from terascope.fleet.deployments import Deployment
+from terascope.gateway.depends import NO_NUL, Operator, UseServices
+from terascope.gateway.services import Services
+from terascope.protocol.deployments import (
+    ChangeDeployment,
+    CreateDeployment,
+    DeploymentDetails,
+    DeploymentLog,
+    DeploymentName,
+    DeploymentPreview,
+    DeploymentPut,
+    DeploymentSettings,
+    DeploymentView,
+    DeploymentViews,
+    ReplicaView,
+)
+from terascope.store.replicas import ReplicaRow
+
+router = APIRouter(prefix="/admin/v1/deployments", tags=["admin: deployments"])
+
+
+@router.get("")
+async def list_deployments(use: UseServices, who: Operator) -> DeploymentViews:
+    """Every deployment, those of the configuration first."""
+    return DeploymentViews(data=[_view(use, one) for one in await use.deployments.all()])
+
+
+@router.post("", status_code=201)
+async def create_deployment(asked: CreateDeployment, use: UseServices, who: Operator) -> DeploymentView:
+    """Serve a model: store a deployment, and begin to keep its replicas."""
+    settings = DeploymentSettings(**asked.model_dump(exclude={"name"}))
+    return _view(use, await use.deployments.create(settings.config(asked.name)))
+
+
+@router.post("/preview")
+async def preview_deployment(asked: CreateDeployment, use: UseServices, who: Operator) -> DeploymentPreview:
+    """What would be started for a replica; nothing is stored or started."""
+    settings = DeploymentSettings(**asked.model_dump(exclude={"name"}))
+    shown = await use.deployments.preview(settings.config(asked.name))
+    return DeploymentPreview(command=list(shown.command), variables=list(shown.variables), script=shown.script)
+
+
+@router.get("/{name:path}/log")
+async def show_log(
+    name: str,
+    use: UseServices,
+    who: Operator,
+    replica: Annotated[str, Query(pattern=NO_NUL, description="Empty: the newest.")] = "",
+    lines: Annotated[int, Query(ge=1, le=10_000)] = 200,
+) -> DeploymentLog:
+    """The last lines of a replica's log."""
+    return DeploymentLog(text=await use.deployments.log(name, replica, lines))
+
+
+@router.get("/{name:path}")
+async def show_deployment(name: str, use: UseServices, who: Operator) -> DeploymentDetails:
+    """One deployment, with its replicas."""
+    view = _view(use, await use.deployments.get(name))
+    rows = await use.deployments.replicas(name)
+    return DeploymentDetails(**view.model_dump(), running=[_replica(row) for row in rows])
+
+
+@router.put("/{name}")
+async def put_deployment(
+    name: DeploymentName, asked: DeploymentSettings, use: UseServices, who: Operator
+) -> DeploymentPut:
+    """Make a deployment what is sent. Idempotent; replicas go on where only their number changes."""
+    there = {one.config.name for one in await use.deployments.all()}
+    made, changed = await use.deployments.put(asked.config(name))
+    done = ("changed" if name in there else "created") if changed else "unchanged"
+    return DeploymentPut(deployment=_view(use, made), done=done)
+
+
+@router.patch("/{name}")
+async def change_deployment(
+    name: DeploymentName, asked: ChangeDeployment, use: UseServices, who: Operator
+) -> DeploymentView:
+    """Keep another number of replicas, or none. Those over it finish what they are answering."""
+    if asked.replicas is None:
+        return _view(use, await use.deployments.stop(name))
+    return _view(use, await use.deployments.scale(name, asked.replicas))
+
+
+@router.delete("/{name}", status_code=204)
+async def remove_deployment(name: DeploymentName, use: UseServices, who: Operator) -> Response:
+    """Forget a deployment; its replicas finish what they are answering."""
+    await use.deployments.remove(name)
+    return Response(status_code=204)
+
+
+def _view(use: Services, one: Deployment) -> DeploymentView:
+    config = one.config
+    counted = use.fleet.count(config.name)
+    failed = use.deployments.failed.get(config.name, "")
+    state = use.preparing.get(config.name) or ("failed" if failed else counted.state)
+    return DeploymentView(
+        **{name: getattr(config, name) for name in ("name", "model", "engine", "site", "launcher", "replicas")},
+        target=one.target.value,
+        ready=counted.ready,
+        state=state,
+        message=failed or counted.message,
+        declared=one.declared,
+        created=one.created,
+        changed=one.changed,
+        settings={name: value for name, value in asdict(config).items() if name != "name"},
+    )
+
+
+def _replica(row: ReplicaRow) -> ReplicaView:
+    values = {name: getattr(row, name) for name in ReplicaView.model_fields}
+    return ReplicaView(**values | {"handle": dict(row.handle), "status": row.status.value})

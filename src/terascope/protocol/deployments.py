@@ -1,0 +1,129 @@
+"""The wire of `/admin/v1/deployments`. Times are seconds since the epoch."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from terascope.core.config import DeploymentConfig, LayoutConfig
+from terascope.protocol.admin import Name, Strict
+
+MOST_REPLICAS = 10_000
+DeploymentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
+_Size = Annotated[int, Field(ge=1, le=1 << 20)]
+_Count = Annotated[int, Field(ge=0, le=1 << 31)]
+_DEFAULT = DeploymentConfig()
+
+
+class Layout(Strict):
+    """How a replica of vLLM is spread over devices."""
+
+    tensor: _Size = 1
+    pipeline: _Size = 1
+    data: _Size = 1
+    expert: bool = False
+
+
+class DeploymentSettings(Strict):
+    """What an entry of `deployments` in the configuration may say, but for its name; there is what each means."""
+
+    model: Name
+    engine: str = _DEFAULT.engine
+    url: str = ""
+    api_key_env: str = ""
+    served_name: str = ""
+    launcher: str = _DEFAULT.launcher
+    site: str = ""
+    replicas: int = Field(default=1, ge=0, le=MOST_REPLICAS)
+    max_in_flight: _Count = 0
+    start_timeout_s: float = Field(default=_DEFAULT.start_timeout_s, gt=0)
+    modes: list[str] = _DEFAULT.modes
+    dtype: str = ""
+    quantization: str = ""
+    layout: Layout = Layout()
+    device: str = ""
+    threads: _Count = 0
+    max_batch: _Count = 0
+    context_length: _Count = 0
+    options: dict[str, str] = Field(default_factory=dict)
+
+    def config(self, name: str) -> DeploymentConfig:
+        """Return it as the configuration tree has it."""
+        return DeploymentConfig(name=name, **{**self.model_dump(), "layout": LayoutConfig(**self.layout.model_dump())})
+
+
+class CreateDeployment(DeploymentSettings):
+    """`POST /admin/v1/deployments`."""
+
+    name: DeploymentName
+
+
+class ChangeDeployment(Strict):
+    """`PATCH /admin/v1/deployments/{name}`: how many replicas to keep; null keeps none, until it is given again."""
+
+    replicas: int | None = Field(ge=0, le=MOST_REPLICAS)
+
+
+class ReplicaView(BaseModel):
+    """One replica: running, or ended lately."""
+
+    id: str
+    status: str
+    message: str
+    launcher: str
+    url: str
+    handle: dict[str, str | int]
+    restarts: int
+    created: float
+    changed: float
+
+
+class DeploymentView(BaseModel):
+    """A deployment as it is wanted, and how it is."""
+
+    name: str
+    model: str
+    engine: str
+    site: str
+    launcher: str
+    target: Literal["running", "stopped"]
+    replicas: int = Field(description="How many are wanted.")
+    ready: int = Field(description="How many take requests.")
+    state: str
+    message: str
+    declared: bool = Field(description="It stands in the configuration of the gateway, and is changed there.")
+    created: float
+    changed: float
+    settings: dict[str, Any]
+
+
+class DeploymentViews(BaseModel):
+    """All deployments, those of the configuration first."""
+
+    data: list[DeploymentView]
+
+
+class DeploymentDetails(DeploymentView):
+    """A deployment with its replicas, oldest first."""
+
+    running: list[ReplicaView]
+
+
+class DeploymentPut(BaseModel):
+    """What `PUT` has done."""
+
+    deployment: DeploymentView
+    done: Literal["created", "changed", "unchanged"]
+
+
+class DeploymentPreview(BaseModel):
+    """What would be started for one replica, and the script of its job where it is one."""
+
+    command: list[str]
+    variables: list[str] = Field(description="Names of variables that go with it; values may be secrets.")
+    script: str
+
+
+class DeploymentLog(BaseModel):
+    """The last lines that a replica's program has printed."""
+
+    text: str

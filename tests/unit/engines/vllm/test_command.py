@@ -1,0 +1,107 @@
+"""vLLM's command line and environment, and what it could not be started with."""
+
+import os
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from terascope.core.config import DeploymentConfig, EngineConfig, LayoutConfig
+from terascope.core.errors import ConfigError
+from terascope.core.models import Feature, ModelFile, ModelVersion, Task
+from terascope.engines.contract import Endpoint, Launch
+from terascope.engines.registry import engine_kind
+from terascope.engines.vllm.adapter import KIND, capabilities
+
+VERSION = ModelVersion("big", "1", "abc", "path:/m/big", "/m/big", Task.GENERATE, 4096)
+SOCKET = Endpoint("unix:/run/x.sock", "the secret")
+PROGRAM = EngineConfig("/opt/vllm/bin/python")
+
+
+def launch(program: EngineConfig = PROGRAM, version: ModelVersion = VERSION, **fields: Any) -> Launch:
+    return Launch(DeploymentConfig(model="big", engine="vllm", **fields), version, program)
+
+
+def command(program: EngineConfig = PROGRAM, version: ModelVersion = VERSION, **fields: Any) -> str:
+    return " ".join(KIND.command(launch(program, version, **fields), SOCKET))
+
+
+def test_the_least() -> None:
+    assert engine_kind("vllm") is KIND
+    assert command() == (
+        "/opt/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /m/big --served-model-name big@1 "
+        "--uds /run/x.sock --scheduling-policy priority --disable-uvicorn-access-log --max-num-seqs 256"
+    )
+    assert " --host 10.0.0.1 --port 81 " in " ".join(KIND.command(launch(), Endpoint("http://10.0.0.1:81", "s")))
+
+
+def test_all_of_a_layout() -> None:
+    layout = LayoutConfig(tensor=8, pipeline=2, data=4, expert=True)
+    fields: dict[str, Any] = {"dtype": "bfloat16", "quantization": "fp8", "context_length": 8192, "max_batch": 64}
+    words = command(layout=layout, options={"gpu_memory_utilization": "0.9", "enforce-eager": ""}, **fields)
+    for part in (
+        "--tensor-parallel-size 8 --pipeline-parallel-size 2 --data-parallel-size 4 --enable-expert-parallel",
+        "--dtype bfloat16 --quantization fp8 --max-model-len 8192 --max-num-seqs 64",
+        "--gpu-memory-utilization 0.9 --enforce-eager",
+    ):
+        assert part in words
+    assert layout.devices == 64
+
+
+def test_arguments_for_all_deployments_come_last() -> None:
+    program = EngineConfig(arguments=["--tool-call-parser=hermes", "--enable-auto-tool-choice"])
+    assert command(program).endswith("--tool-call-parser=hermes --enable-auto-tool-choice")
+    assert Feature.TOOLS in capabilities(launch(program)).features
+    assert Feature.TOOLS in capabilities(launch(options={"tool_call_parser": "hermes"})).features
+    assert Feature.TOOLS not in capabilities(launch()).features
+
+
+def test_a_model_of_embeddings_is_pooled() -> None:
+    version = replace(VERSION, task=Task.EMBED)
+    assert "--runner pooling" in command(version=version)
+    assert "--scheduling-policy" not in command(version=version)
+    assert "embeddings" in capabilities(launch(version=version)).endpoints
+
+
+def test_the_secret_travels_in_the_environment() -> None:
+    assert "secret" not in command()
+    variables = KIND.environment(launch(EngineConfig(environment={"A": "b", "VLLM_API_KEY": "known"})), SOCKET)
+    assert variables == {
+        "VLLM_API_KEY": "the secret", "A": "b", "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(("tensor", "threads"), [(1, 0), (1, 1), (2, 0), (3, 0)])
+def test_on_a_cpu_every_rank_has_its_cores(tensor: int, threads: int) -> None:
+    mine = sorted(os.sched_getaffinity(0))
+    fields: dict[str, Any] = {"device": "cpu", "threads": threads, "layout": LayoutConfig(tensor=tensor)}
+    bound = KIND.environment(launch(**fields), SOCKET)["VLLM_CPU_OMP_THREADS_BIND"]
+    shares = [[int(core) for core in share.split(",")] for share in bound.split("|")]
+    assert len(shares) == tensor
+    assert all(shares)
+    assert {core for share in shares for core in share} <= set(mine)
+    if tensor == 1:
+        assert shares == [mine[: threads or len(mine)]]
+    there = KIND.environment(launch(site="cluster", **fields), SOCKET)
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in there
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"layout": LayoutConfig(tensor=0)}, r"layout\.tensor is 0"),
+        ({"context_length": -1}, "context_length is -1"),
+        ({"max_batch": -1}, "max_batch is -1"),
+        ({"options": {"api_key": "x"}}, "--api-key is Terascope's"),
+        ({"options": {"host": "0.0.0.0"}}, "--host is Terascope's"),
+        ({"program": EngineConfig(arguments=["--port=80"])}, "--port is Terascope's"),
+        ({"program": EngineConfig(arguments=["--enable-log-requests"])}, "--enable-log-requests is"),
+        ({"layout": LayoutConfig(pipeline=2), "device": "cpu", "options": {"enforce-eager": ""}}, "pipeline parallel"),
+        ({"version": replace(VERSION, directory="")}, "model's files"),
+        ({"version": replace(VERSION, files=(ModelFile("x.gguf", 1, "0"),))}, "choose engine `torch`"),
+    ],
+)
+def test_what_it_cannot_be_started_with(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words) as refused:
+        command(**fields)
+    assert "deployment big" in refused.value.message
