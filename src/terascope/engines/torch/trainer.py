@@ -19,7 +19,7 @@ from terascope.engines.torch.tuning.job import FAILED, PROGRESS, TuningJob
 from terascope.engines.torch.tuning.progress import Progress
 
 _log = logging.getLogger(__name__)
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def main(arguments: list[str] | None = None) -> int:
