@@ -33,6 +33,11 @@ from terascope.scheduler.usage import Usage
 from terascope.store.blobs import Blobs
 from terascope.store.database import Database
 from terascope.store.runs import RunStore
+from terascope.store.tuning import TuningStore
+from terascope.tuning.attempt import Attempt
+from terascope.tuning.carrying import Rooms
+from terascope.tuning.results import Results
+from terascope.tuning.tuning import Tuning
 
 Show = Callable[[str, str], None]
 """Takes a model's or deployment's name and what is happening to it."""
@@ -82,7 +87,12 @@ async def opened(
             access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files
         )
         preparing = {_name(deployment): "starting" for deployment in config.deployments}
-        yield Services(config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing, artefacts)
+        tuning = _tuning(config, data_dir, clock, database, launchers, access, catalog, files, recorder, artefacts)
+        stack.push_async_callback(tuning.aclose)
+        await tuning.resume()
+        yield Services(
+            config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing, artefacts, tuning
+        )
 
 
 async def deploy(services: Services, show: Show) -> None:
@@ -137,6 +147,28 @@ async def _version(services: Services, deployment: DeploymentConfig) -> ModelVer
     name, _, version = deployment.model.partition("@")
     source = f"remote:{deployment.url}" if deployment.url else f"{deployment.engine}:{name}"
     return await services.catalog.add_remote(name, source, version=version, context_length=deployment.context_length)
+
+
+def _tuning(
+    config: Config,
+    data_dir: Path,
+    clock: Clock,
+    database: Database,
+    launchers: Mapping[str, Launcher],
+    access: Access,
+    catalog: Catalog,
+    files: Files,
+    recorder: Recorder,
+    artefacts: Artefacts,
+) -> Tuning:
+    store = TuningStore(database)
+    results = Results(catalog, artefacts, data_dir / "adapters")
+    attempt = Attempt(launchers["local"], store, clock, data_dir)
+    rooms = Rooms(
+        store, files, catalog, access.projects, access.accounts, recorder, results, attempt, config.tuning, clock,
+        data_dir,
+    )  # fmt: skip
+    return Tuning(access, rooms)
 
 
 async def _files(config: Config, database: Database, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Files:

@@ -8,6 +8,7 @@ from platformdirs import user_cache_path
 from terascope.core import environment
 from terascope.core.config import DeploymentConfig
 from terascope.core.errors import ConfigError
+from terascope.core.models import ModelVersion
 from terascope.engines.contract import Endpoint, Engine, Launch
 from terascope.engines.upstream import Address, HttpEngine
 
@@ -29,7 +30,6 @@ class TorchKind:
         """See `EngineKind.command`; options of the deployment are those of `_OPTIONS`."""
         deployment, version = launch.deployment, launch.version
         _check(deployment, version.directory)
-        converted = _cache_dir() / "converted" / version.digest
         flags = {
             "--model-dir": version.directory,
             "--served-name": launch.served_name,
@@ -39,7 +39,7 @@ class TorchKind:
             "--threads": deployment.threads,
             "--max-batch": deployment.max_batch,
             "--context-length": deployment.context_length,
-            "--converted-dir": str(converted) if version.digest else "",
+            "--converted-dir": str(converted_dir(version)) if version.digest else "",
             **{f"--{name.replace('_', '-')}": value for name, value in deployment.options.items()},
         }
         words = [word for flag, value in flags.items() if value for word in (flag, str(value))]
@@ -48,6 +48,11 @@ class TorchKind:
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
         """See `EngineKind.connect`."""
         return HttpEngine(endpoint, served_name=launch.served_name)
+
+
+def converted_dir(version: ModelVersion) -> Path:
+    """Where a GGUF checkpoint, unpacked, is kept for the next start."""
+    return _cache_dir() / "converted" / version.digest
 
 
 def _check(deployment: DeploymentConfig, directory: str) -> None:

@@ -12,6 +12,8 @@ from terascope.core.tuning import Hyperparameters, TuningMethod
 
 JOB, PROGRESS, CHECKPOINTS, RESULT = "job.json", "progress.jsonl", "checkpoints", "result"
 PROMPT_FILE, PROJECTOR_FILE = "soft_prompt.safetensors", "projector.safetensors"
+ABOUT_FILE = "training.json"
+"""Beside an adapter: how it was made. Soft prompts and projectors have it in their metadata."""
 DONE, FAILED, STOPPED = 0, 1, 3
 """The trainer's exit status: it has finished, it will never finish (its last event says why), it was told to stop.
 Every other one means that it can be started again, and goes on from its last checkpoint."""
@@ -41,6 +43,18 @@ class TuningJob:
         """A digest of all that the result depends on but the data: checkpoints of another job are not taken."""
         told = [self.method, self.base, self.digest, self.seed, self.dtype, asdict(self.settings)]
         return hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()
+
+    def about(self, data_digest: str) -> str:
+        """What a result says of how it was made, as JSON; the same for the same training."""
+        told = {
+            "method": self.method.value,
+            "base": self.base,
+            "base_digest": self.digest,
+            "data_digest": data_digest,
+            "seed": self.seed,
+            "hyperparameters": self.settings.of(self.method),
+        }
+        return json.dumps(told, sort_keys=True)
 
     def write(self, directory: Path) -> None:
         """Put it into `directory` as `job.json`."""

@@ -42,7 +42,7 @@ def run(job: TuningJob, directory: Path, progress: Progress, stopped: Callable[[
         training = Training(base, trainee, data, job.settings, job.seed, saves, progress)
         if not training.run(stopped):
             return STOPPED
-        _finish(training, trainee, data, directory, progress)
+        _finish(job, training, trainee, data, directory, progress)
     return DONE
 
 
@@ -78,10 +78,12 @@ def _vector_width(job: TuningJob) -> int:
     raise BadRequest("training_file has no lines", param="training_file")
 
 
-def _finish(training: Training, trainee: Trainee, data: Data, directory: Path, progress: Progress) -> None:
+def _finish(
+    job: TuningJob, training: Training, trainee: Trainee, data: Data, directory: Path, progress: Progress
+) -> None:
     result = directory / RESULT
     result.mkdir(exist_ok=True)
-    files = trainee.save(result)
+    files = trainee.save(result, job.about(data.trained.digest))
     progress.tell(
         "done",
         step=training.standing.step,

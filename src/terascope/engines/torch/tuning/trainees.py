@@ -17,7 +17,7 @@ from terascope.core.tuning import TuningMethod
 from terascope.engines.torch.projector import ACTIVATIONS
 from terascope.engines.torch.tuning.base import Base
 from terascope.engines.torch.tuning.data import mixed_seed
-from terascope.engines.torch.tuning.job import PROJECTOR_FILE, PROMPT_FILE, TuningJob
+from terascope.engines.torch.tuning.job import ABOUT_FILE, PROJECTOR_FILE, PROMPT_FILE, TuningJob
 from terascope.engines.torch.tuning.safe import write_tensors, write_text
 from terascope.internals.lora import BASE_DIGEST, CONFIG, WEIGHTS
 
@@ -46,8 +46,11 @@ class Trainee(Protocol):
         """Let what is only there in training (dropout) be there, or not."""
         ...
 
-    def save(self, directory: Path) -> Sequence[str]:
-        """Write the result into `directory`, durably; return the names of its files. Raises `OSError`."""
+    def save(self, directory: Path, about: str) -> Sequence[str]:
+        """Write the result into `directory`, durably; return the names of its files. Raises `OSError`.
+
+        `about` is JSON that says how it was made; it goes with the result.
+        """
         ...
 
 
@@ -106,13 +109,14 @@ class LoraTrainee:
         for one in self._drops:
             one.train(mode)
 
-    def save(self, directory: Path) -> Sequence[str]:
+    def save(self, directory: Path, about: str) -> Sequence[str]:
         weights = peft.get_peft_model_state_dict(self._model, save_embedding_layers=False)
         write_tensors(directory / WEIGHTS, weights)
         write_text(directory / CONFIG, json.dumps(self._told(), indent=1, sort_keys=True))
         card = f"---\nlicense: {self._job.licence}\n---\n" if self._job.licence else ""
         write_text(directory / "README.md", f"{card}# LoRA adapter of {self._job.base}\n")
-        return [CONFIG, WEIGHTS, "README.md"]
+        write_text(directory / ABOUT_FILE, about)
+        return [CONFIG, WEIGHTS, "README.md", ABOUT_FILE]
 
     def _told(self) -> dict[str, Any]:
         """PEFT's configuration, with the base by its public name and digest and not by a path of this machine."""
@@ -145,8 +149,8 @@ class SoftPromptTrainee:
     def train(self, mode: bool) -> None:
         pass
 
-    def save(self, directory: Path) -> Sequence[str]:
-        write_tensors(directory / PROMPT_FILE, {"prompt": self._weight.detach()})
+    def save(self, directory: Path, about: str) -> Sequence[str]:
+        write_tensors(directory / PROMPT_FILE, {"prompt": self._weight}, {"training": about})
         return [PROMPT_FILE]
 
 
@@ -177,8 +181,8 @@ class ProjectorTrainee:
     def train(self, mode: bool) -> None:
         pass
 
-    def save(self, directory: Path) -> Sequence[str]:
-        write_tensors(directory / PROJECTOR_FILE, {name: one.detach() for name, one in self.parameters().items()})
+    def save(self, directory: Path, about: str) -> Sequence[str]:
+        write_tensors(directory / PROJECTOR_FILE, self.parameters(), {"training": about})
         return [PROJECTOR_FILE]
 
 

@@ -59,7 +59,9 @@ class Training:
         self.standing = self._saves.restore(self._parameters, self._optimizer)
         told = {"steps": self.steps, "epochs": self._settings.n_epochs, "steps_in_epoch": self._data.order.steps}
         self._progress.tell("resumed" if self.standing.step else "started", step=self.standing.step, **told)
-        if not self.standing.step:
+        if self.standing.step:
+            self._tell_saved()
+        else:
             self._measure()
         while self.standing.step < self.steps and not stopped():
             self._step()
@@ -119,7 +121,11 @@ class Training:
             told = f"the checkpoint of step {step} could not be written: {error.strerror}; the one before is kept"
             self._progress.tell("warning", step=step, message=told)
         else:
-            self._progress.tell("checkpoint", step=step, tokens=self.standing.tokens)
+            self._tell_saved()
+
+    def _tell_saved(self) -> None:
+        """Tell of the checkpoint; once more when it is gone on from, for the process may have been killed before."""
+        self._progress.tell("checkpoint", step=self.standing.step, tokens=self.standing.tokens)
 
     @torch.no_grad()
     def _measure(self) -> None:

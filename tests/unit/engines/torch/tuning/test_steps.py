@@ -110,7 +110,7 @@ def test_an_encoder_cannot_be_tuned(encoder_dir: Path) -> None:
 
 def test_the_result_names_the_base_and_no_path(base: Base, tmp_path: Path) -> None:
     trainee = make_trainee(replace(job(TuningMethod.LORA), licence="mit", model_dir="/secret/place"), base)
-    names = trainee.save(tmp_path)
+    names = trainee.save(tmp_path, "{}")
     told = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (told["base_model_name_or_path"], told["terascope_base_digest"]) == ("tiny@1", "d" * 64)
     assert "secret" not in "".join((tmp_path / name).read_text(errors="replace") for name in names)

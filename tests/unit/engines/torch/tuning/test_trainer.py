@@ -134,7 +134,7 @@ def test_no_room_for_a_checkpoint_costs_only_the_checkpoint(tiny_dir: Path, tmp_
     warnings = told(directory, "warning")
     assert "could not be written" in warnings[0]["message"]
     assert list((directory / CHECKPOINTS).iterdir()) == []
-    assert set(results(directory)) == {"README.md", "adapter_config.json", "adapter_model.safetensors"}
+    assert set(results(directory)) == {"README.md", "adapter_config.json", "adapter_model.safetensors", "training.json"}
 
 
 def test_no_room_for_the_result_fails_clearly(tiny_dir: Path, tmp_path: Path) -> None:
