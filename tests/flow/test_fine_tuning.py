@@ -124,7 +124,7 @@ def test_an_adapter_from_its_data_to_its_answers(client: openai.OpenAI, gateway:
     assert answer.choices[0].message.content == "DOG"
     assert answer.model == job.fine_tuned_model
     card = root.catalog.get("tiny:loud")
-    assert (card.parent, card.licence, card.project) == (job.model, "mit", "local")
+    assert (card.parent, card.licence, card.owner) == (job.model, "mit", "local")
 
 
 def test_the_run_record_says_how_it_was_made(client: openai.OpenAI, gateway: Served, root: Client) -> None:
@@ -136,7 +136,7 @@ def test_the_run_record_says_how_it_was_made(client: openai.OpenAI, gateway: Ser
     assert record.parameters["data_digest"] == extra["data_digest"]
     assert record.parameters["hyperparameters"]["n_epochs"] == 4
     assert record.parameters["result"] == job.fine_tuned_model
-    price = root.catalog.get("tiny").price.prompt
+    price = gateway.services.catalog.resolve("tiny").price.prompt
     assert job.trained_tokens
     assert record.cost == pytest.approx(price * (3 * job.trained_tokens + extra["progress"]["measured_tokens"]))
 
@@ -155,8 +155,8 @@ def test_a_soft_prompt(client: openai.OpenAI, gateway: Served) -> None:
 
 
 def test_a_projector(client: openai.OpenAI, gateway: Served) -> None:
-    lines = signal_lines()
-    method: Any = {"type": "projector", "projector": {"hyperparameters": {**SETTINGS, "hidden": [16]}}}
+    lines = signal_lines(48)
+    method: Any = {"type": "projector", "projector": {"hyperparameters": {**SETTINGS, "n_epochs": 20, "hidden": [32]}}}
     job = finished(client, gateway, create(client, lines, suffix="ear", method=method))
     assert (job.status, job.error) == ("succeeded", None)
     named = [
