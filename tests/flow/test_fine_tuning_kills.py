@@ -13,7 +13,8 @@ from tests.flow.tiny import make_model
 
 from terascope.client import Client
 from terascope.core.errors import AllocationExhausted
-from terascope.testing.serve import ServeProcess, all_ended
+from terascope.fleet.launchers.processes import Process
+from terascope.testing.serve import ServeProcess, all_ended, command_line
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 SETTINGS: dict[str, Any] = {"n_epochs": 80, "batch_size": 4, "learning_rate": 0.01, "checkpoint_every": 7}
@@ -77,6 +78,13 @@ def finished(gateway: ServeProcess, job: str) -> tuple[Any, list[Any]]:
             page = client.tuning.events(job, limit=100, after=page.data[-1].id)
 
 
+def trainer(gateway: ServeProcess) -> Process:
+    """The trainer, as soon as there is one."""
+    while not (alive := [one for one in gateway.children(TRAINER) if "guard.py" not in command_line(one.pid)]):
+        os.sched_yield()
+    return alive[0]
+
+
 def each_step_once(events: list[Any], steps: int) -> None:
     told = [one.data["step"] for one in events if "train_loss" in one.data and one.type == "metrics"]
     assert told == list(range(1, steps + 1))
@@ -88,11 +96,10 @@ def test_killed_again_and_again_the_result_is_the_same(gateway: ServeProcess, da
     whole, _ = finished(gateway, begin(gateway, data))
     assert whole.status == "succeeded"
     job = begin(gateway, data)
-    for step in ("Step 3/", "Step 90/", "Step 180/"):
+    for step in ("Step 3/", "Step 200/", "Step 330/"):
         until(gateway, job, lambda line, step=step: step in line)  # type: ignore[misc]
-        [trainer] = [one for one in gateway.children(TRAINER) if "guard.py" not in _words(one.pid)]
-        os.kill(trainer.pid, signal.SIGKILL)
-    until(gateway, job, lambda line: "Step 270/" in line)
+        os.kill(trainer(gateway).pid, signal.SIGKILL)
+    until(gateway, job, lambda line: "Step 420/" in line)
     trainers = gateway.children(TRAINER)
     gateway.stop(signal.SIGKILL)
     all_ended(trainers)
@@ -124,10 +131,9 @@ def test_a_trainer_that_always_dies_fails_the_job(gateway: ServeProcess, data: P
     job = begin(gateway, data, checkpoint_every=1_000_000)
     for _ in range(3):
         until(gateway, job, lambda line: "Training began" in line or "error" in line)
-        while not (alive := [one for one in gateway.children(TRAINER) if "guard.py" not in _words(one.pid)]):
-            os.sched_yield()
-        os.kill(alive[0].pid, signal.SIGKILL)
-        all_ended(alive)
+        alive = trainer(gateway)
+        os.kill(alive.pid, signal.SIGKILL)
+        all_ended([alive])
     found, _ = finished(gateway, job)
     assert found.status == "failed"
     assert found.error is not None
@@ -155,10 +161,3 @@ def test_a_project_pays_and_is_refused_when_it_cannot(gateway: ServeProcess, dat
         left = client.allocations.list("poor").data
         assert sum(one.balance for one in left) == pytest.approx(5.000001 - record.service_units)
         assert sum(one.held for one in left) == 0
-
-
-def _words(pid: int) -> str:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
-    except OSError:
-        return "guard.py"
