@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 from rich.console import Group
@@ -16,9 +16,8 @@ from terascope.cli.connection import with_client
 from terascope.cli.curve import Curve, check_ending
 from terascope.cli.show import Json, clean, details, print_json, table, when
 from terascope.client import Client
-from terascope.client.tuning import TuningMethodName
 from terascope.core.errors import BadRequest, ConfigError
-from terascope.core.tuning import TuningStatus
+from terascope.core.tuning import TuningMethod, TuningStatus
 from terascope.protocol.tuning_views import JobEvent, JobView
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -43,7 +42,7 @@ def create(
     client: Client,
     data: Annotated[str, typer.Argument(metavar="DATA", help="A file of JSON lines, or the id of an uploaded one.")],
     model: Annotated[str, typer.Option(help="The base: NAME, for its newest version, or NAME@VERSION.")],
-    method: Annotated[str, typer.Option(help="lora, soft_prompt or projector.")] = "lora",
+    method: Annotated[TuningMethod, typer.Option(help="What is trained.")] = TuningMethod.LORA,
     name: Annotated[str, typer.Option(help="What the result is called.", show_default="after the job")] = "",
     validation: Annotated[str, typer.Option(help="Lines that are only measured.", show_default="a tenth of DATA")] = "",
     seed: Annotated[int | None, typer.Option(help="Decides all that is drawn.", show_default="drawn")] = None,
@@ -60,14 +59,12 @@ def create(
 
     Each line is {"messages": [...]} or {"prompt": ..., "completion": ...}; the answers are learned.
     """
-    if method not in get_args(TuningMethodName):
-        raise typer.BadParameter(f"--method must be one of {', '.join(get_args(TuningMethodName))}, not {method!r}")
     if plot is not None:
         check_ending(plot)
     job = client.tuning.create(
         model,
         _uploaded(client, data, project),
-        method,
+        method.value,
         hyperparameters=dict(map(_setting, settings or [])),
         validation_file=_uploaded(client, validation, project) if validation else "",
         suffix=name,

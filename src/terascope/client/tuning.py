@@ -1,7 +1,7 @@
 """What can be asked about fine-tuning jobs."""
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any
 from urllib.parse import quote
 
 from terascope.client.ask import Ask, Noun, Sender, call
@@ -9,7 +9,6 @@ from terascope.protocol.fine_tuning import FineTuningRequest
 from terascope.protocol.parse import validate
 from terascope.protocol.tuning_views import JobCheckpoints, JobEvents, JobView, JobViews
 
-TuningMethodName = Literal["lora", "soft_prompt", "projector"]
 _JOBS = "/v1/fine_tuning/jobs"
 
 
@@ -21,7 +20,7 @@ class Tuning(Noun[Sender]):
         self,
         model: str,
         training_file: str,
-        method: TuningMethodName = "lora",
+        method: str = "lora",
         *,
         hyperparameters: Mapping[str, Any] | None = None,
         validation_file: str = "",
@@ -31,7 +30,8 @@ class Tuning(Noun[Sender]):
     ) -> Ask[JobView]:
         """Train `method` beside `model` on an uploaded file of JSON lines; returns before that begins.
 
-        The result is called `suffix`. Raises `BadRequest` for hyperparameters that there are not.
+        The result is called `suffix`; `method` is `lora`, `soft_prompt` or `projector`. Raises `BadRequest` for another
+        one, and for hyperparameters that there are not.
         """
         asked: dict[str, object] = {
             "model": model,

@@ -1,7 +1,9 @@
 """What a fine-tuning job is, to every room: its methods, its settings, its life cycle."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
+from typing import Any
 
 TRAINED_SHARE = 3
 """What a trained token costs as against one of a prompt: the way there, and twice as much back."""
@@ -67,10 +69,20 @@ class Hyperparameters:
     hidden: tuple[int, ...] = (256,)
     activation: str = "gelu"
 
-    def of(self, method: TuningMethod) -> dict[str, object]:
-        """Those that mean something to `method`, by name."""
+    def values(self) -> dict[str, Any]:
+        """All of them by name, as JSON has them."""
+        return {name: list(one) if isinstance(one, tuple) else one for name, one in asdict(self).items()}
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any]) -> "Hyperparameters":
+        """What `values` or `of` gave, or a part of it. Raises `TypeError` for other names."""
+        plain: dict[str, Any] = {name: tuple(one) if isinstance(one, list) else one for name, one in values.items()}
+        return cls(**plain)
+
+    def of(self, method: TuningMethod) -> dict[str, Any]:
+        """Those that mean something to `method`, by name, as JSON has them."""
         others = {name for one, names in OWN_SETTINGS.items() if one is not method for name in names}
-        return {name: value for name, value in asdict(self).items() if name not in others}
+        return {name: value for name, value in self.values().items() if name not in others}
 
 
 OWN_SETTINGS: dict[TuningMethod, tuple[str, ...]] = {

@@ -1,7 +1,6 @@
 """`/v1/fine_tuning/jobs` as OpenAI has it, with our methods beside `supervised`; and the lines of training files."""
 
-from dataclasses import fields, replace
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import BeforeValidator, ConfigDict, Field, model_validator
 
@@ -12,19 +11,23 @@ from terascope.protocol.openai import ChatMessage, ContentPart, Seed, Tool, Wire
 MOST_LISTED = 100
 SUFFIX_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$"
 Auto = Literal["auto"]
-_KNOWN = {one.name for one in fields(Hyperparameters)}
 
 
 def _whole(value: object) -> object:
     return int(value) if isinstance(value, float) and value.is_integer() and abs(value) < 2**53 else value
 
 
-def _int(least: int, most: int) -> Any:
-    return Annotated[int, Field(ge=least, le=most), BeforeValidator(_whole)]
-
-
-def _float(least: float, most: float) -> Any:
-    return Annotated[float, Field(ge=least, le=most)]
+_WHOLE = BeforeValidator(_whole)
+Epochs = Annotated[int, Field(ge=1, le=1000), _WHOLE]
+Lines = Annotated[int, Field(ge=1, le=1024), _WHOLE]
+Steps = Annotated[int, Field(ge=1, le=10_000_000), _WHOLE]
+Tokens = Annotated[int, Field(ge=1, le=1 << 20), _WHOLE]
+Width = Annotated[int, Field(ge=1, le=1 << 16), _WHOLE]
+Few = Annotated[int, Field(ge=1, le=1024), _WHOLE]
+Rate = Annotated[float, Field(ge=1e-9, le=10)]
+Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Half = Annotated[float, Field(ge=0, le=0.5)]
 
 
 class CommonHyperparameters(Wire):
@@ -32,27 +35,27 @@ class CommonHyperparameters(Wire):
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, protected_namespaces=())
 
-    n_epochs: _int(1, 1000) | Auto | None = Field(None, description="How often all lines are read; 3 by default.")
-    max_steps: _int(1, 10_000_000) | None = Field(None, description="End after so many steps, whatever `n_epochs`.")
-    batch_size: _int(1, 1024) | Auto | None = Field(None, description="Lines in a step; 8 by default.")
-    learning_rate: _float(1e-9, 10) | None = Field(None, description="At its highest.")
-    learning_rate_multiplier: _float(1e-6, 1000) | Auto | None = Field(
+    n_epochs: Epochs | Auto | None = Field(None, description="How often all lines are read; 3 by default.")
+    max_steps: Steps | None = Field(None, description="End after so many steps, whatever `n_epochs`.")
+    batch_size: Lines | Auto | None = Field(None, description="Lines in a step; 8 by default.")
+    learning_rate: Rate | None = Field(None, description="At its highest.")
+    learning_rate_multiplier: Factor | Auto | None = Field(
         None, description="Of the method's own learning rate, in place of `learning_rate`."
     )
     schedule: Literal["cosine", "linear", "constant"] | None = Field(
         None, description="How the learning rate goes on after the warm-up; `cosine` by default."
     )
-    warmup_ratio: _float(0, 1) | None = Field(None, description="Share of the steps in which the rate rises; 0.05.")
-    weight_decay: _float(0, 1) | None = Field(None, description="As AdamW has it; 0 by default.")
-    max_grad_norm: _float(1e-6, 1e6) | None = Field(None, description="Longer gradients are scaled to it; 1.")
-    held_out_share: _float(0, 0.5) | None = Field(
+    warmup_ratio: Share | None = Field(None, description="Share of the steps in which the rate rises; 0.05.")
+    weight_decay: Share | None = Field(None, description="As AdamW has it; 0 by default.")
+    max_grad_norm: Factor | None = Field(None, description="Longer gradients are scaled to it; 1.")
+    held_out_share: Half | None = Field(
         None, description="Share of the lines that is not trained on but measured, without a validation file; 0.1."
     )
-    eval_every: _int(1, 10_000_000) | None = Field(
+    eval_every: Steps | None = Field(
         None, description="Measure the held-out loss every so many steps; at the end of each epoch by default."
     )
-    checkpoint_every: _int(1, 10_000_000) | None = Field(None, description="Steps between checkpoints; 50.")
-    micro_batch_tokens: _int(1, 1 << 20) | None = Field(
+    checkpoint_every: Steps | None = Field(None, description="Steps between checkpoints; 50.")
+    micro_batch_tokens: Tokens | None = Field(
         None, description="Tokens computed at once; a step with more is computed in parts; 2048."
     )
 
@@ -60,9 +63,9 @@ class CommonHyperparameters(Wire):
 class LoraHyperparameters(CommonHyperparameters):
     """Those of `lora`."""
 
-    rank: _int(1, 1024) | None = Field(None, description="Of the matrices; 8 by default.")
-    alpha: _float(0.001, 1e6) | None = Field(None, description="What they add is multiplied by alpha / rank; 16.")
-    dropout: _float(0, 0.9) | None = Field(None, description="Share of their inputs left out in training; 0.")
+    rank: Few | None = Field(None, description="Of the matrices; 8 by default.")
+    alpha: Factor | None = Field(None, description="What they add is multiplied by alpha / rank; 16.")
+    dropout: Half | None = Field(None, description="Share of their inputs left out in training; 0.")
     target_modules: Annotated[list[str], Field(min_length=1, max_length=100)] | None = Field(
         None, description="Names of linear layers, such as `q_proj`; all but the output head by default."
     )
@@ -71,7 +74,7 @@ class LoraHyperparameters(CommonHyperparameters):
 class SoftPromptHyperparameters(CommonHyperparameters):
     """Those of `soft_prompt`."""
 
-    vectors: _int(1, 1024) | None = Field(None, description="How many there are; 16 by default.")
+    vectors: Few | None = Field(None, description="How many there are; 16 by default.")
     init_text: Annotated[str, Field(max_length=10_000)] | None = Field(
         None, description="Text whose tokens' embeddings they begin as, repeated or cut; else tokens drawn by the seed."
     )
@@ -80,7 +83,7 @@ class SoftPromptHyperparameters(CommonHyperparameters):
 class ProjectorHyperparameters(CommonHyperparameters):
     """Those of `projector`."""
 
-    hidden: Annotated[list[_int(1, 1 << 16)], Field(max_length=7)] | None = Field(
+    hidden: Annotated[list[Width], Field(max_length=7)] | None = Field(
         None, description="Widths of its inner layers; [256] by default, [] for a single layer."
     )
     activation: Literal["gelu", "relu", "silu", "tanh"] | None = Field(None, description="Between layers; `gelu`.")
@@ -155,8 +158,7 @@ def hyperparameters(method: TuningMethod, given: CommonHyperparameters | None) -
     times = said.pop("learning_rate_multiplier", None)
     if times is not None:
         said["learning_rate"] = usual.learning_rate * times
-    values = {name: tuple(value) if isinstance(value, list) else value for name, value in said.items()}
-    return replace(usual, **{name: value for name, value in values.items() if name in _KNOWN})
+    return Hyperparameters.read(usual.values() | said)
 
 
 # lines of training files

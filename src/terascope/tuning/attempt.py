@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from terascope.core import environment
 from terascope.core.clock import Clock
@@ -81,8 +82,9 @@ class Attempt:
     async def _pause(self, ending: "asyncio.Future[Observation]") -> None:
         """Until it is time to look again, or the trainer has ended."""
         looking = asyncio.ensure_future(self._clock.sleep(_LOOK_S))
+        either: list[asyncio.Future[Any]] = [looking, ending]
         try:
-            await asyncio.wait({looking, ending}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
         finally:
             looking.cancel()
 

@@ -227,7 +227,7 @@ class Carrying:
 
 def settings_of(row: JobRow) -> Hyperparameters:
     """The settings in a row."""
-    return Hyperparameters(**{name: tuple(one) if isinstance(one, list) else one for name, one in row.settings.items()})
+    return Hyperparameters.read(row.settings)
 
 
 def _told_error(ended: Ended, last: str) -> ServiceError:

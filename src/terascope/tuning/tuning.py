@@ -5,7 +5,6 @@ import logging
 import secrets
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
 from terascope.access.access import Access
 from terascope.access.principal import Principal
@@ -185,10 +184,9 @@ def _check_base(version: ModelVersion) -> None:
 
 def _row(who: Principal, project: str, version: ModelVersion, new: NewJob, now: float) -> JobRow:
     job = new_id("ftjob")
-    own: dict[str, Any] = new.settings.of(new.method)
     seed = secrets.randbelow(1 << 31) if new.seed is None else new.seed
     return JobRow(
         job, new_id("req"), project, who.user_id, who.key_id, now, new.method, new.asked_as, version.public_name,
         version.digest, new.training_file, new.validation_file, new.suffix or f"ft-{job[-_NAME_DIGITS:]}", seed,
-        {name: list(one) if isinstance(one, tuple) else one for name, one in own.items()}, new.tags,
+        new.settings.of(new.method), new.tags,
     )  # fmt: skip

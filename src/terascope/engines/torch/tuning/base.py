@@ -48,7 +48,8 @@ class Base:
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self.module.get_input_embeddings().weight.device
+        found: torch.device = self.module.get_input_embeddings().weight.device
+        return found
 
     def embeds(self, tokens: Tensor) -> Tensor:
         """Return the embeddings [.., width] of `tokens`."""

@@ -70,9 +70,5 @@ class TuningJob:
 
     @classmethod
     def _of(cls, value: Mapping[str, Any]) -> "TuningJob":
-        settings = {
-            name: tuple(one) if isinstance(one, list) else one for name, one in value.get("settings", {}).items()
-        }
-        return cls(
-            **{**value, "method": TuningMethod(value["method"]), "settings": Hyperparameters(**settings)},
-        )
+        settings = Hyperparameters.read(value.get("settings", {}))
+        return cls(**{**value, "method": TuningMethod(value["method"]), "settings": settings})

@@ -163,7 +163,7 @@ class ProjectorTrainee:
         widths = [vector_width, *job.settings.hidden, base.width]
         layers = [nn.Linear(taken, given, device=base.device) for taken, given in pairwise(widths)]
         _like_embeddings(layers[-1], base)
-        self._layers = nn.ModuleList(layers)
+        self._layers, self._device = nn.ModuleList(layers), base.device
         self._activation = ACTIVATIONS[job.settings.activation]
 
     def parameters(self) -> Mapping[str, Parameter]:
@@ -173,7 +173,7 @@ class ProjectorTrainee:
         return None
 
     def mapped(self, vectors: Tensor) -> Tensor:
-        x = vectors.to(self._layers[0].weight.device)
+        x = vectors.to(self._device)
         for number, layer in enumerate(self._layers):
             x = layer(self._activation(x) if number else x)
         return x
