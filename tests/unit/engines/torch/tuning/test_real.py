@@ -65,21 +65,25 @@ def signals(count: int, seed: int) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize(
-    ("method", "settings"),
+    ("method", "times", "settings"),
     [
-        (TuningMethod.LORA, {"n_epochs": 1, "learning_rate": 2e-3}),
-        (TuningMethod.SOFT_PROMPT, {"n_epochs": 2, "learning_rate": 2e-2, "vectors": 8}),
+        (TuningMethod.LORA, 5, {"n_epochs": 1, "learning_rate": 2e-3}),
+        (
+            TuningMethod.SOFT_PROMPT,
+            2,
+            {"n_epochs": 2, "learning_rate": 2e-2, "vectors": 8, "init_text": "Answer as a record: symbol=; name="},
+        ),
     ],
 )
 def test_a_small_real_task_is_learned(
-    smol_dir: Path, tmp_path: Path, method: TuningMethod, settings: dict[str, Any]
+    smol_dir: Path, tmp_path: Path, method: TuningMethod, times: float, settings: dict[str, Any]
 ) -> None:
     directory = make_job(
         tmp_path / "job", smol_dir, method, elements(), converted_dir=CONVERTED, held_out_share=0.15, **settings
     )
     assert train(directory) == DONE
     losses = [line["loss"] for line in told(directory, "held_out")]
-    assert losses[-1] < losses[0] / 3, losses
+    assert losses[-1] < losses[0] / times, losses
 
 
 def test_a_projector_learns_to_name_signals(smol_dir: Path, tmp_path: Path) -> None:
