@@ -99,7 +99,7 @@ class Training:
         total = 0.0
         for part in parts:
             loss = loss_sum(self._base, self._trainee, batch_of(part, self._base.device)) / learned
-            loss.backward()  # type: ignore[no-untyped-call]
+            loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no type
             total += float(loss.detach())
         before = self._trainee.before
         return total, sum(len(one) + before for part in parts for one in part)

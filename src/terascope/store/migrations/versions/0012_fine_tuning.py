@@ -8,6 +8,11 @@ down_revision = "0011"
 
 
 def upgrade() -> None:
+    _jobs()
+    _events()
+
+
+def _jobs() -> None:
     op.create_table(
         "fine_tuning_jobs",
         sa.Column("id", sa.String(length=40), nullable=False),
@@ -47,6 +52,9 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_fine_tuning_jobs")),
     )
     op.create_index("ix_fine_tuning_jobs_project_id", "fine_tuning_jobs", ["project", "id"], unique=False)
+
+
+def _events() -> None:
     op.create_table(
         "fine_tuning_events",
         sa.Column("id", sa.String(length=40), nullable=False),
