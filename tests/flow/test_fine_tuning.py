@@ -3,6 +3,8 @@
 import base64
 import io
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -232,6 +234,32 @@ def test_files_must_be_there_and_for_it(client: openai.OpenAI) -> None:
     other = upload(client, chat_lines(2), "user_data")
     with pytest.raises(openai.BadRequestError, match="purpose 'fine-tune'"):
         client.fine_tuning.jobs.create(model="tiny", training_file=other.id)
+
+
+def test_the_command_line(gateway: Served, tmp_path: Path) -> None:
+    (tmp_path / "lines.jsonl").write_text("".join(json.dumps(one) + "\n" for one in chat_lines(8)))
+
+    def tune(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "terascope", "tune", *words, "--url", gateway.url, "--key", gateway.key]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
+
+    made = tune(
+        "create", "lines.jsonl", "--model", "tiny", "--name", "typed", "--set", "n_epochs=2", "--plot", "loss.png"
+    )
+    assert made.returncode == 0, made.stderr
+    job, *told = made.stdout.splitlines()
+    assert any("Step 2/2: training loss=" in line for line in told)
+    assert "The job has successfully completed" in told[-1]
+    assert (tmp_path / "loss.png").read_bytes().startswith(b"\x89PNG")
+    shown = tune("show", job).stdout
+    assert f"id                {job}" in shown
+    assert "held-out loss" in shown.splitlines()[-1]
+    assert json.loads(tune("events", job, "--json").stdout)[0]["message"] == f"Created fine-tuning job: {job}"
+    assert any(line.startswith(job) and "succeeded" in line for line in tune("list").stdout.splitlines())
+    assert "any more" in tune("cancel", job).stderr
+    (tmp_path / "bad.jsonl").write_text("{}\n")
+    failed = tune("create", "bad.jsonl", "--model", "tiny", "--follow")
+    assert (failed.returncode, "training_file, line 1: it must be" in failed.stderr) == (1, True)
 
 
 def test_cancelled_in_every_state(client: openai.OpenAI, gateway: Served) -> None:

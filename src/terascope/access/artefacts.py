@@ -14,14 +14,12 @@ from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest, NotFound
 from terascope.core.models import ModelVersion
 from terascope.core.projects import checked_text
-from terascope.internals.artefacts import ACTIVATIONS, projector_widths, soft_prompt_shape
+from terascope.internals.artefacts import ACTIVATIONS, MOST_BYTES, projector_widths, soft_prompt_shape
 from terascope.protocol.request import ModelRequest
 from terascope.store.artefacts import ArtefactRow, ArtefactStore
 from terascope.store.blobs import Blobs
 from terascope.store.database import Database
 
-MOST_BYTES = 32 << 20
-"""Of an artefact: it travels to the engine with every request that uses it."""
 _VERSION_DIGITS = 12
 
 

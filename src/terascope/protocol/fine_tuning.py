@@ -23,6 +23,7 @@ Lines = Annotated[int, Field(ge=1, le=1024), _WHOLE]
 Steps = Annotated[int, Field(ge=1, le=10_000_000), _WHOLE]
 Tokens = Annotated[int, Field(ge=1, le=1 << 20), _WHOLE]
 Width = Annotated[int, Field(ge=1, le=1 << 16), _WHOLE]
+Rank = Annotated[int, Field(ge=1, le=256), _WHOLE]
 Few = Annotated[int, Field(ge=1, le=1024), _WHOLE]
 Rate = Annotated[float, Field(ge=1e-9, le=10)]
 Factor = Annotated[float, Field(ge=1e-6, le=1e6)]
@@ -63,7 +64,7 @@ class CommonHyperparameters(Wire):
 class LoraHyperparameters(CommonHyperparameters):
     """Those of `lora`."""
 
-    rank: Few | None = Field(None, description="Of the matrices; 8 by default.")
+    rank: Rank | None = Field(None, description="Of the matrices; 8 by default.")
     alpha: Factor | None = Field(None, description="What they add is multiplied by alpha / rank; 16.")
     dropout: Half | None = Field(None, description="Share of their inputs left out in training; 0.")
     target_modules: Annotated[list[str], Field(min_length=1, max_length=100)] | None = Field(

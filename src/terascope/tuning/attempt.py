@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from terascope.core import environment
 from terascope.core.clock import Clock
 from terascope.engines.torch.tuning.job import PROGRESS
 from terascope.fleet.launchers.contract import Handle, Launcher, Observation, Program, Sight
@@ -70,7 +69,7 @@ class Attempt:
         command = (sys.executable, "-m", _TRAINER, str(directory))
         log = log_file(self._data_dir, row.id)
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        program = Program(row.id, command, environment.for_child(), log)
+        program = Program(row.id, command, log=log)
         handle: Handle = {}
         try:
             async for handle in self._launcher.start(program):

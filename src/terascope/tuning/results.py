@@ -10,7 +10,7 @@ from terascope.access.artefacts import Artefacts, NewArtefact, version_of
 from terascope.catalog.catalog import Catalog
 from terascope.core.artefacts import ArtefactKind
 from terascope.core.errors import Conflict, ModelNotFound
-from terascope.core.models import ModelVersion
+from terascope.core.models import ModelName, ModelVersion
 from terascope.core.tuning import TuningMethod
 from terascope.engines.torch.tuning.job import PROJECTOR_FILE, PROMPT_FILE
 from terascope.store.tuning import JobRow
@@ -23,7 +23,11 @@ class Results:
         self._catalog, self._artefacts, self._adapters = catalog, artefacts, adapters
 
     def check_name(self, base: ModelVersion, suffix: str, project: str) -> None:
-        """Raise `Conflict` when an adapter of that name is another project's, whose users would get this one."""
+        """Look at the name that an adapter is to have before anything is trained.
+
+        Raises `BadRequest` when it is too long, `Conflict` when it is another project's, whose users would get this one.
+        """
+        ModelName.parse(f"{base.name}:{suffix}")
         try:
             there = self._catalog.versions(f"{base.name}:{suffix}")
         except ModelNotFound:

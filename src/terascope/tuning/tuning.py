@@ -55,7 +55,7 @@ class Tuning:
         Raises `NotAllowed` without the mode `tune`, `ModelNotFound`, `BadRequest` for a base that cannot be tuned,
         `NotFound` for files that the caller may not use, `Conflict` for a name that is another project's.
         """
-        if not self._rooms.config.jobs:
+        if self._rooms.config.jobs < 1:
             raise UnsupportedFeature("this gateway takes no fine-tuning jobs (`tuning.jobs` is 0)")
         version = self._rooms.catalog.resolve(new.model)
         grant = await self._access.admit(who, version, Mode.TUNE, project=project)

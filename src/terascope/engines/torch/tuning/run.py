@@ -19,8 +19,10 @@ from terascope.engines.torch.tuning.progress import Progress
 from terascope.engines.torch.tuning.saves import Saves
 from terascope.engines.torch.tuning.trainees import Trainee, make_trainee
 from terascope.engines.torch.tuning.training import Data, Training
+from terascope.internals.artefacts import MOST_BYTES
 from terascope.protocol.embeds import PART
 
+_HEADERS = 1 << 16  # bytes of a result besides its numbers, at most
 _log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,7 @@ def run(job: TuningJob, directory: Path, progress: Progress, stopped: Callable[[
     base = load_base(job, report)
     width = _vector_width(job)
     trainee = make_trainee(job, base, width)
+    _check_size(job, trainee)
     with ExitStack() as stack:
         data = _data(job, base, trainee, width, stack, report)
         saves = Saves(directory / CHECKPOINTS, f"{job.fingerprint} {data.trained.digest} {data.measured.digest}")
@@ -44,6 +47,14 @@ def run(job: TuningJob, directory: Path, progress: Progress, stopped: Callable[[
             return STOPPED
         _finish(job, training, trainee, data, directory, progress)
     return DONE
+
+
+def _check_size(job: TuningJob, trainee: Trainee) -> None:
+    """Raise `BadRequest` for what could not be registered once it is trained."""
+    size = sum(one.numel() * one.element_size() for one in trainee.parameters().values()) + _HEADERS
+    if job.method is not TuningMethod.LORA and size > MOST_BYTES:
+        what = "vectors" if job.method is TuningMethod.SOFT_PROMPT else "hidden"
+        raise BadRequest(f"{what}: the result would have {size:,} bytes; it may have {MOST_BYTES:,}", param=what)
 
 
 def _data(

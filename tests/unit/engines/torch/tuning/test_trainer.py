@@ -110,6 +110,14 @@ def test_a_bad_line_ends_the_job(tiny_dir: Path, tmp_path: Path, line: dict[str,
     assert (error["code"], error["param"]) == ("invalid_request", "training_file")
 
 
+def test_what_could_not_be_registered_is_not_trained(tiny_dir: Path, tmp_path: Path) -> None:
+    options = {**FAST, "hidden": (3000, 3000)}
+    directory = make_job(tmp_path / "one", tiny_dir, TuningMethod.PROJECTOR, signals(8, 0), **options)
+    assert train(directory) == FAILED
+    error = told(directory, "error")[0]
+    assert (error["param"], "it may have 33,554,432" in error["message"]) == ("hidden", True)
+
+
 def test_a_loss_that_is_no_number_ends_the_job(tiny_dir: Path, tmp_path: Path) -> None:
     options = {**FAST, "learning_rate": 1e30, "max_grad_norm": 1e6, "warmup_ratio": 0.0}
     directory = make_job(tmp_path / "one", tiny_dir, TuningMethod.LORA, chats(), **options)
