@@ -14,8 +14,9 @@ from terascope.access.projects import Projects
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
 from terascope.core.config import TuningConfig
-from terascope.core.errors import EngineError, InternalError, ServiceError, all_errors
+from terascope.core.errors import EngineError, InternalError, ModelNotFound, ServiceError, all_errors
 from terascope.core.models import Mode, ModelVersion
+from terascope.core.prices import FREE, Price
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.core.tuning import Hyperparameters, TuningStatus
@@ -168,16 +169,23 @@ class Carrying:
 
     async def _hold(self, row: JobRow, version: ModelVersion) -> None:
         """Set aside what the job may cost, or as much as is missing of that. Raises `AllocationExhausted`."""
-        grant = await self._grant(row, version)
+        grant = await self._grant(row, version.price)
         if not grant.unlimited:
             amount = grant.price.cost(row.most_tokens, 0)
             await self._rooms.accounts.extend(row.run_id, grant, amount, advice="set fewer n_epochs or max_steps")
 
-    async def _grant(self, row: JobRow, version: ModelVersion) -> Grant:
+    def _price(self, row: JobRow) -> Price:
+        """What a token of the base costs; nothing where the base was removed while the job ran."""
+        try:
+            return self._rooms.catalog.resolve(row.base).price
+        except ModelNotFound:
+            return FREE
+
+    async def _grant(self, row: JobRow, price: Price) -> Grant:
         project = await self._rooms.projects.find(row.project)
         who = Principal(row.key_id, "", frozenset({Mode.TUNE}), row.user_id, row.project)
         unlimited = project.unlimited if project else ""
-        return Grant(who, Mode.TUNE, row.base, row.project, price=version.price, unlimited=unlimited)
+        return Grant(who, Mode.TUNE, row.base, row.project, price=price, unlimited=unlimited)
 
     async def _settle(
         self, row: JobRow, outcome: Outcome, error: ServiceError | None = None, *, result: str = ""
@@ -186,9 +194,8 @@ class Carrying:
         rooms = self._rooms
         if await rooms.recorder.has(row.run_id):
             return
-        version = rooms.catalog.resolve(row.base)
-        grant = await self._grant(row, version)
-        charged = 0 if outcome is Outcome.FAILED else cost(version.price, row.tokens, row.measured)
+        grant = await self._grant(row, self._price(row))
+        charged = 0 if outcome is Outcome.FAILED else cost(grant.price, row.tokens, row.measured)
         record = _record(row, outcome, error, charged, rooms.clock.now(), result)
         settlement = rooms.accounts.settlement(grant, record, prompt_tokens=row.tokens + row.measured)
         await rooms.recorder.save(record, settlement)
