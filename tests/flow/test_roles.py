@@ -28,6 +28,7 @@ class Route:
         return f"{self.method} {self.path}"
 
 
+MODES = ["query", "embed", "tune"]
 PAYS = (("X-Terascope-Project", "climate"),)
 SEEN = (FREE, FREE, FREE, FREE, HIDDEN)
 MANAGED = (FREE, FREE, DENIED, DENIED, HIDDEN)
@@ -114,12 +115,17 @@ def clients(gateway: Served) -> Iterator[dict[str, httpx.Client]]:
     operator.headers.update(gateway.headers)
     for name in ("climate", "ocean"):
         sent(operator, "POST", "/admin/v1/projects", {"name": name, "pi": f"pi of {name}"})
-        sent(operator, "PUT", f"/admin/v1/projects/{name}/policies/*", {})
+        sent(operator, "PUT", f"/admin/v1/projects/{name}/policies/*", {"modes": MODES})
         sent(operator, "POST", f"/admin/v1/projects/{name}/allocations", {"units": 1000})
     sent(operator, "PUT", "/admin/v1/projects/climate/members/auditor", {"role": "auditor"})
     users = {"pi": "pi of climate", "member": "member", "auditor": "auditor", "pi of another project": "pi of ocean"}
     for role, user in users.items():
-        asked = {"name": role, "user": user, "project": "ocean" if role == "pi of another project" else "climate"}
+        asked = {
+            "scopes": MODES,
+            "name": role,
+            "user": user,
+            "project": "ocean" if role == "pi of another project" else "climate",
+        }
         made[role].headers["Authorization"] = f"Bearer {sent(operator, 'POST', '/admin/v1/keys', asked)['key']}"
     yield made
     for client in made.values():

@@ -34,7 +34,7 @@ from terascope.store.blobs import Blobs
 from terascope.store.database import Database
 from terascope.store.runs import RunStore
 from terascope.store.tuning import TuningStore
-from terascope.tuning.attempt import Attempt
+from terascope.tuning.attempt import TRAINER, Attempt
 from terascope.tuning.carrying import Rooms
 from terascope.tuning.results import Results
 from terascope.tuning.tuning import Tuning
@@ -51,10 +51,11 @@ async def opened(
     *,
     clock: Clock | None = None,
     engine_kind: EngineKinds = registry.engine_kind,
+    trainer: str = TRAINER,
 ) -> AsyncIterator[Services]:
     """The services of a gateway over `data_dir`, which no other gateway may use meanwhile.
 
-    `engine_kind` finds engines by the names that deployments use.
+    `engine_kind` finds engines by the names that deployments use; `trainer` is the module that carries out jobs.
 
     Holds on leaving, however: every process that was started is gone, and everything submitted is written.
     Raises `ConfigError` when a deployment is impossible, when another gateway holds the data directory, or when
@@ -87,7 +88,9 @@ async def opened(
             access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files
         )
         preparing = {_name(deployment): "starting" for deployment in config.deployments}
-        tuning = _tuning(config, data_dir, clock, database, launchers, access, catalog, files, recorder, artefacts)
+        tuning = _tuning(
+            config, data_dir, clock, database, launchers, access, catalog, files, recorder, artefacts, trainer
+        )
         stack.push_async_callback(tuning.aclose)
         await tuning.resume()
         yield Services(
@@ -160,10 +163,11 @@ def _tuning(
     files: Files,
     recorder: Recorder,
     artefacts: Artefacts,
+    trainer: str,
 ) -> Tuning:
     store = TuningStore(database)
     results = Results(catalog, artefacts, data_dir / "adapters")
-    attempt = Attempt(launchers["local"], store, clock, data_dir)
+    attempt = Attempt(launchers["local"], store, clock, data_dir, trainer=trainer)
     rooms = Rooms(
         store, files, catalog, access.projects, access.accounts, recorder, results, attempt, config.tuning, clock,
         data_dir,

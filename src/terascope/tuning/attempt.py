@@ -15,7 +15,8 @@ from terascope.fleet.logs import log_file
 from terascope.store.tuning import JobChange, JobRow, TuningStore
 from terascope.tuning.telling import Reading, Told, told_since
 
-_TRAINER = "terascope.engines.torch.trainer"
+TRAINER = "terascope.engines.torch.trainer"
+"""The module that is run."""
 _LOOK_S = 0.5
 GRACE_S = 5.0
 """Seconds that a trainer has to end; one that is killed goes on from its last checkpoint."""
@@ -33,8 +34,11 @@ class Ended:
 class Attempt:
     """Starts trainers of jobs, one after the other, and writes down what they tell."""
 
-    def __init__(self, launcher: Launcher, store: TuningStore, clock: Clock, data_dir: Path) -> None:
+    def __init__(
+        self, launcher: Launcher, store: TuningStore, clock: Clock, data_dir: Path, *, trainer: str = TRAINER
+    ) -> None:
         self._launcher, self._store, self._clock, self._data_dir = launcher, store, clock, data_dir
+        self._trainer = trainer
 
     async def run(self, row: JobRow, directory: Path) -> Ended:
         """Let a trainer work in `directory` until it ends. On any raise and on cancellation nothing of it is left.
@@ -66,7 +70,7 @@ class Attempt:
 
     @asynccontextmanager
     async def _started(self, row: JobRow, directory: Path) -> AsyncIterator[Handle]:
-        command = (sys.executable, "-m", _TRAINER, str(directory))
+        command = (sys.executable, "-m", self._trainer, str(directory))
         log = log_file(self._data_dir, row.id)
         log.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         program = Program(row.id, command, log=log)

@@ -25,7 +25,7 @@ class Results:
     def check_name(self, base: ModelVersion, suffix: str, project: str) -> None:
         """Look at the name that an adapter is to have before anything is trained.
 
-        Raises `BadRequest` when it is too long, and `Conflict` when it is another project's, whose users would get this.
+        Raises `BadRequest` when it is too long, `Conflict` when it is another project's: its users would get this one.
         """
         ModelName.parse(f"{base.name}:{suffix}")
         try:

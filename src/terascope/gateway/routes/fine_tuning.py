@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Response
 from fastapi.responses import StreamingResponse
 
 from terascope.core.tuning import DEFAULTS, TuningStatus
-from terascope.gateway.depends import NO_NUL, Caller, UseServices
+from terascope.gateway.depends import NO_NUL, Caller, Tuner, UseServices
 from terascope.gateway.routes.files import ProjectHeader
 from terascope.gateway.services import Services
 from terascope.protocol.fine_tuning import MOST_LISTED, FineTuningRequest, method_of
@@ -37,7 +37,7 @@ _EVENTS: dict[int | str, dict[str, Any]] = {
 
 
 @router.post("")
-async def create_job(asked: FineTuningRequest, use: UseServices, who: Caller, project: ProjectHeader = "") -> JobView:
+async def create_job(asked: FineTuningRequest, use: UseServices, who: Tuner, project: ProjectHeader = "") -> JobView:
     """Train something beside a model, on an uploaded file of JSON lines; the answer comes before that begins."""
     method, settings = method_of(asked)
     new = NewJob(
