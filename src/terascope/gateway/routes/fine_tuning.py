@@ -29,6 +29,7 @@ from terascope.tuning.tuning import NewJob
 
 router = APIRouter(prefix="/v1/fine_tuning/jobs", tags=["fine-tuning"])
 _LOOK_S = 1.0
+_STREAM = {"cache-control": "no-cache", "x-accel-buffering": "no"}
 Limit = Annotated[int, Query(ge=1, le=MOST_LISTED)]
 After = Annotated[str, Query(max_length=60, pattern=NO_NUL, description="Only what is past this id.")]
 _EVENTS: dict[int | str, dict[str, Any]] = {
@@ -87,7 +88,7 @@ async def list_events(
     """What happened to a job, newest first; with `stream` oldest first, as server-sent events."""
     if stream:
         await use.tuning.get(who, job)
-        return StreamingResponse(_streamed(use, job, after), media_type="text/event-stream")
+        return StreamingResponse(_streamed(use, job, after), headers=_STREAM, media_type="text/event-stream")
     found = await use.tuning.events(who, job, limit + 1, after=after)
     return JobEvents(data=[_event(row) for row in found[:limit]], has_more=len(found) > limit)
 
@@ -104,16 +105,21 @@ async def list_checkpoints(
 
 
 async def _streamed(use: Services, job: str, after: str) -> AsyncIterator[bytes]:
+    silent_s = 0.0
     while True:
         over = await use.tuning.over(job)  # first: what is told after it is in the events by then
         while found := await use.tuning.events_since(job, after, MOST_LISTED):
             for row in found:
                 yield b"data: " + _event(row).model_dump_json().encode() + b"\n\n"
-            after = found[-1].id
+            after, silent_s = found[-1].id, 0.0
         if over:
             yield DONE
             return
+        if silent_s >= use.config.server.heartbeat_s:
+            yield b": training\n\n"
+            silent_s = 0.0
         await use.clock.sleep(_LOOK_S)
+        silent_s += _LOOK_S
 
 
 def _view(row: JobRow) -> JobView:

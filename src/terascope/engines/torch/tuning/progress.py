@@ -1,5 +1,6 @@
 """What a training tells: lines of JSON at the end of a file, which the gateway reads as they come."""
 
+import errno
 import json
 import os
 from pathlib import Path
@@ -20,8 +21,11 @@ class Progress:
         os.close(self._file)
 
     def tell(self, kind: str, **told: object) -> None:
-        """Append a line, at once. Raises `OSError` when the disk is full."""
-        os.write(self._file, json.dumps({"kind": kind, **told}).encode() + b"\n")
+        """Append a line, at once. Raises `OSError` when the disk is full; then nothing of it is left."""
+        line = json.dumps({"kind": kind, **told}).encode() + b"\n"
+        if os.write(self._file, line) < len(line):
+            _cut_unfinished(self._file)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _cut_unfinished(file: int) -> None:

@@ -19,7 +19,7 @@ from terascope.engines.torch.tuning.base import Base
 from terascope.engines.torch.tuning.data import mixed_seed
 from terascope.engines.torch.tuning.job import ABOUT_FILE, PROJECTOR_FILE, PROMPT_FILE, TuningJob
 from terascope.engines.torch.tuning.safe import write_tensors, write_text
-from terascope.internals.lora import BASE_DIGEST, CONFIG, WEIGHTS
+from terascope.internals.lora import BASE_DIGEST, CONFIG, WEIGHTS, modules_of, read_spec
 
 _INTERNAL = ("base_model_name_or_path", "inference_mode", "task_type", "auto_mapping")
 
@@ -94,6 +94,7 @@ class LoraTrainee:
             raise BadRequest(
                 f"target_modules: {job.base} cannot be trained so: {words}", param="target_modules"
             ) from None
+        self._check(base)
         self._drops = [one for name, one in self._model.named_modules() if ".lora_dropout." in name]
 
     def parameters(self) -> Mapping[str, Parameter]:
@@ -110,13 +111,26 @@ class LoraTrainee:
             one.train(mode)
 
     def save(self, directory: Path, about: str) -> Sequence[str]:
-        weights = peft.get_peft_model_state_dict(self._model, save_embedding_layers=False)
-        write_tensors(directory / WEIGHTS, weights)
+        write_tensors(directory / WEIGHTS, self._weights())
         write_text(directory / CONFIG, json.dumps(self._told(), indent=1, sort_keys=True))
         card = f"---\nlicense: {self._job.licence}\n---\n" if self._job.licence else ""
         write_text(directory / "README.md", f"{card}# LoRA adapter of {self._job.base}\n")
         write_text(directory / ABOUT_FILE, about)
         return [CONFIG, WEIGHTS, "README.md", ABOUT_FILE]
+
+    def _check(self, base: Base) -> None:
+        """Raise `BadRequest` for what could not be served once it is trained."""
+        if hasattr(base.module.get_output_embeddings(), "lora_A"):
+            raise BadRequest("target_modules: the output head cannot be served with an adapter", param="target_modules")
+        shapes = {name: tuple(one.shape) for name, one in self._weights().items()}
+        try:
+            modules_of(read_spec(json.dumps(self._told()).encode()), shapes)
+        except BadRequest as error:
+            raise BadRequest(f"target_modules: {error.message}", param="target_modules") from None
+
+    def _weights(self) -> dict[str, Tensor]:
+        found: dict[str, Tensor] = peft.get_peft_model_state_dict(self._model, save_embedding_layers=False)
+        return found
 
     def _told(self) -> dict[str, Any]:
         """PEFT's configuration, with the base by its public name and digest and not by a path of this machine."""

@@ -96,6 +96,13 @@ def test_layers_that_are_not_there(base: Base) -> None:
     assert found.value.param == "target_modules"
 
 
+@pytest.mark.parametrize("name", ["lm_head", "embed_tokens"])
+def test_layers_that_could_not_be_served(base: Base, name: str) -> None:
+    with pytest.raises(BadRequest, match="target_modules") as found:
+        make_trainee(job(TuningMethod.LORA, target_modules=("q_proj", name)), base)
+    assert found.value.param == "target_modules"
+
+
 def test_a_base_that_takes_no_vectors(base: Base) -> None:
     blind = replace(base, takes_vectors=False)
     for method in (TuningMethod.SOFT_PROMPT, TuningMethod.PROJECTOR):
