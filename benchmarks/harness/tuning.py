@@ -16,7 +16,7 @@ from terascope.engines.torch.tuning.job import PROGRESS, TuningJob
 from . import tune_peer
 from .processes import Failed
 
-STEPS, LINES, SKIPPED = 12, 96, 2
+STEPS, LINES, SKIPPED = 10, 80, 2
 _WORDS = 40  # of a question; an answer has half as many
 KINDS = ("terascope", "peft")
 
