@@ -88,11 +88,8 @@ async def opened(
             access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files
         )
         preparing = {_name(deployment): "starting" for deployment in config.deployments}
-        tuning = _tuning(
-            config, data_dir, clock, database, launchers, access, catalog, files, recorder, artefacts, trainer
-        )
-        stack.push_async_callback(tuning.aclose)
-        await tuning.resume()
+        rooms = (access, catalog, files, recorder, artefacts)
+        tuning = await _tuning(config, data_dir, clock, database, launchers["local"], rooms, trainer, stack)
         yield Services(
             config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing, artefacts, tuning
         )
@@ -152,27 +149,29 @@ async def _version(services: Services, deployment: DeploymentConfig) -> ModelVer
     return await services.catalog.add_remote(name, source, version=version, context_length=deployment.context_length)
 
 
-def _tuning(
+async def _tuning(
     config: Config,
     data_dir: Path,
     clock: Clock,
     database: Database,
-    launchers: Mapping[str, Launcher],
-    access: Access,
-    catalog: Catalog,
-    files: Files,
-    recorder: Recorder,
-    artefacts: Artefacts,
+    launcher: Launcher,
+    rooms: tuple[Access, Catalog, Files, Recorder, Artefacts],
     trainer: str,
+    stack: AsyncExitStack,
 ) -> Tuning:
+    """Fine-tuning, going on with what an earlier gateway left."""
+    access, catalog, files, recorder, artefacts = rooms
     store = TuningStore(database)
     results = Results(catalog, artefacts, data_dir / "adapters")
-    attempt = Attempt(launchers["local"], store, clock, data_dir, trainer=trainer)
-    rooms = Rooms(
+    attempt = Attempt(launcher, store, clock, data_dir, trainer=trainer)
+    needed = Rooms(
         store, files, catalog, access.projects, access.accounts, recorder, results, attempt, config.tuning, clock,
         data_dir,
     )  # fmt: skip
-    return Tuning(access, rooms)
+    tuning = Tuning(access, needed)
+    stack.push_async_callback(tuning.aclose)
+    await tuning.resume()
+    return tuning
 
 
 async def _files(config: Config, database: Database, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Files:
