@@ -38,6 +38,12 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/v1/files/{file_id}"): ANYONE,
     ("GET", "/v1/files/{file_id}/content"): ANYONE,
     ("DELETE", "/v1/files/{file_id}"): ANYONE,
+    ("GET", "/v1/fine_tuning/jobs"): ANYONE,  # of their projects
+    ("POST", "/v1/fine_tuning/jobs"): frozenset({"tune", OPERATOR}),
+    ("GET", "/v1/fine_tuning/jobs/{job}"): ANYONE,
+    ("POST", "/v1/fine_tuning/jobs/{job}/cancel"): ANYONE,
+    ("GET", "/v1/fine_tuning/jobs/{job}/events"): ANYONE,
+    ("GET", "/v1/fine_tuning/jobs/{job}/checkpoints"): ANYONE,
     ("GET", "/v1/me"): ANYONE,
     ("GET", "/v1/models"): ANYONE,
     ("GET", "/v1/models/{model:path}"): ANYONE,

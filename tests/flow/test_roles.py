@@ -28,6 +28,7 @@ class Route:
         return f"{self.method} {self.path}"
 
 
+MODES = ["query", "embed", "tune"]
 PAYS = (("X-Terascope-Project", "climate"),)
 SEEN = (FREE, FREE, FREE, FREE, HIDDEN)
 MANAGED = (FREE, FREE, DENIED, DENIED, HIDDEN)
@@ -42,6 +43,12 @@ ROUTES = [
     Route("GET", "/v1/files/none", (FREE,) * 5),
     Route("GET", "/v1/files/none/content", (FREE,) * 5),
     Route("DELETE", "/v1/files/none", (FREE,) * 5),
+    Route("GET", "/v1/fine_tuning/jobs", SEEN, headers=PAYS),
+    Route("POST", "/v1/fine_tuning/jobs", USED, {"model": "echo", "training_file": "none"}, PAYS),
+    Route("GET", "/v1/fine_tuning/jobs/none", (FREE,) * 5),
+    Route("POST", "/v1/fine_tuning/jobs/none/cancel", (FREE,) * 5),
+    Route("GET", "/v1/fine_tuning/jobs/none/events", (FREE,) * 5),
+    Route("GET", "/v1/fine_tuning/jobs/none/checkpoints", (FREE,) * 5),
     Route("GET", "/admin/v1/projects", (FREE,) * 5),
     Route("POST", "/admin/v1/projects", OPERATED, {"name": "climate"}),
     Route("GET", "/admin/v1/projects/climate", SEEN),
@@ -114,12 +121,17 @@ def clients(gateway: Served) -> Iterator[dict[str, httpx.Client]]:
     operator.headers.update(gateway.headers)
     for name in ("climate", "ocean"):
         sent(operator, "POST", "/admin/v1/projects", {"name": name, "pi": f"pi of {name}"})
-        sent(operator, "PUT", f"/admin/v1/projects/{name}/policies/*", {})
+        sent(operator, "PUT", f"/admin/v1/projects/{name}/policies/*", {"modes": MODES})
         sent(operator, "POST", f"/admin/v1/projects/{name}/allocations", {"units": 1000})
     sent(operator, "PUT", "/admin/v1/projects/climate/members/auditor", {"role": "auditor"})
     users = {"pi": "pi of climate", "member": "member", "auditor": "auditor", "pi of another project": "pi of ocean"}
     for role, user in users.items():
-        asked = {"name": role, "user": user, "project": "ocean" if role == "pi of another project" else "climate"}
+        asked = {
+            "scopes": MODES,
+            "name": role,
+            "user": user,
+            "project": "ocean" if role == "pi of another project" else "climate",
+        }
         made[role].headers["Authorization"] = f"Bearer {sent(operator, 'POST', '/admin/v1/keys', asked)['key']}"
     yield made
     for client in made.values():

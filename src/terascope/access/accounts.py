@@ -21,6 +21,7 @@ from terascope.store.database import Database
 from terascope.store.holds import Held, HoldStore
 
 log = logging.getLogger(__name__)
+_ADVICE = "set a smaller max_tokens"
 _ENTER_S = 0.05  # charges that come within it are entered in the ledger together
 
 
@@ -103,13 +104,16 @@ class Accounts:
         if held.block is not None:
             self._live.discard(run_id)
 
-    async def extend(self, run_id: str, grant: Grant, amount: int) -> None:
-        """Bring what the request holds up to `amount`. Raises `AllocationExhausted`."""
+    async def extend(self, run_id: str, grant: Grant, amount: int, *, advice: str = _ADVICE) -> None:
+        """Bring what the request holds up to `amount`.
+
+        Raises `AllocationExhausted`; `advice` is what one can do to need less.
+        """
         share = self._blocks.share(run_id)
         self._live.add(run_id)
         held = await self._holds.extend(self._asked(run_id, grant, amount - (share.amount if share else 0)))
         if not held.had:
-            raise await self._exhausted(grant, amount, held)
+            raise await self._exhausted(grant, amount, held, advice)
 
     def settlement(self, grant: Grant | None, record: RunRecord, *, prompt_tokens: int) -> Settlement | None:
         """What is to be settled for the request of `record`; None when nothing was held and nothing is due."""
@@ -176,13 +180,13 @@ class Accounts:
         now = self._clock.now()
         return Hold(run_id, grant.project, amount, now, now + self._config.hold_s)
 
-    async def _exhausted(self, grant: Grant, amount: int, held: Held) -> AllocationExhausted:
+    async def _exhausted(self, grant: Grant, amount: int, held: Held, advice: str = _ADVICE) -> AllocationExhausted:
         project = await self._projects.find(grant.project)
         pis = ", ".join(project.pis) if project else ""
         whom = f"its PI ({pis}) or an operator" if pis else "an operator"
         return AllocationExhausted(
             f"the project {grant.project} has {_shown(held.available)} service units left, and this request may need "
-            f"{_shown(amount)}; set a smaller max_tokens, or ask {whom} for more"
+            f"{_shown(amount)}; {advice}, or ask {whom} for more"
         )
 
 

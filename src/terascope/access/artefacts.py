@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,14 +14,12 @@ from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest, NotFound
 from terascope.core.models import ModelVersion
 from terascope.core.projects import checked_text
-from terascope.internals.artefacts import ACTIVATIONS, projector_widths, soft_prompt_shape
+from terascope.internals.artefacts import ACTIVATIONS, MOST_BYTES, projector_widths, soft_prompt_shape
 from terascope.protocol.request import ModelRequest
 from terascope.store.artefacts import ArtefactRow, ArtefactStore
 from terascope.store.blobs import Blobs
 from terascope.store.database import Database
 
-MOST_BYTES = 32 << 20
-"""Of an artefact: it travels to the engine with every request that uses it."""
 _VERSION_DIGITS = 12
 
 
@@ -53,6 +52,10 @@ class Artefacts:
         `NotFound` or `NotAllowed` when `who` may not use the project.
         """
         await self._projects.require(who, new.project, Right.USE)
+        return await self.keep(who.user_id, new, version)
+
+    async def keep(self, user_id: str, new: NewArtefact, version: ModelVersion) -> ArtefactRow:
+        """Register `new` for a user who was found to be allowed to, as `add` does for one who is looked at."""
         named = ArtefactName.parse(f"{new.name}@{new.version}" if new.version else new.name, "name")
         if named.project or len(new.data) > MOST_BYTES:
             told = f"{len(new.data)} bytes; it may have {MOST_BYTES}" if not named.project else "a project in its name"
@@ -63,9 +66,9 @@ class Artefacts:
         shape = await asyncio.to_thread(read, new.data)
         digest = await asyncio.to_thread(self._blobs.put, new.data)
         row = ArtefactRow(
-            new.project, new.kind, named.name, named.version or digest[:_VERSION_DIGITS], version.public_name,
+            new.project, new.kind, named.name, named.version or version_of(new.data), version.public_name,
             digest, len(new.data), tuple(shape), new.activation, await self._shares_of(new),
-            checked_text(new.note, "note", empty=True), self._clock.now(), who.user_id,
+            checked_text(new.note, "note", empty=True), self._clock.now(), user_id,
         )  # fmt: skip
         await self._store.add(row)
         return row
@@ -159,6 +162,11 @@ class Artefacts:
         """Whom earlier versions are shared with."""
         rows = [row for row in await self._store.all(new.kind, new.name) if row.project == new.project]
         return rows[-1].shared_with if rows else ()
+
+
+def version_of(data: bytes) -> str:
+    """What a version with these bytes is called that nobody gave a name."""
+    return hashlib.sha256(data).hexdigest()[:_VERSION_DIGITS]
 
 
 def _missing(kind: ArtefactKind, name: str, param: str | None = None) -> NotFound:

@@ -57,6 +57,10 @@ NOUNS: dict[str, tuple[str, str]] = {
         "terascope.cli.capture",
         "Bring what is inside a model at each prompt into a dataset; one that was cut short is continued.",
     ),
+    "tune": (
+        "terascope.cli.tune",
+        "Fine-tuning: LoRA adapters, soft prompts and projectors, trained on one's own data.",
+    ),
     "files": ("terascope.cli.stored", "Files: uploads, and results that were kept; they belong to projects."),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
     "plan": (

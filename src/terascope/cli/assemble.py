@@ -34,6 +34,11 @@ from terascope.scheduler.usage import Usage
 from terascope.store.blobs import Blobs
 from terascope.store.database import Database
 from terascope.store.runs import RunStore
+from terascope.store.tuning import TuningStore
+from terascope.tuning.attempt import TRAINER, Attempt
+from terascope.tuning.carrying import Rooms
+from terascope.tuning.results import Results
+from terascope.tuning.tuning import Tuning
 
 Show = Callable[[str, str], None]
 """Takes a model's or deployment's name and what is happening to it."""
@@ -47,10 +52,11 @@ async def opened(
     *,
     clock: Clock | None = None,
     engine_kind: EngineKinds = registry.engine_kind,
+    trainer: str = TRAINER,
 ) -> AsyncIterator[Services]:
     """The services of a gateway over `data_dir`, which no other gateway may use meanwhile.
 
-    `engine_kind` finds engines by the names that deployments use.
+    `engine_kind` finds engines by the names that deployments use; `trainer` is the module that carries out jobs.
 
     Holds on leaving, however: every process that was started is gone, and everything submitted is written.
     Raises `ConfigError` when a deployment is impossible, when another gateway holds the data directory, or when
@@ -84,8 +90,10 @@ async def opened(
         )
         deployments = Deployments(database, fleet, catalog, clock, data_dir, _named(config))
         starting = {one.name: "starting" for one in _named(config)}
+        rooms = (access, catalog, files, recorder, artefacts)
+        tuning = await _tuning(config, data_dir, clock, database, launchers["local"], rooms, trainer, stack)
         opened = (config, clock, access, catalog, fleet, inference, recorder, files, metrics)
-        yield Services(*opened, starting, artefacts, deployments)
+        yield Services(*opened, starting, artefacts, deployments, tuning)
 
 
 async def deploy(services: Services, show: Show) -> None:
@@ -126,6 +134,31 @@ async def _add(services: Services, name: str, show: Show) -> str:
         show(name, f"failed: {error.message}")
         return error.message
     return ""
+
+
+async def _tuning(
+    config: Config,
+    data_dir: Path,
+    clock: Clock,
+    database: Database,
+    launcher: Launcher,
+    rooms: tuple[Access, Catalog, Files, Recorder, Artefacts],
+    trainer: str,
+    stack: AsyncExitStack,
+) -> Tuning:
+    """Fine-tuning, going on with what an earlier gateway left."""
+    access, catalog, files, recorder, artefacts = rooms
+    store = TuningStore(database)
+    results = Results(catalog, artefacts, data_dir / "adapters")
+    attempt = Attempt(launcher, store, clock, data_dir, trainer=trainer)
+    needed = Rooms(
+        store, files, catalog, access.projects, access.accounts, recorder, results, attempt, config.tuning, clock,
+        data_dir,
+    )  # fmt: skip
+    tuning = Tuning(access, needed)
+    stack.push_async_callback(tuning.aclose)
+    await tuning.resume()
+    return tuning
 
 
 async def _files(config: Config, database: Database, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Files:

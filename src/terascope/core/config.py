@@ -181,6 +181,21 @@ class InternalsConfig:
 
 
 @dataclass(frozen=True)
+class TuningConfig:
+    """How fine-tuning jobs are run."""
+
+    jobs: int = _key(1, "Jobs that train at once; further ones wait. 0: none are taken.")
+    restarts: int = _key(
+        3, "How often in a row a trainer that ended unexpectedly is started again without a new checkpoint between."
+    )
+    device: str = _key("", "`cpu`, `cuda`, `cuda:1`, ...; empty chooses.")
+    dtype: Literal["", "float32", "bfloat16", "float16"] = _key(
+        "", "Type of the base's numbers; empty means float32 on a CPU, the checkpoint's own on a GPU."
+    )
+    threads: int = _key(0, "CPU threads of a trainer; 0 means one per core.")
+
+
+@dataclass(frozen=True)
 class SchedulerConfig:
     """Who goes next when a model has more to do than it can."""
 
@@ -313,6 +328,7 @@ class Config:
     scheduler: SchedulerConfig = _part(SchedulerConfig, "Who goes next when a model has more to do than it can.")
     limits: LimitsConfig = _part(LimitsConfig, "How fast keys, projects and classes of service may ask.")
     internals: InternalsConfig = _part(InternalsConfig, "The most that one trace may take.")
+    tuning: TuningConfig = _part(TuningConfig, "How fine-tuning jobs are run.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
     engines: dict[str, EngineConfig] = _key({}, "How engines are started here: `vllm`, `torch`.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")

@@ -45,6 +45,7 @@ from terascope.gateway.routes import (
     admin_service_accounts,
     console,
     files,
+    fine_tuning,
     health,
     identity,
     models,
@@ -56,7 +57,7 @@ from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
 _PARTS = (
-    health, identity, models, files, admin_models, admin_deployments, admin_adapters, admin_keys,
+    health, identity, models, files, fine_tuning, admin_models, admin_deployments, admin_adapters, admin_keys,
     admin_service_accounts, admin_projects,
     admin_allocations, admin_reservations, admin_artefacts, admin_audit, admin_runs, console,
 )  # fmt: skip

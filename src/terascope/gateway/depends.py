@@ -6,6 +6,7 @@ from fastapi import Depends, Header, Request
 
 from terascope.access.principal import Principal
 from terascope.access.scopes import OPERATOR
+from terascope.core.models import Mode
 from terascope.gateway.services import Services
 
 
@@ -31,6 +32,12 @@ async def operator(who: Annotated[Principal, Depends(caller)]) -> Principal:
     return who
 
 
+async def tuner(who: Annotated[Principal, Depends(caller)]) -> Principal:
+    """Whoever may train. Raises `NotAllowed` for anyone else."""
+    who.require(Mode.TUNE)
+    return who
+
+
 async def metrics_reader(use: UseServices, authorization: Annotated[str, Header(include_in_schema=False)] = "") -> None:
     """Whoever may read metrics, as `auth.metrics` says. Raises `NotAuthenticated` and `NotAllowed` for others."""
     if use.config.auth.metrics == "operator":
@@ -38,4 +45,5 @@ async def metrics_reader(use: UseServices, authorization: Annotated[str, Header(
 
 
 Caller = Annotated[Principal, Depends(caller)]
+Tuner = Annotated[Principal, Depends(tuner)]
 Operator = Annotated[Principal, Depends(operator)]

@@ -13,6 +13,7 @@ from terascope.fleet.fleet import Fleet
 from terascope.gateway.metrics import Metrics
 from terascope.inference.inference import Inference
 from terascope.provenance.recorder import Recorder
+from terascope.tuning.tuning import Tuning
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +33,7 @@ class Services:
     """Deployments that the fleet does not have yet, or never will: name -> `starting` or `failed`."""
     artefacts: Artefacts
     deployments: Deployments
+    tuning: Tuning
 
     def states(self) -> dict[str, str]:
         """The state of every deployment, by its name."""

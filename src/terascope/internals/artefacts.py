@@ -9,6 +9,8 @@ from terascope.internals.packing import unpack
 
 ACTIVATIONS = ("gelu", "relu", "silu", "tanh")
 MOST_LAYERS = 8
+MOST_BYTES = 32 << 20
+"""Of an artefact: it travels to the engine with every request that uses it."""
 _PARAMETER = re.compile(r"([0-9])\.(weight|bias)")
 
 

@@ -36,6 +36,10 @@ class Recorder:
             raise NotFound(f"there is no run {run_id[:60]!r}")
         return record
 
+    async def has(self, run_id: str) -> bool:
+        """Whether there is a record of that id."""
+        return await self._store.get(run_id) is not None
+
     async def newest(self, limit: int, *, key_id: str = "", model: str = "", before: str = "") -> list[RunRecord]:
         """Return up to `limit` records, newest first."""
         return await self._store.newest(limit, key_id=key_id, model=model, before=before)

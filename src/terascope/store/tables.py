@@ -301,6 +301,58 @@ artefacts = Table(
     Column("created_by", String(200), nullable=False),
 )
 
+fine_tuning_jobs = Table(
+    "fine_tuning_jobs",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("run_id", String(40), nullable=False),  # of its run record and of its hold
+    Column("project", ForeignKey("projects.name"), nullable=False),
+    Column("user_id", String(200), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("created", Float, nullable=False),
+    Column("started", Float),  # when its trainer was first started
+    Column("finished", Float),
+    Column("status", String(20), nullable=False),
+    Column("method", String(20), nullable=False),
+    Column("asked_as", String(20), nullable=False),  # what the request called the method
+    Column("base", String(200), nullable=False),  # name@version
+    Column("digest", String(64), nullable=False),  # of the base's files
+    Column("training_file", String(60), nullable=False),
+    Column("validation_file", String(60), nullable=False),
+    Column("suffix", String(64), nullable=False),
+    Column("seed", BigInteger, nullable=False),
+    Column("settings", JSON, nullable=False),
+    Column("tags", JSON, nullable=False),  # the request's `metadata`
+    Column("data_digest", String(64), nullable=False),  # of the training file
+    Column("most_tokens", BigInteger, nullable=False),  # that it can come to, trained and measured, as they are priced
+    Column("step", Integer, nullable=False),
+    Column("steps", Integer, nullable=False),  # 0: not known yet
+    Column("step_s", Float, nullable=False),  # that the last step took
+    Column("tokens", BigInteger, nullable=False),  # trained
+    Column("measured", BigInteger, nullable=False),  # tokens of held-out lines
+    Column("loss", Float),  # of the last step
+    Column("held_out_loss", Float),  # the last
+    Column("saved", Integer, nullable=False),  # the step of the newest checkpoint
+    Column("read", BigInteger, nullable=False),  # bytes of the trainer's progress that are in the events
+    Column("handle", JSON, nullable=False),  # what the launcher needs to stop the trainer
+    Column("result", String(300), nullable=False),
+    Column("error", JSON, nullable=False),  # code, message, param; empty when there is none
+)
+Index("ix_fine_tuning_jobs_project_id", fine_tuning_jobs.c.project, fine_tuning_jobs.c.id)
+
+fine_tuning_events = Table(
+    "fine_tuning_events",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("job", ForeignKey("fine_tuning_jobs.id"), nullable=False),
+    Column("time", Float, nullable=False),
+    Column("level", String(10), nullable=False),
+    Column("kind", String(20), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("data", JSON, nullable=False),
+)
+Index("ix_fine_tuning_events_job_kind_id", fine_tuning_events.c.job, fine_tuning_events.c.kind, fine_tuning_events.c.id)
+
 audit = Table(
     "audit",
     metadata,
@@ -322,6 +374,8 @@ __all__ = [
     "charges",
     "entries",
     "files",
+    "fine_tuning_events",
+    "fine_tuning_jobs",
     "holds",
     "identities",
     "keys",

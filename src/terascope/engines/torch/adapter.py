@@ -9,6 +9,7 @@ from platformdirs import user_cache_path
 from terascope.core import environment
 from terascope.core.config import DeploymentConfig
 from terascope.core.errors import ConfigError
+from terascope.core.models import ModelVersion
 from terascope.engines.contract import Endpoint, Engine, Launch
 from terascope.engines.upstream import Address, HttpEngine
 
@@ -31,7 +32,6 @@ class TorchKind:
         """See `EngineKind.command`; options of the deployment are those of `_OPTIONS`."""
         deployment, version = launch.deployment, launch.version
         _check(deployment, version.directory)
-        converted = _cache_dir() / "converted" / version.digest
         flags = {
             "--model-dir": version.directory,
             "--served-name": launch.served_name,
@@ -41,7 +41,7 @@ class TorchKind:
             "--threads": deployment.threads,
             "--max-batch": deployment.max_batch or _MAX_BATCH,
             "--context-length": deployment.context_length,
-            "--converted-dir": str(converted) if version.digest else "",
+            "--converted-dir": str(converted_dir(version)) if version.digest else "",
             **{f"--{name.replace('_', '-')}": value for name, value in deployment.options.items()},
         }
         words = [word for flag, value in flags.items() if value for word in (flag, str(value))]
@@ -55,6 +55,11 @@ class TorchKind:
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
         """See `EngineKind.connect`."""
         return HttpEngine(endpoint, served_name=launch.served_name)
+
+
+def converted_dir(version: ModelVersion) -> Path:
+    """Where a GGUF checkpoint, unpacked, is kept for the next start."""
+    return _cache_dir() / "converted" / version.digest
 
 
 def _check(deployment: DeploymentConfig, directory: str) -> None:

@@ -128,3 +128,14 @@ def _typed(vectors: Tensor, form: VectorForm) -> Tensor:
             f"a number is too large for {str(form.dtype).removeprefix('torch.')}, in which the model computes"
         )
     return found
+
+
+def width_of(text: str, param: str) -> int:
+    """Return how many numbers each of the vectors in `text` has. Raises `BadRequest` with `param`."""
+    try:
+        found = _array(decode_base64(text))
+    except BadRequest as error:
+        raise BadRequest(f"{param}: {error.message}", param=param) from None
+    if found.dim() != 2 or not found.numel():
+        raise BadRequest(f"{param}: the vectors have the shape {list(found.shape)}, not [n, width]", param=param)
+    return int(found.shape[1])

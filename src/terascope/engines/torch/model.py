@@ -84,19 +84,20 @@ def load_causal(settings: WorkerSettings, report: Report) -> CausalModel:
     """
     device = choose_device(settings)
     with explained(settings.model_dir):
-        module, tokenizer = _read(settings, device, report)
+        module, tokenizer = read_checkpoint(settings, device, report)
     module.eval().requires_grad_(False).to(device)
     report("warming up")
-    vocabulary = Vocabulary(tokenizer, _width(module), _ends(module, tokenizer))
+    vocabulary = Vocabulary(tokenizer, logits_width(module), ends_of(module, tokenizer))
     bytes_per_token = prepare(module)
-    context = _context(module.config, settings.context_length)
+    context = context_of(module.config, settings.context_length)
     packed = PackedModel(module, _cache_tokens(settings, context, bytes_per_token, device))
     packed.find_fixed_rows()
     form = VectorForm(module.get_input_embeddings().weight.shape[1], module.dtype) if packed.takes_vectors() else None
     return CausalModel(packed, vocabulary, context, str(module.dtype).removeprefix("torch."), form)
 
 
-def _read(settings: WorkerSettings, device: torch.device, report: Report) -> tuple[PreTrainedModel, Any]:
+def read_checkpoint(settings: WorkerSettings, device: torch.device, report: Report) -> tuple[PreTrainedModel, Any]:
+    """Return the language model that `settings` name, with its tokenizer. Raises what reading it raises."""
     packed_file = gguf_file(settings.model_dir)
     if packed_file is None:
         return _read_plain(settings, settings.model_dir, device, report)
@@ -117,7 +118,7 @@ def _read_plain(
     return read_model(directory, dtype), AutoTokenizer.from_pretrained(directory, local_files_only=True)
 
 
-def _context(config: PretrainedConfig, asked: int) -> int:
+def context_of(config: PretrainedConfig, asked: int) -> int:
     """The longest row in tokens. Raises `ConfigError` when more is asked than the model has positions for."""
     text = config.get_text_config(decoder=True)
     own = max(0, int(getattr(text, "max_position_embeddings", None) or getattr(text, "n_positions", None) or 0))
@@ -143,16 +144,17 @@ def _cache_tokens(settings: WorkerSettings, context: int, bytes_per_token: int, 
     return tokens
 
 
-def _width(module: PreTrainedModel) -> int:
+def logits_width(module: PreTrainedModel) -> int:
+    """How many logits the model gives for a token."""
     head = module.get_output_embeddings()
     return int(head.weight.shape[0] if head is not None else module.config.get_text_config().vocab_size)
 
 
-def _ends(module: PreTrainedModel, tokenizer: Any) -> list[int]:
+def ends_of(module: PreTrainedModel, tokenizer: Any) -> list[int]:
     """The tokens that end an answer: what the generation settings say, and the tokenizer's own."""
     said = module.generation_config.eos_token_id if module.generation_config else None
     found = {*(said if isinstance(said, list) else [said]), tokenizer.eos_token_id} - {None}
-    return sorted(token for token in found if 0 <= token < _width(module))
+    return sorted(token for token in found if 0 <= token < logits_width(module))
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from terascope.internals.artefacts import projector_widths
 from terascope.internals.packing import decode_base64, unpack
 
 _KEPT = 8
-_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
     "gelu": functional.gelu,
     "relu": torch.relu,
     "silu": functional.silu,
@@ -46,7 +46,7 @@ class Projector:
         """Return [n, output] of `vectors` [n, width]."""
         x = vectors.float()
         for number, (weight, bias) in enumerate(self.layers):
-            x = functional.linear(_ACTIVATIONS[self.activation](x) if number else x, weight, bias)
+            x = functional.linear(ACTIVATIONS[self.activation](x) if number else x, weight, bias)
         return x
 
 
@@ -59,8 +59,8 @@ class Projectors:
 
     def read(self, text: str, activation: str) -> Projector:
         """Return the projector in `text`, base64 of a safetensors file. Raises `BadRequest` for anything else."""
-        if activation not in _ACTIVATIONS:
-            raise BadRequest(f"encoder.activation must be one of {', '.join(_ACTIVATIONS)}", param="encoder")
+        if activation not in ACTIVATIONS:
+            raise BadRequest(f"encoder.activation must be one of {', '.join(ACTIVATIONS)}", param="encoder")
         key = hashlib.blake2b(text.encode(), digest_size=16).digest(), activation
         with self._lock:
             if key in self._kept:

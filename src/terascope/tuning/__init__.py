@@ -1,0 +1,1 @@
+"""Fine-tuning jobs: from an uploaded file to a registered adapter, soft prompt or projector."""
