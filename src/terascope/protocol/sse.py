@@ -52,6 +52,7 @@ class StreamReader:
     done: bool = False
     events: int = 0
     finish_reasons: dict[int, str] = field(default_factory=dict)
+    answer_id: str = ""
     _rest: bytearray = field(default_factory=bytearray)
     _rename: tuple[re.Pattern[bytes], bytes] | None = None
 
@@ -116,6 +117,8 @@ class StreamReader:
         self.error = error_in(payload)
         if self.error is not None:
             return False
+        if isinstance(payload.get("id"), str):
+            self.answer_id = payload["id"]
         choices = payload.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and choice.get("finish_reason"):
