@@ -117,7 +117,9 @@ class ModelRequest:
     def searches_files(self) -> bool:
         """Whether passages of vector stores are to be put before its question."""
         tools = self.fields.get("tools") if self.endpoint == "chat/completions" else None
-        return isinstance(tools, list) and any(isinstance(one, dict) and one.get("type") == FILE_SEARCH for one in tools)
+        return isinstance(tools, list) and any(
+            isinstance(one, dict) and one.get("type") == FILE_SEARCH for one in tools
+        )
 
     @property
     def encoder(self) -> str:

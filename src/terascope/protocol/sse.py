@@ -39,7 +39,8 @@ class StreamReader:
     stated exceptions. The usage event is taken out when the client did not ask for it (`keep_usage`); `[DONE]`
     is held back (`held`) until the caller has made the run record durable; `model` says the public name
     instead of the served one. An error event ends the stream: it is kept in `error` for the caller to tell,
-    and what follows it is dropped. `choices` is how many the request asked for.
+    and what follows it is dropped. `choices` is how many the request asked for. `answer_id`
+    is what the engine calls its answer, known once a choice has ended.
     """
 
     keep_usage: bool

@@ -57,6 +57,10 @@ class Collection(Protocol):
         """From `version` on these files have no passages; idempotent, and nothing happens for one that has none."""
         ...
 
+    def set_attributes(self, file_id: str, attributes: Attributes, version: int) -> None:
+        """From `version` on a file has these attributes and no others; nothing happens for one that has no passages."""
+        ...
+
     def undo(self, after: int) -> None:
         """Take back every change that was made for a version beyond `after`. Idempotent."""
         ...

@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from terascope.access.principal import Principal
-from terascope.core.errors import BadRequest, EngineError, NotFound
+from terascope.core.errors import BadRequest, EngineError, EngineUnreachable, NotFound
 from terascope.core.ids import new_id
 from terascope.core.models import Mode
 from terascope.core.projects import Qos
@@ -86,6 +86,8 @@ class Embedder:
         body = {"model": model, "prompt": text, "add_special_tokens": False, "return_offsets": True}
         try:
             said = await self._asked("tokenize", Mode.EMBED, body, caller)
+        except EngineUnreachable:
+            raise
         except (BadRequest, NotFound, EngineError):
             return None
         found = said.get("offsets")
@@ -96,6 +98,8 @@ class Embedder:
         body = {"model": model, "messages": messages}
         try:
             said = await self._asked("tokenize", Mode.QUERY, body, caller)
+        except EngineUnreachable:
+            raise
         except (BadRequest, NotFound, EngineError):
             return None
         count = said.get("count")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from terascope.core.errors import Conflict, UnsupportedFeature
-from terascope.retrieval.contract import Found, Passage, Placed
+from terascope.retrieval.contract import Attributes, Found, Passage, Placed
 
 _STILL = 2**62  # `removed` of what is still there
 _COLUMNS = ("file_id", "index", "start", "end", "text", "digest", "filename", "attributes")
@@ -41,6 +41,14 @@ class LanceCollection:
         table = self._table()
         if file_ids and table.count_rows(where):
             table.update(where=where, values={"removed": version})
+            self._changed()
+
+    def set_attributes(self, file_id: str, attributes: Attributes, version: int) -> None:
+        of_it = f"removed = {_STILL} AND added < {version} AND file_id IN ({_quoted([file_id])})"
+        rows = self._table().search().where(of_it).limit(None).to_arrow()
+        self.remove([file_id], version)
+        if rows.num_rows:
+            self._table().add(_with(rows, {"attributes": _json(attributes), "added": version, "removed": _STILL}))
             self._changed()
 
     def undo(self, after: int) -> None:
@@ -73,9 +81,7 @@ class LanceCollection:
     def attributes(self, version: int) -> dict[str, Any]:
         query = self._table().search().where(f'{_at(version)} AND "index" = 0').select(["file_id", "attributes"])
         found = query.limit(None).to_arrow().to_pydict()
-        return {
-            one: json.loads(text) for one, text in zip(found["file_id"], found["attributes"], strict=True)
-        }
+        return {one: json.loads(text) for one, text in zip(found["file_id"], found["attributes"], strict=True)}
 
     def purge(self, before: int) -> None:
         table = self._table()
@@ -97,7 +103,6 @@ class LanceCollection:
 
     def _table(self) -> Any:
         return self._database.open_table(self._name)
-
 
 
 class LanceCollections:
@@ -162,10 +167,25 @@ def _rows(placed: Sequence[Placed], version: int, width: int) -> Any:
     columns: dict[str, Any] = {
         name: [getattr(one.passage, name) for one in placed] for name in _COLUMNS if name != "attributes"
     }
-    columns["attributes"] = [json.dumps(dict(one.passage.attributes), sort_keys=True) for one in placed]
+    columns["attributes"] = [_json(one.passage.attributes) for one in placed]
     columns |= {"added": [version] * len(placed), "removed": [_STILL] * len(placed)}
     columns["vector"] = pa.FixedSizeListArray.from_arrays(pa.array(flat, pa.float32()), width)
     return pa.table({name: columns[name] for name in _schema(width).names}, schema=_schema(width))
+
+
+def _with(rows: Any, values: dict[str, Any]) -> Any:
+    """The rows with those values in all of them."""
+    import pyarrow as pa
+
+    for name, value in values.items():
+        place = rows.schema.get_field_index(name)
+        column = pa.array([value] * rows.num_rows, rows.schema.field(name).type)
+        rows = rows.set_column(place, rows.schema.field(name), column)
+    return rows
+
+
+def _json(attributes: Attributes) -> str:
+    return json.dumps(dict(attributes), sort_keys=True)
 
 
 def _numbers(vector: bytes) -> Any:

@@ -42,7 +42,7 @@ class Pool:
         if row.id not in self._open:
             if row.id not in await self.run(self._collections.names):
                 raise FileLost(
-                    f"the passages of {row.id} are not in the data directory any more; delete the store and make it again"
+                    f"the passages of {row.id} are not in the data directory any more; delete it and make it again"
                 )
             self._open[row.id] = await self.run(self._collections.open, row.id, row.width)
         return self._open[row.id]
@@ -99,7 +99,7 @@ def _told(call: Callable[..., T], arguments: tuple[object, ...]) -> T:
         return call(*arguments)
     except ServiceError:
         raise
-    except Exception as error:  # noqa: BLE001 - the edge to the database, which raises what it likes
+    except Exception as error:  # the edge to the database, which raises what it likes
         detail = f"{type(error).__name__}: {error}"
         if getattr(error, "errno", None) in _FULL or "No space left" in detail:
             raise StorageFull("the data directory has no room left for vector stores", detail=detail) from error

@@ -3,7 +3,9 @@
 import codecs
 from html.parser import HTMLParser
 
-ACCEPTED = "plain text, Markdown, source code, JSON and JSONL, CSV, HTML, XML; in UTF-8, or UTF-16 with a byte order mark"
+ACCEPTED = (
+    "plain text, Markdown, source code, JSON and JSONL, CSV, HTML, XML; in UTF-8, or UTF-16 with a byte order mark"
+)
 _HTML = (".html", ".htm", ".xhtml")
 _KNOWN = ((b"%PDF", "a PDF"), (b"PK\x03\x04", "an archive or an office document"), (b"\x89PNG", "an image"),
           (b"\xff\xd8\xff", "an image"), (b"\x1f\x8b", "compressed"))  # fmt: skip

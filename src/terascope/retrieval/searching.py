@@ -106,9 +106,7 @@ def _check_width(row: StoreRow, vectors: Sequence[bytes]) -> None:
         )
 
 
-def _nearest(
-    collection: Collection, vectors: Sequence[bytes], version: int, query: Query
-) -> tuple[Found, ...]:
+def _nearest(collection: Collection, vectors: Sequence[bytes], version: int, query: Query) -> tuple[Found, ...]:
     among = None if query.wanted is None else _chosen(collection.attributes(version), query.wanted)
     best: dict[tuple[str, int], Found] = {}
     for vector in vectors:

@@ -127,10 +127,14 @@ def check_attributes_are_of_a_version(new: NewCollections) -> None:
     """Every file has them, an empty mapping where it has none."""
     collection = new().open(_NAME, WIDTH)
     collection.put(placed("one", 0, 1, attributes={"year": 1.5, "name": "é'\""}) + placed("two", 0), 1)
-    collection.put(placed("one", 0, 1, attributes={"good": False}), 2)
+    collection.set_attributes("one", {"good": False}, 2)
+    collection.set_attributes("none", {"good": True}, 2)
     assert collection.attributes(1) == {"one": {"year": 1.5, "name": "é'\""}, "two": {}}
     assert collection.attributes(2) == {"one": {"good": False}, "two": {}}
     assert collection.attributes(0) == {}
+    before, after = ([one.text for one in collection.passages("one", version, 0, 9)] for version in (1, 2))
+    assert before == after == ["part 0 of one", "part 1 of one"]
+    assert nearest(collection, 2) == nearest(collection, 1) == ["one/0", "two/0", "one/1"]
 
 
 def check_what_is_purged_is_gone(new: NewCollections) -> None:
