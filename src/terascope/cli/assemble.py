@@ -29,6 +29,8 @@ from terascope.gateway.services import Services
 from terascope.inference.inference import Inference
 from terascope.inference.turns import Turns
 from terascope.provenance.recorder import Recorder
+from terascope.retrieval.lance import LanceCollections, check_installed
+from terascope.retrieval.retrieval import Retrieval, Rooms
 from terascope.scheduler.usage import Usage
 from terascope.store.blobs import Blobs
 from terascope.store.database import Database
@@ -81,8 +83,13 @@ async def opened(
         inference = Inference(
             access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files
         )
+        rooms = Rooms(database, access, catalog, fleet, files, inference, config, clock)
+        retrieval = Retrieval(rooms, LanceCollections(data_dir / "collections"), check_installed)
+        stack.push_async_callback(retrieval.aclose)
         preparing = {_name(deployment): "starting" for deployment in config.deployments}
-        yield Services(config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing, artefacts)
+        yield Services(
+            config, clock, access, catalog, fleet, inference, recorder, files, metrics, preparing, artefacts, retrieval
+        )
 
 
 async def deploy(services: Services, show: Show) -> None:

@@ -12,6 +12,7 @@ from terascope.fleet.fleet import Fleet
 from terascope.gateway.metrics import Metrics
 from terascope.inference.inference import Inference
 from terascope.provenance.recorder import Recorder
+from terascope.retrieval.retrieval import Retrieval
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +31,7 @@ class Services:
     preparing: dict[str, str]
     """Deployments that the fleet does not have yet, or never will: name -> `starting` or `failed`."""
     artefacts: Artefacts
+    retrieval: Retrieval
 
     def states(self) -> dict[str, str]:
         """The state of every deployment, by its name."""

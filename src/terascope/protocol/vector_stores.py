@@ -294,7 +294,7 @@ class TextContent(BaseModel):
 
 
 class Place(BaseModel):
-    """Where a passage is: the characters from `start` to before `end` of the file's text; `digest` is of the passage."""
+    """Where a passage is: the characters from `start` to before `end` of the file's text; `digest` is of its own."""
 
     start: int
     end: int

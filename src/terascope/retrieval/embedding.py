@@ -1,6 +1,7 @@
 """Vectors and tokens of texts, asked of models by the one page that every request takes: priced and recorded."""
 
 import base64
+import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -130,8 +131,8 @@ def _vectors(said: dict[str, Any], count: int) -> list[bytes]:
 
 def _vector(embedding: object) -> bytes:
     """From base64, or from numbers, which engines give that know no other format."""
-    import numpy as np
-
     if isinstance(embedding, str):
         return base64.b64decode(embedding)
-    return np.asarray(embedding, "<f4").tobytes()
+    if not isinstance(embedding, list):
+        raise EngineError("the embedding model answered with something that is no vector")
+    return struct.pack(f"<{len(embedding)}f", *embedding)

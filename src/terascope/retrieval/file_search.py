@@ -10,12 +10,11 @@ from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest
 from terascope.fleet.fleet import Fleet
 from terascope.inference.searching import Asker
-from terascope.protocol.parse import validate
 from terascope.protocol.request import FILE_SEARCH, ModelRequest
 from terascope.protocol.vector_stores import RESULTS, FileSearchTool
 from terascope.retrieval.contract import Found
 from terascope.retrieval.embedding import Caller, Embedder
-from terascope.retrieval.searching import Answer, Query, Searcher
+from terascope.retrieval.searching import Answer, Query, Searcher, threshold_of
 from terascope.retrieval.stores import Stores
 from terascope.store.vector_stores import StoreRow
 
@@ -69,8 +68,7 @@ class FileSearch:
         found: list[tuple[StoreRow, Answer]] = []
         rows = [await self._stores.found(caller.principal, one) for one in dict.fromkeys(tool.vector_store_ids)]
         versions = _versions(tool, rows)
-        ranking = tool.ranking_options
-        threshold = (ranking.score_threshold if ranking else None) or 0.0
+        threshold = threshold_of(tool.ranking_options)
         limit = tool.max_num_results or RESULTS
         for row in rows:
             query = Query((text,), limit, tool.filters, threshold, versions.get(row.id))

@@ -7,9 +7,11 @@ that is kept has it. Every change of a table is one commit of Lance: whole or no
 """
 
 import json
+import math
 import threading
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +71,8 @@ class LanceCollection:
         while len(rows) == asked and rows[-1]["_distance"] == rows[limit - 1]["_distance"]:
             asked *= 2  # Lance leaves open which of equally near ones it returns
             rows = query.limit(asked).to_list()
-        found = [Found(_passage(row), 1.0 - row["_distance"]) for row in rows]
+        near = [(row, 1.0 - row["_distance"]) for row in rows]
+        found = [Found(_passage(row), score) for row, score in near if not math.isnan(score)]  # of a vector of zeros
         return sorted(found, key=lambda one: (-one.score, one.passage.file_id, one.passage.index))[:limit]
 
     def passages(self, file_id: str, version: int, start: int, limit: int) -> list[Passage]:
@@ -134,21 +137,20 @@ class LanceCollections:
     def _opened(self) -> Any:
         with self._lock:
             if self._database is None:
-                lancedb = loaded()
+                check_installed()
+                import lancedb
+
                 self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
                 self._database = lancedb.connect(str(self._directory))
             return self._database
 
 
-def loaded() -> Any:
-    """LanceDB. Raises `UnsupportedFeature` that says what to install where it is not there."""
-    try:
-        import lancedb
-    except ImportError:
+def check_installed() -> None:
+    """Raise `UnsupportedFeature` that says what to install where LanceDB is not there; loads nothing."""
+    if find_spec("lancedb") is None:
         raise UnsupportedFeature(
             "vector stores need LanceDB; the operator has to install `terascope[retrieval]` where the gateway runs"
-        ) from None
-    return lancedb
+        )
 
 
 def _schema(width: int) -> Any:

@@ -1,5 +1,6 @@
 """The room as a whole: what the gateway asks of vector stores."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from terascope.access.access import Access
@@ -40,8 +41,9 @@ class Rooms:
 class Retrieval:
     """Stores, their files, and searches."""
 
-    def __init__(self, rooms: Rooms, collections: Collections) -> None:
-        """From now on chats can search files. `resume` goes on with what an earlier gateway has not finished."""
+    def __init__(self, rooms: Rooms, collections: Collections, check: Callable[[], None] = lambda: None) -> None:
+        """From now on chats can search files. `check` raises where collections cannot be had here."""
+        self.check = check
         rows, entries = VectorStoreStore(rooms.database), VectorStoreFileStore(rooms.database)
         config, clock = rooms.config, rooms.clock
         embedder = Embedder(rooms.inference)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest, Conflict, NotFound, ServiceError
-from terascope.protocol.vector_stores import RESULTS, Filter
+from terascope.protocol.vector_stores import RESULTS, Filter, RankingOptions
 from terascope.retrieval.contract import Attributes, Collection, Found
 from terascope.retrieval.embedding import Caller, Embedder
 from terascope.retrieval.filters import matches
@@ -22,7 +22,7 @@ class Query:
     texts: tuple[str, ...]
     limit: int = RESULTS
     wanted: Filter | None = None
-    threshold: float = 0.0
+    threshold: float = -1.0
     version: int | None = None
 
 
@@ -87,6 +87,11 @@ class Searcher:
         if version != row.version:
             await self._stores.use(row.id, version, self._clock.now())
         self._told = {which: then for which, then in self._told.items() if now - then < _TOLD_EVERY_S}
+
+
+def threshold_of(ranking: RankingOptions | None) -> float:
+    """The least cosine that ranking options ask for; without any, everything is near enough."""
+    return -1.0 if ranking is None or ranking.score_threshold is None else ranking.score_threshold
 
 
 def no_store(store: str) -> NotFound:

@@ -9,7 +9,7 @@ from terascope.access.principal import Principal
 from terascope.access.projects import Right
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
-from terascope.core.errors import BadRequest, NotFound, ServiceError
+from terascope.core.errors import BadRequest, ServiceError
 from terascope.core.ids import new_id
 from terascope.core.models import Mode, ModelVersion, Task
 from terascope.core.projects import Qos

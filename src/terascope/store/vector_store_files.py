@@ -158,7 +158,7 @@ class VectorStoreFileStore:
     async def _rows(self, query: Select[Any]) -> list[EntryRow]:
         async with self._database.read() as connection:
             rows = (await connection.execute(query)).mappings().all()
-        return [EntryRow(**row | {"status": Ingestion(row["status"])}) for row in rows]
+        return [EntryRow(**{**row, "status": Ingestion(row["status"])}) for row in rows]
 
 
 @one_by_one
