@@ -70,5 +70,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) -e '.[torch,capture,arrays,plot,dev]'
+	$(PIP_INSTALL) -e '.[torch,capture,retrieval,arrays,plot,dev]'
 	@touch $(VENV)/.installed $@

@@ -53,6 +53,10 @@ NOUNS: dict[str, tuple[str, str]] = {
         "Bring what is inside a model at each prompt into a dataset; one that was cut short is continued.",
     ),
     "files": ("terascope.cli.stored", "Files: uploads, and results that were kept; they belong to projects."),
+    "vector-stores": (
+        "terascope.cli.vector_stores",
+        "Vector stores: files of projects, found by meaning, for searches and chats.",
+    ),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
     "plan": (
         "terascope.cli.plan",

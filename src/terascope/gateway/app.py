@@ -58,7 +58,8 @@ from terascope.protocol.request import ENDPOINTS
 log = logging.getLogger(__name__)
 _PARTS = (
     health, identity, models, files, vector_stores, vector_store_files, admin_models, admin_adapters, admin_keys,
-    admin_service_accounts, admin_projects, admin_allocations, admin_reservations, admin_artefacts, admin_audit, admin_runs, console,
+    admin_service_accounts, admin_projects, admin_allocations, admin_reservations, admin_artefacts, admin_audit,
+    admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")
 _LARGE = "/admin/v1/artefacts/"  # paths that take as much as a model does

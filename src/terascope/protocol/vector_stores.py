@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer
 
 MOST_FILES = 2000
 """Files that are asked for at once."""
@@ -122,6 +122,10 @@ class ModifyStore(Asked):
     name: Annotated[str, Field(max_length=256), AfterValidator(_no_nul)] | None = None
     expires_after: ExpiresAfter | None = None
     metadata: Labels | None = None
+
+    @model_serializer(mode="wrap")
+    def _what_was_named(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {name: value for name, value in write(self).items() if name in self.model_fields_set}
 
 
 class AddFile(Asked):

@@ -126,7 +126,7 @@ class _Question:
         """The conversation with passages before the question, in the same message: templates take turns."""
         message = dict(self.messages[self.place])
         text = passages_text([one.found for one in sources])
-        content = message.get("content")
+        content = message.get("content") or ""
         message["content"] = [{"type": "text", "text": text}, *content] if isinstance(content, list) else text + content
         return [*self.messages[: self.place], message, *self.messages[self.place + 1 :]]
 
