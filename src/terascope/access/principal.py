@@ -47,7 +47,7 @@ class Principal:
     def require(self, scope: str) -> None:
         """Raise `NotAllowed` unless the caller has `scope` or is an operator."""
         if scope not in self.scopes and not self.operator:
-            raise NotAllowed(f"this key lacks the scope {scope!r}; ask an operator for a key that has it")
+            raise NotAllowed(f"this key lacks the scope {str(scope)!r}; ask an operator for a key that has it")
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,13 +100,13 @@ def pseudo_tokens(text: str) -> Iterator[tuple[int, int]]:
 def passages(tokens: Tokens, strategy: Strategy) -> list[Span]:
     """Where the passages are: each has `size` tokens and begins `size - overlap` after the one before.
 
-    The last has what is left, and more than the overlap of it is new. Bounds are whole characters.
+    The last has what is left, something new at least. Bounds are whole characters.
     """
     count, step = len(tokens.starts), strategy.size - strategy.overlap
     found: list[Span] = []
     for first in range(0, count, step):
         last = min(first + strategy.size, count) - 1
         found.append(Span(tokens.starts[first], tokens.ends[last]))
-        if last == count - 1:
+        if tokens.ends[last] == tokens.ends[-1]:  # what may be left are bytes of a character that it has
             break
     return found

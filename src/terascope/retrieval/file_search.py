@@ -10,6 +10,7 @@ from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest
 from terascope.fleet.fleet import Fleet
 from terascope.inference.searching import Asker
+from terascope.protocol.parse import validate
 from terascope.protocol.request import FILE_SEARCH, ModelRequest
 from terascope.protocol.vector_stores import RESULTS, FileSearchTool
 from terascope.retrieval.contract import Found
@@ -139,14 +140,10 @@ def passages_text(found: Sequence[Found]) -> str:
 
 def validate_tool(tool: dict[str, Any]) -> FileSearchTool:
     """Read the tool. Raises `BadRequest` that names the field."""
-    from pydantic import ValidationError
-
     try:
-        return FileSearchTool.model_validate(tool)
-    except ValidationError as error:
-        first = error.errors(include_url=False, include_context=False)[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BadRequest(f"file_search.{where}: {first['msg']}", param="tools") from None
+        return validate(FileSearchTool, tool)
+    except BadRequest as error:
+        raise BadRequest(f"{FILE_SEARCH}.{error.message}", param="tools") from None
 
 
 def _versions(tool: FileSearchTool, rows: Sequence[StoreRow]) -> Mapping[str, int]:
