@@ -62,6 +62,7 @@ class Stores:
 
         Raises `NotAllowed` when `who` or the project may not embed with the model, `ModelNotFound`.
         """
+        who.require(Mode.EMBED)
         model = self._model(new.model)
         grant = await self.admit(who, model, new.project)
         now = self._clock.now()

@@ -27,6 +27,11 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("id", name=op.f("pk_vector_stores")),
     )
     op.create_index("ix_vector_stores_project_id", "vector_stores", ["project", "id"], unique=False)
+    _files()
+    _batches_and_versions()
+
+
+def _files() -> None:
     op.create_table(
         "vector_store_files",
         sa.Column("store", sa.String(length=40), nullable=False),
@@ -51,6 +56,9 @@ def upgrade() -> None:
     )
     op.create_index("ix_vector_store_files_status", "vector_store_files", ["status"], unique=False)
     op.create_index("ix_vector_store_files_batch", "vector_store_files", ["batch"], unique=False)
+
+
+def _batches_and_versions() -> None:
     op.create_table(
         "vector_store_batches",
         sa.Column("id", sa.String(length=40), nullable=False),
