@@ -2,13 +2,15 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import httpx
 import openai
 import pytest
 
-from terascope.testing.gateway import Served, running_gateway
+from terascope.core.config import DeploymentConfig
+from terascope.testing.gateway import ECHO, Served, running_gateway
 
 MOON = "The Moon goes around the Earth."
 MARS = "Mars has two moons."
@@ -16,7 +18,8 @@ MARS = "Mars has two moons."
 
 @pytest.fixture(scope="module")
 def gateway() -> Iterator[Served]:
-    with running_gateway() as served:
+    narrow = DeploymentConfig(model="narrow", engine="echo", launcher="inprocess", context_length=256)
+    with running_gateway(replace(ECHO, deployments=[*ECHO.deployments, narrow])) as served:
         yield served
 
 
@@ -178,3 +181,90 @@ def test_a_stream_ends_with_its_sources(client: openai.OpenAI, http: httpx.Clien
     assert [one["file_citation"]["filename"] for one in last["annotations"]] == ["0.txt"]
     assert {one.id for one in events} == {events[0].id}
     assert {one.model for one in events} == {events[0].model}
+
+
+def ask_with(http: httpx.Client, stores: list[str], **fields: Any) -> dict[str, Any]:
+    tool = {"type": "file_search", "vector_store_ids": stores} | fields.pop("tool", {})
+    messages = [{"role": "user", "content": "Moon?"}]
+    body = {"model": "echo", "messages": messages, "tools": [tool, *fields.pop("tools", [])]} | fields
+    answer = http.post("/v1/chat/completions", json=body)
+    assert answer.status_code == 200, answer.text
+    return dict(answer.json())
+
+
+def test_other_tools_go_to_the_engine(client: openai.OpenAI, http: httpx.Client) -> None:
+    store = made(client, MOON)
+    look_up = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    said = ask_with(http, [store], tools=[look_up], tool_choice="required")
+    assert said["choices"][0]["message"]["tool_calls"][0]["function"]["name"] == "look_up"
+    assert said["choices"][0]["message"]["annotations"][0]["type"] == "file_citation"
+    only = ask_with(http, [store], tool_choice={"type": "file_search"})
+    assert only["choices"][0]["message"]["content"] == EXPECTED
+    none = ask_with(http, [store], tool_choice="none")
+    assert none["choices"][0]["message"] == {"role": "assistant", "content": "Moon?"}
+
+
+def test_every_choice_has_its_sources(client: openai.OpenAI, http: httpx.Client) -> None:
+    store = made(client, MOON)
+    whole = ask_with(http, [store], n=2)
+    assert [len(choice["message"]["annotations"]) for choice in whole["choices"]] == [1, 1]
+    tool = {"type": "file_search", "vector_store_ids": [store]}
+    body = {"model": "echo", "messages": [{"role": "user", "content": "Moon?"}], "tools": [tool]}
+    lines = http.post("/v1/chat/completions", json=body | {"n": 2, "stream": True}).text.split("\n\n")
+    assert lines[-2:] == ["data: [DONE]", ""]
+    assert lines[-3].count('"annotations"') == 2
+
+
+def test_several_stores_and_what_they_share(client: openai.OpenAI, http: httpx.Client) -> None:
+    one, two = made(client, MOON), made(client, MARS)
+    client.vector_stores.files.create_and_poll(
+        next(iter(client.vector_stores.files.list(one))).id, vector_store_id=two, poll_interval_ms=20
+    )
+    cited = [a["file_citation"] for a in ask_with(http, [one, two])["choices"][0]["message"]["annotations"]]
+    assert sorted(c["filename"] for c in cited) == ["0.txt", "0.txt"]
+    assert {c["vector_store_id"] for c in cited} == {min(one, two), two}
+    pinned = ask_with(http, [one, two], tool={"version": {two: 1}})["choices"][0]["message"]["annotations"]
+    assert {(a["file_citation"]["vector_store_id"], a["file_citation"]["version"]) for a in pinned} == {
+        (one, 1), (two, 1),
+    }  # fmt: skip
+    wrong = http.post(
+        "/v1/chat/completions",
+        json={
+            "model": "echo", "messages": [{"role": "user", "content": "x"}],
+            "tools": [{"type": "file_search", "vector_store_ids": [one, two], "version": 1}],
+        },
+    )  # fmt: skip
+    assert (wrong.status_code, "store id to number" in wrong.text) == (400, True)
+
+
+def test_a_question_in_parts(client: openai.OpenAI, http: httpx.Client) -> None:
+    store = made(client, MOON)
+    content = [{"type": "text", "text": "Mo"}, {"type": "text", "text": "on?"}]
+    messages = [
+        {"role": "user", "content": "before"}, {"role": "assistant", "content": "said"},
+        {"role": "user", "content": content},
+    ]  # fmt: skip
+    said = ask_with(http, [store], messages=messages)
+    assert said["choices"][0]["message"]["content"] == EXPECTED
+
+
+def test_as_many_passages_as_there_is_room_for(client: openai.OpenAI, http: httpx.Client) -> None:
+    """The echo engine counts bytes when it is asked: a context of 256 has room for one of these."""
+    store = made(client, *(f"{n} {'x' * 78}" for n in range(4)))
+    for most, expected in ((50, 1), (250, 0)):
+        said = ask_with(http, [store], model="narrow", max_tokens=most)
+        assert len(said["choices"][0]["message"].get("annotations", [])) == expected
+        assert said["choices"][0]["message"]["content"].endswith("Moon?")
+    run = http.get("/admin/v1/runs?limit=1").json()["data"][0]
+    assert (run["endpoint"], run["parameters"]["file_search"][0]["passages"]) == ("chat/completions", [])
+
+
+def test_what_a_search_costs_is_on_record(client: openai.OpenAI, http: httpx.Client) -> None:
+    store = made(client, MOON)
+    ask_with(http, [store])
+    runs = http.get("/admin/v1/runs?limit=3").json()["data"]
+    assert [run["endpoint"] for run in runs] == ["tokenize", "embeddings", "chat/completions"]
+    assert {run["outcome"] for run in runs} == {"completed"}
+    http.post("/v1/chat/completions", json={"model": "echo", "messages": [{"role": "user", "content": "x"}]})
+    runs = http.get("/admin/v1/runs?limit=2").json()["data"]
+    assert [run["endpoint"] for run in runs] == ["chat/completions", "tokenize"]

@@ -1,6 +1,6 @@
 """`file_search` in a chat: passages before the last question, the same again for the same versions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -80,16 +80,18 @@ class FileSearch:
         self, request: ModelRequest, question: "_Question", sources: Sequence[Source], asker: Asker, caller: Caller
     ) -> tuple[list[Source], list[Any]]:
         """As many passages, the nearest, as the model's context has room for beside conversation and answer."""
-        kept = list(sources)
         most = self._room(request, asker)
-        while kept:
-            messages = question.after(kept)
+
+        async def fit(count: int) -> bool:
+            messages = question.after(sources[:count])
             length = await self._embedder.length(asker.version.public_name, messages, caller)
-            over = (len(orjson.dumps(messages)) // _BYTES_A_TOKEN if length is None else length) - most
-            if not most or over <= 0:
-                return kept, messages
-            kept = _shorter(kept, over)
-        return [], question.messages
+            return (len(orjson.dumps(messages)) // _BYTES_A_TOKEN if length is None else length) <= most
+
+        count = len(sources)
+        if count and most and not await fit(count):
+            count = await _most_that_fit(count - 1, fit)
+        kept = list(sources[:count])
+        return kept, question.after(kept) if kept else question.messages
 
     def _room(self, request: ModelRequest, asker: Asker) -> int:
         """Most tokens of the conversation; 0 where the model's context is not known."""
@@ -166,12 +168,16 @@ def _merged(answers: Sequence[tuple[StoreRow, Answer]], limit: int) -> list[Sour
     return [one for one in found if once[one.found.passage.file_id, one.found.passage.digest] is one][:limit]
 
 
-def _shorter(kept: list[Source], over: int) -> list[Source]:
-    """Without those at the end that have `over` tokens in all, if a token has four bytes; at least one goes."""
-    left, freed = list(kept), 0
-    while left and freed < over:
-        freed += max(1, len(left.pop().found.passage.text.encode()) // 4)
-    return left
+async def _most_that_fit(most: int, fit: Callable[[int], Awaitable[bool]]) -> int:
+    """The greatest number up to `most` that fits, where a smaller one does whenever a greater one does; else 0."""
+    least = 0
+    while least < most:
+        middle = (least + most + 1) // 2
+        if await fit(middle):
+            least = middle
+        else:
+            most = middle - 1
+    return least
 
 
 def _without_tool(request: ModelRequest) -> ModelRequest:

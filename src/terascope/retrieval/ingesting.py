@@ -92,6 +92,11 @@ class Ingester:
         if store not in self._tasks:
             self._tasks[store] = asyncio.create_task(self._work(store))
 
+    async def settled(self, store: str) -> None:
+        """Return when nothing is left to do for a store."""
+        while (task := self._tasks.get(store)) is not None:
+            await asyncio.wait([task])
+
     async def resume(self) -> None:
         """Go on with what was not finished when the gateway ended."""
         for store in await self._entries.unfinished():

@@ -60,6 +60,10 @@ class Retrieval:
         self.searcher = Searcher(rows, self._pool, embedder, clock)
         rooms.inference.searches = FileSearch(self.stores, self.searcher, embedder, rooms.fleet, clock)
 
+    async def settled(self, store: str) -> None:
+        """Return when no file of a store is in progress."""
+        await self._ingester.settled(store)
+
     async def keep_working(self) -> None:
         """Go on with what was not finished, then tidy every hour, until cancelled."""
         await self._ingester.resume()
