@@ -44,6 +44,22 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("POST", "/v1/fine_tuning/jobs/{job}/cancel"): ANYONE,
     ("GET", "/v1/fine_tuning/jobs/{job}/events"): ANYONE,
     ("GET", "/v1/fine_tuning/jobs/{job}/checkpoints"): ANYONE,
+    ("GET", "/v1/vector_stores"): ANYONE,  # of their projects
+    ("POST", "/v1/vector_stores"): frozenset({"embed", OPERATOR}),
+    ("GET", "/v1/vector_stores/{store}"): ANYONE,
+    ("POST", "/v1/vector_stores/{store}"): ANYONE,
+    ("DELETE", "/v1/vector_stores/{store}"): ANYONE,
+    ("POST", "/v1/vector_stores/{store}/search"): ANYONE,  # whose vectors a model makes: `embed`
+    ("GET", "/v1/vector_stores/{store}/files"): ANYONE,
+    ("POST", "/v1/vector_stores/{store}/files"): ANYONE,  # likewise
+    ("GET", "/v1/vector_stores/{store}/files/{file_id}"): ANYONE,
+    ("POST", "/v1/vector_stores/{store}/files/{file_id}"): ANYONE,
+    ("DELETE", "/v1/vector_stores/{store}/files/{file_id}"): ANYONE,
+    ("GET", "/v1/vector_stores/{store}/files/{file_id}/content"): ANYONE,
+    ("POST", "/v1/vector_stores/{store}/file_batches"): ANYONE,  # likewise
+    ("GET", "/v1/vector_stores/{store}/file_batches/{batch_id}"): ANYONE,
+    ("POST", "/v1/vector_stores/{store}/file_batches/{batch_id}/cancel"): ANYONE,
+    ("GET", "/v1/vector_stores/{store}/file_batches/{batch_id}/files"): ANYONE,
     ("GET", "/v1/me"): ANYONE,
     ("GET", "/v1/models"): ANYONE,
     ("GET", "/v1/models/{model:path}"): ANYONE,

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 LOCAL_KEY_ID = "key_local"
 LOCAL_USER = "local operator"
+_LOCAL = Principal(LOCAL_KEY_ID, "local operator", frozenset({OPERATOR}), LOCAL_USER)
 
 
 class Access:
@@ -68,10 +69,17 @@ class Access:
         if scheme.lower() != "bearer" or not token:
             raise NotAuthenticated("no API key; send it as `Authorization: Bearer KEY`")
         if hmac.compare_digest(token.encode("utf-8", "surrogateescape"), self.local_token.encode()):
-            return Principal(LOCAL_KEY_ID, "local operator", frozenset({OPERATOR}), LOCAL_USER)
+            return _LOCAL
         if self._tokens is not None and "." in token:  # as every JWT has it, and no API key
             return await self._tokens.identify(token)
         return await self.keys.identify(token)
+
+    async def again(self, key_id: str) -> Principal:
+        """Return the caller whose key has that id, for work that was asked for with it.
+
+        Raises `NotAuthenticated` when the key is void by now. A token of an issuer cannot be found again.
+        """
+        return _LOCAL if key_id == LOCAL_KEY_ID else await self.keys.again(key_id)
 
     async def admit(
         self,

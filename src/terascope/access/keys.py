@@ -89,6 +89,17 @@ class Keys:
             return row
         raise NotFound(f"there is no key {key_id[:60]!r}; `terascope keys list` shows them")
 
+    async def again(self, key_id: str) -> Principal:
+        """Return who holds the key of that id, for work that was asked for with it.
+
+        Raises `NotAuthenticated` when it is void by now, or is no key.
+        """
+        row = await self._store.by_id(key_id)
+        if row is None:
+            raise NotAuthenticated("the key or login that asked for this is not known any more; ask again")
+        _check_valid(row, self._clock.now())
+        return _principal(row)
+
     async def identify(self, token: str) -> Principal:
         """Return who holds `token`. Raises `NotAuthenticated` when nobody does."""
         sha256 = _hash(token)
@@ -96,10 +107,7 @@ class Keys:
         if found is None or self._clock.monotonic() - found[0] > _CACHE_S:
             found = await self._load_once(sha256)
         _, row, who = found
-        if row.revoked is not None:
-            raise NotAuthenticated("this API key has been revoked; ask an operator for a new one")
-        if row.expires is not None and row.expires <= self._clock.now():
-            raise NotAuthenticated("this API key has expired; ask an operator for a new one")
+        _check_valid(row, self._clock.now())
         return who
 
     async def _load_once(self, sha256: str) -> tuple[float, KeyRow, Principal]:
@@ -116,15 +124,24 @@ class Keys:
         if row is None or not hmac.compare_digest(row.sha256, sha256):
             self._cache.pop(sha256, None)
             raise NotAuthenticated("this API key is not known here; ask an operator for one")
-        who = Principal(
-            row.id, row.name, frozenset(row.scopes), row.user_id, row.project,
-            confined=row.confined, expires=row.expires,
-        )  # fmt: skip
-        found = self._cache[sha256] = (self._clock.monotonic(), row, who)
+        found = self._cache[sha256] = (self._clock.monotonic(), row, _principal(row))
         self._cache.move_to_end(sha256)
         if len(self._cache) > _CACHED:
             self._cache.popitem(last=False)
         return found
+
+
+def _principal(row: KeyRow) -> Principal:
+    return Principal(
+        row.id, row.name, frozenset(row.scopes), row.user_id, row.project, confined=row.confined, expires=row.expires
+    )
+
+
+def _check_valid(row: KeyRow, now: float) -> None:
+    if row.revoked is not None:
+        raise NotAuthenticated("this API key has been revoked; ask an operator for a new one")
+    if row.expires is not None and row.expires <= now:
+        raise NotAuthenticated("this API key has expired; ask an operator for a new one")
 
 
 def _hash(key: str) -> str:

@@ -35,6 +35,11 @@ class Principal:
         return OPERATOR in self.scopes
 
     @property
+    def is_key(self) -> bool:
+        """Whether it came with an API key, and not with a token of an issuer."""
+        return self.key_id.startswith("key_")
+
+    @property
     def scope(self) -> str:
         """Within what the caller's requests share computed prefixes (`EngineCall.scope`); never empty."""
         return self.key_id

@@ -62,6 +62,10 @@ NOUNS: dict[str, tuple[str, str]] = {
         "Fine-tuning: LoRA adapters, soft prompts and projectors, trained on one's own data.",
     ),
     "files": ("terascope.cli.stored", "Files: uploads, and results that were kept; they belong to projects."),
+    "vector-stores": (
+        "terascope.cli.vector_stores",
+        "Vector stores: files of projects, found by meaning, for searches and chats.",
+    ),
     "runs": ("terascope.cli.runs", "Run records: what was asked, of which weights, how it went."),
     "plan": (
         "terascope.cli.plan",

@@ -30,6 +30,9 @@ from terascope.gateway.services import Services
 from terascope.inference.inference import Inference
 from terascope.inference.turns import Turns
 from terascope.provenance.recorder import Recorder
+from terascope.retrieval.lance import LanceCollections, check_installed
+from terascope.retrieval.retrieval import Retrieval
+from terascope.retrieval.retrieval import Rooms as RetrievalRooms
 from terascope.scheduler.usage import Usage
 from terascope.store.blobs import Blobs
 from terascope.store.database import Database
@@ -92,8 +95,11 @@ async def opened(
         starting = {one.name: "starting" for one in _named(config)}
         rooms = (access, catalog, files, recorder, artefacts)
         tuning = await _tuning(config, data_dir, clock, database, launchers["local"], rooms, trainer, stack)
+        known = RetrievalRooms(database, access, catalog, fleet, files, inference, config, clock)
+        retrieval = Retrieval(known, LanceCollections(data_dir / "collections"), check_installed)
+        stack.push_async_callback(retrieval.aclose)
         opened = (config, clock, access, catalog, fleet, inference, recorder, files, metrics)
-        yield Services(*opened, starting, artefacts, deployments, tuning)
+        yield Services(*opened, starting, artefacts, deployments, tuning, retrieval)
 
 
 async def deploy(services: Services, show: Show) -> None:

@@ -39,8 +39,8 @@ def backup(
     """Write a gateway's whole state, as it is at one moment, into FILE; it may run meanwhile.
 
     In it are keys (as hashes), projects, allocations and their ledger, run records, the catalogue and the audit
-    log, and what is known of files; not their content, not weights, not logs, not terascope.yaml. `terascope restore`
-    makes a gateway of it.
+    log, and what is known of files and vector stores; not their content, not weights, not logs, not
+    terascope.yaml. `terascope restore` makes a gateway of it.
     """
     told = settings.load(config or environment.config_file())
     where = local_data_dir(data_dir)

@@ -82,6 +82,7 @@ async def _run(
             services.access.reservations.keep_looking(),
             services.access.accounts.keep_giving_back(),
             services.files.keep_tidying(),
+            services.retrieval.keep_working(),
         )
     ]
     for task in upkeep:

@@ -26,6 +26,7 @@ from terascope.client.projects import Members, Projects
 from terascope.client.reservations import Reservations
 from terascope.client.traces import Traces, Tracing
 from terascope.client.tuning import Tuning
+from terascope.client.vector_stores import VectorStores
 from terascope.client.words import Words
 from terascope.core import environment
 from terascope.core.errors import ConfigError
@@ -59,6 +60,7 @@ class _Root(Gateway[Sender]):
         self.artefacts = Artefacts(client)
         self.files = Files(client)
         self.tuning = Tuning(client)
+        self.vector_stores = VectorStores(client)
         self.trace = Tracing(client)
         self.traces = Traces(client)
         self.words = Words(client)

@@ -66,6 +66,20 @@ class FilesConfig:
 
 
 @dataclass(frozen=True)
+class RetrievalConfig:
+    """Vector stores."""
+
+    embedding_model: str = _key(
+        "", "What makes the vectors of stores that name no model; empty: the first embedding model that is deployed."
+    )
+    max_file_bytes: int = _key(32 * 1024**2, "Largest file that is put into a store, in bytes.")
+    max_project_bytes: int = _key(
+        64 * 1024**3, "Bytes of passages and vectors that the stores of a project may have in all; 0: no limit."
+    )
+    concurrent: int = _key(2, "Stores into which files are brought at once.")
+
+
+@dataclass(frozen=True)
 class GroupConfig:
     """One entry of `groups`: what the members of a group of the issuer are in a project."""
 
@@ -322,6 +336,7 @@ class Config:
     server: ServerConfig = _part(ServerConfig, "How the gateway listens and how patient it is.")
     database: DatabaseConfig = _part(DatabaseConfig, "Where the state lives.")
     files: FilesConfig = _part(FilesConfig, "Where files live: uploads, and results too large for an answer.")
+    retrieval: RetrievalConfig = _part(RetrievalConfig, "Vector stores.")
     auth: AuthConfig = _part(AuthConfig, "Who may ask.")
     records: RecordsConfig = _part(RecordsConfig, "How long run records are kept.")
     accounting: AccountingConfig = _part(AccountingConfig, "How service units are held for requests that run.")

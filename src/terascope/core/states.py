@@ -72,3 +72,12 @@ class Outcome(StrEnum):
     CANCELLED = "cancelled"  # the client left
     REFUSED = "refused"  # refused with a 4xx before or by the engine
     FAILED = "failed"  # ended in an explicit error
+
+
+class Ingestion(StrEnum):
+    """Where a file of a vector store stands: `in_progress`, then one of the others."""
+
+    IN_PROGRESS = "in_progress"  # asked for; none of it can be found yet
+    COMPLETED = "completed"  # all of it can be found
+    FAILED = "failed"  # it cannot be used; its error says why
+    CANCELLED = "cancelled"  # its batch was cancelled before it came

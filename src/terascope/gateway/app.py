@@ -4,11 +4,13 @@ Requests to models go straight from here to the one page of `inference`; everyth
 """
 
 import logging
+from typing import cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response
 from fastapi.routing import APIRoute
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.routing import Match
@@ -49,16 +51,19 @@ from terascope.gateway.routes import (
     health,
     identity,
     models,
+    vector_store_files,
+    vector_stores,
 )
 from terascope.gateway.routes.inference import ModelRoute
 from terascope.gateway.services import Services
 from terascope.protocol.errors import error_body
+from terascope.protocol.parse import bad_request
 from terascope.protocol.request import ENDPOINTS
 
 log = logging.getLogger(__name__)
 _PARTS = (
-    health, identity, models, files, fine_tuning, admin_models, admin_deployments, admin_adapters, admin_keys,
-    admin_service_accounts, admin_projects,
+    health, identity, models, files, fine_tuning, vector_stores, vector_store_files, admin_models,
+    admin_deployments, admin_adapters, admin_keys, admin_service_accounts, admin_projects,
     admin_allocations, admin_reservations, admin_artefacts, admin_audit, admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")
@@ -177,12 +182,22 @@ def _as_service_error(error: Exception, request: Request) -> ServiceError:
     if isinstance(error, ServiceError):
         return error
     if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
-        return BadRequest(f"{'.'.join(where) or 'the body'}: {first['msg']}", param=".".join(where) or None)
+        return _invalid(error)
     if isinstance(error, HTTPException):
         return _http_error(error, request)
     return InternalError("something went wrong here; the log has the reason under this request id")
+
+
+def _invalid(error: RequestValidationError) -> BadRequest:
+    """What is wrong with a request; in a body, the likeliest of what could have been meant."""
+    inside = [
+        dict(one) | {"loc": one["loc"][1:]} for one in error.errors() if one["loc"][0] == "body" and one["loc"][1:]
+    ]
+    if inside and isinstance(error.body, dict):
+        return bad_request(cast("list[ErrorDetails]", inside), error.body)
+    first = error.errors()[0]
+    where = [str(part) for part in first["loc"] if part not in ("body", "query", "path")]
+    return BadRequest(f"{'.'.join(where) or 'the body'}: {first['msg']}", param=".".join(where) or None)
 
 
 def _http_error(error: HTTPException, request: Request) -> ServiceError:

@@ -1,12 +1,12 @@
 """The description of the API: FastAPI's own for its routes, and the wire models for the routes to models."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
 
 import orjson
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from pydantic.json_schema import models_json_schema
 
 from terascope._version import __version__
@@ -15,10 +15,17 @@ from terascope.core.models import MODEL_PATTERN
 from terascope.protocol import openai as wire
 from terascope.protocol.trace_results import SiteViews, TraceResult
 from terascope.protocol.traces import SitesRequest, TraceRequest
+from terascope.protocol.vector_stores import FileSearchTool
 
 _TEMPLATE = "#/components/schemas/{model}"
 _CHAT_MODEL, _EMBED_MODEL = DEFAULT_MODELS
 _QUESTION = "What is the capital of France?"
+
+
+class ChatCompletionRequest(wire.ChatCompletionRequest):
+    """Body of `POST /v1/chat/completions`."""
+
+    tools: Annotated[list[wire.Tool | FileSearchTool], Field(max_length=128)] | None = None  # type: ignore[assignment] # more
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +41,7 @@ class _Route:
 
 _MODEL_ROUTES: dict[str, _Route] = {
     "/v1/chat/completions": _Route(
-        "Chat", wire.ChatCompletionRequest, wire.ChatCompletion,
+        "Chat", ChatCompletionRequest, wire.ChatCompletion,
         {"model": _CHAT_MODEL, "messages": [{"role": "user", "content": _QUESTION}]}, wire.ChatCompletionChunk,
     ),
     "/v1/completions": _Route(

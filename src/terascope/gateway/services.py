@@ -13,6 +13,7 @@ from terascope.fleet.fleet import Fleet
 from terascope.gateway.metrics import Metrics
 from terascope.inference.inference import Inference
 from terascope.provenance.recorder import Recorder
+from terascope.retrieval.retrieval import Retrieval
 from terascope.tuning.tuning import Tuning
 
 
@@ -34,6 +35,7 @@ class Services:
     artefacts: Artefacts
     deployments: Deployments
     tuning: Tuning
+    retrieval: Retrieval
 
     def states(self) -> dict[str, str]:
         """The state of every deployment, by its name."""

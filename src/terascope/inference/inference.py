@@ -16,7 +16,7 @@ from terascope.access.principal import Grant, Principal
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
 from terascope.core.config import InternalsConfig, ServerConfig
-from terascope.core.errors import EngineLost, EngineUnreachable, ServerStopping, ServiceError
+from terascope.core.errors import EngineLost, EngineUnreachable, ServerStopping, ServiceError, UnsupportedFeature
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
@@ -26,6 +26,7 @@ from terascope.inference.patience import Patience
 from terascope.inference.quotes import cost_in
 from terascope.inference.reply import Reply, Unheard
 from terascope.inference.run import Run
+from terascope.inference.searching import Asker, Searches
 from terascope.inference.turns import Place, Turns
 from terascope.internals.limits import Cost
 from terascope.protocol.request import ModelRequest
@@ -52,6 +53,8 @@ class Asked:
     shares_with_all: Callable[[], bool] = lambda: False
     project: str = ""
     qos: Callable[[], Qos] = lambda: Qos.INTERACTIVE
+    principal: Principal | None = None
+    """Who asks, where Terascope itself does so for somebody whom it has identified; never from outside."""
 
 
 def stopping() -> ServerStopping:
@@ -86,6 +89,8 @@ class Inference:
         self._plan_limits = asdict(internals or InternalsConfig())
         self._files = files
         self._artefacts = artefacts
+        self.searches: Searches | None = None
+        """What finds passages for chats; the room above sets it."""
 
     async def answer(self, asked: Asked, reply: Reply) -> None:
         """Answer `asked` on `reply`.
@@ -95,7 +100,7 @@ class Inference:
         its record is durable. Raises `ServiceError`; when `reply.begun`, the error is to be sent as an event. A
         caller without a valid key leaves no record.
         """
-        principal = await self._access.identify(asked.authorization)  # 1. who
+        principal = asked.principal or await self._access.identify(asked.authorization)  # 1. who
         run = Run(asked.id, asked.endpoint, principal, self._clock)
         try:
             ending = await self._run(asked, principal, run, reply)
@@ -138,6 +143,8 @@ class Inference:
         )
         run.granted(grant)
         request = await self._artefacts.applied(request, grant, version)
+        if request.searches_files:
+            request, deadline_s = await self._searched(request, Asker(grant, version, deadline_s, lambda: reply.gone))
         run.asked(request)
         run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
         cost = await self._quote(request, version, run, grant, deadline_s, reply)
@@ -152,6 +159,16 @@ class Inference:
         )  # fmt: skip
         async with Patience(self._config, deadline_s=deadline_s, beat=passing.beat) as patience:
             return await self._attempts(place, passing, patience)
+
+    async def _searched(self, request: ModelRequest, asker: Asker) -> tuple[ModelRequest, float | None]:
+        """The request with passages of files before its question, and what is left of its deadline."""
+        if self.searches is None:
+            raise UnsupportedFeature("there are no vector stores here to search", param="tools")
+        began = self._clock.monotonic()
+        found = await self.searches.searched(request, asker)
+        if asker.deadline_s is None:
+            return found, None
+        return found, max(0.001, asker.deadline_s - (self._clock.monotonic() - began))
 
     async def _quote(
         self,

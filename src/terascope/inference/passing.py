@@ -16,6 +16,7 @@ from terascope.engines.adapter_files import AdapterFiles
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
 from terascope.files.files import Files
 from terascope.fleet.replica import Replica
+from terascope.inference.annotating import annotated, annotation_event
 from terascope.inference.keeping import Keeping
 from terascope.inference.patience import Beat, Patience
 from terascope.inference.quotes import priced
@@ -122,7 +123,8 @@ class Passing:
             raise refusal(EngineError.status, reader.error)
         if not reader.complete:
             raise EngineLost("the engine ended its answer before it was complete; what came before is not the whole")
-        return Ending(reader.held, None if self._reply.begun else self._head(answer.headers))
+        told = annotation_event(self._request.annotations, reader, request.choices, self._version.public_name)
+        return Ending(told + reader.held, None if self._reply.begun else self._head(answer.headers))
 
     async def _file(self, answer: EngineAnswer) -> Ending:
         """A file whose length is known: as it comes, its last part held back. What it took is said in its head."""
@@ -162,6 +164,8 @@ class Passing:
         if isinstance(said, dict):
             self.run.usage = said.get("usage") if isinstance(said.get("usage"), dict) else None
             await self._meter.cover(self.run.output_tokens)
+        if self._request.annotations and isinstance(said, dict):
+            body = annotated(said, self._request.annotations)
         if self._request.dry_run and self.run.grant is not None:
             body = priced(said, self.run.grant.price) or body
         if replica.served_name != self._version.public_name:
@@ -178,6 +182,8 @@ class Passing:
             sent.append((b"content-length", str(length).encode()))
         else:
             sent += [(b"cache-control", b"no-cache"), (b"x-accel-buffering", b"no")]
+        if self._request.sources:
+            sent.append((b"x-terascope-vector-stores", self._request.sources.encode()))
         sent += [(name.encode(), value.encode("latin-1")) for name, value in headers.items() if _passed_on(name)]
         return sent
 

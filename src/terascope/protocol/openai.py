@@ -275,6 +275,7 @@ class TokenizeRequest(Wire):
     add_generation_prompt: bool | None = Field(None, description="Yes by default; for `messages`.")
     continue_final_message: bool | None = None
     return_token_strs: bool | None = None
+    return_offsets: bool | None = Field(None, description="Also say which characters of `prompt` each token is.")
     chat_template_kwargs: Json | None = None
 
 
@@ -456,6 +457,9 @@ class TokenizeResponse(Wire):
     max_model_len: int
     tokens: list[int]
     token_strs: list[str] | None = None
+    offsets: list[list[int]] | None = Field(
+        None, description="With `return_offsets`: the first character of each token, and the one after its last."
+    )
 
 
 class DetokenizeResponse(Wire):

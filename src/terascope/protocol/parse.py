@@ -1,15 +1,16 @@
 """From the bytes of a request to its model, with errors that name the field."""
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import orjson
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from terascope.core.errors import BadRequest
 from terascope.protocol.openai import Wire
 
-Model = TypeVar("Model", bound=Wire)
+Model = TypeVar("Model", bound=BaseModel)
 
 
 def parse(kind: type[Model], body: bytes) -> Model:
@@ -36,7 +37,7 @@ def validate(kind: type[Model], value: dict[str, object]) -> Model:
     try:
         return kind.model_validate(value)
     except ValidationError as error:
-        raise _bad_request(error, value) from None
+        raise bad_request(error.errors(include_url=False, include_context=False), value) from None
 
 
 def ignored_fields(request: Wire) -> tuple[str, ...]:
@@ -44,8 +45,9 @@ def ignored_fields(request: Wire) -> tuple[str, ...]:
     return tuple(request.model_extra or ())
 
 
-def _bad_request(error: ValidationError, value: object) -> BadRequest:
-    found = max(error.errors(include_url=False, include_context=False), key=lambda e: _likelihood(e, value))
+def bad_request(errors: Sequence[ErrorDetails], value: object) -> BadRequest:
+    """The error that tells the likeliest of what pydantic found wrong with `value`."""
+    found = max(errors, key=lambda e: _likelihood(e, value))
     where = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in _place(found, value)).lstrip(".")
     message = found["msg"].removeprefix("Value error, ").replace("Input should be", "must be") + _given(found)
     return BadRequest(f"{where or 'body'}: {message}", param=where or None)

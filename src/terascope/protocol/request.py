@@ -26,6 +26,8 @@ ENDPOINTS: dict[str, tuple[str, Mode]] = {
 _STREAMED = frozenset({"chat/completions", "completions", "embeddings", "traces"})
 """Endpoints that can stream; to others `stream` is a field like any that they do not know."""
 
+FILE_SEARCH = "file_search"
+"""The tool that is the gateway's and not the engine's."""
 _ANSWERS = ("chat/completions", "completions")
 
 # The parameters that go into a run record: how the model was asked, never what.
@@ -66,8 +68,12 @@ class ModelRequest:
     dry_run: bool = False
     soft_prompt: str = ""
     """The name of the soft prompt after the `+` of `model`."""
-    labels: Mapping[str, str] = field(default_factory=dict, hash=False)
+    labels: Mapping[str, object] = field(default_factory=dict, hash=False)
     """What was put in the place of names, for the record."""
+    annotations: tuple[Mapping[str, Any], ...] = field(default=(), hash=False)
+    """What the answer is to name as its sources."""
+    sources: str = ""
+    """The vector stores that were searched for it, each with its version."""
     adapted: bool = False
     """Whether `model` turned out to be an adapter."""
 
@@ -109,6 +115,14 @@ class ModelRequest:
         return self.endpoint == "traces" and self.fields.get("format") == "file"
 
     @property
+    def searches_files(self) -> bool:
+        """Whether passages of vector stores are to be put before its question."""
+        tools = self.fields.get("tools") if self.endpoint == "chat/completions" else None
+        return isinstance(tools, list) and any(
+            isinstance(one, dict) and one.get("type") == FILE_SEARCH for one in tools
+        )
+
+    @property
     def encoder(self) -> str:
         """The name of the projector that its vectors are to go through."""
         name = self.fields.get("encoder") if self.embeds else None
@@ -147,7 +161,7 @@ class ModelRequest:
             body["stream_options"] = (self.fields.get("stream_options") or {}) | {"include_usage": True}
         return orjson.dumps(body)
 
-    def parameters(self) -> dict[str, bool | int | float | str]:
+    def parameters(self) -> dict[str, object]:
         """The settings for the run record; nothing of the prompt is among them."""
         return (
             {

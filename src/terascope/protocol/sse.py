@@ -39,7 +39,8 @@ class StreamReader:
     stated exceptions. The usage event is taken out when the client did not ask for it (`keep_usage`); `[DONE]`
     is held back (`held`) until the caller has made the run record durable; `model` says the public name
     instead of the served one. An error event ends the stream: it is kept in `error` for the caller to tell,
-    and what follows it is dropped. `choices` is how many the request asked for.
+    and what follows it is dropped. `choices` is how many the request asked for. `answer_id`
+    is what the engine calls its answer, known once a choice has ended.
     """
 
     keep_usage: bool
@@ -52,6 +53,7 @@ class StreamReader:
     done: bool = False
     events: int = 0
     finish_reasons: dict[int, str] = field(default_factory=dict)
+    answer_id: str = ""
     _rest: bytearray = field(default_factory=bytearray)
     _rename: tuple[re.Pattern[bytes], bytes] | None = None
 
@@ -116,6 +118,8 @@ class StreamReader:
         self.error = error_in(payload)
         if self.error is not None:
             return False
+        if isinstance(payload.get("id"), str):
+            self.answer_id = payload["id"]
         choices = payload.get("choices")
         for choice in choices if isinstance(choices, list) else ():
             if isinstance(choice, dict) and choice.get("finish_reason"):

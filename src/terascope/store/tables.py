@@ -352,6 +352,65 @@ fine_tuning_events = Table(
     Column("data", JSON, nullable=False),
 )
 Index("ix_fine_tuning_events_job_kind_id", fine_tuning_events.c.job, fine_tuning_events.c.kind, fine_tuning_events.c.id)
+vector_stores = Table(
+    "vector_stores",
+    metadata,
+    Column("id", String(40), primary_key=True),  # the name of its collection in the data directory, too
+    Column("project", ForeignKey("projects.name"), nullable=False),
+    Column("user_id", String(200), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("name", String(256), nullable=False),
+    Column("model", String(200), nullable=False),  # name@version that makes its vectors
+    Column("width", Integer, nullable=False),  # of the vectors; 0 until there is one
+    Column("version", BigInteger, nullable=False),  # the newest; 0 has nothing in it
+    Column("kept", BigInteger, nullable=False),  # the oldest that can be asked for
+    Column("labels", JSON, nullable=False),  # `metadata` of the API
+    Column("lasts_days", Integer),  # after `active`; NULL: for ever
+    Column("created", Float, nullable=False),
+    Column("active", Float, nullable=False),
+)
+Index("ix_vector_stores_project_id", vector_stores.c.project, vector_stores.c.id)
+
+vector_store_files = Table(
+    "vector_store_files",
+    metadata,
+    Column("store", ForeignKey("vector_stores.id", ondelete="CASCADE"), primary_key=True),
+    Column("file", String(40), primary_key=True),
+    Column("attempt", String(40), nullable=False),  # which asking for it this is; it sorts by time
+    Column("batch", String(40), nullable=False),
+    Column("user_id", String(200), nullable=False),
+    Column("key_id", String(40), nullable=False),
+    Column("filename", String(400), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("error", String(40), nullable=False),
+    Column("message", Text, nullable=False),
+    Column("attributes", JSON, nullable=False),
+    Column("strategy", String(10), nullable=False),
+    Column("size", Integer, nullable=False),  # tokens of a passage, and how many of them two share
+    Column("overlap", Integer, nullable=False),
+    Column("usage", BigInteger, nullable=False),  # bytes
+    Column("passages", Integer, nullable=False),
+    Column("created", Float, nullable=False),
+)
+Index("ix_vector_store_files_status", vector_store_files.c.status)
+Index("ix_vector_store_files_batch", vector_store_files.c.batch)
+
+vector_store_batches = Table(
+    "vector_store_batches",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("store", ForeignKey("vector_stores.id", ondelete="CASCADE"), nullable=False, index=True),
+    Column("cancelled", Boolean, nullable=False),
+    Column("created", Float, nullable=False),
+)
+
+vector_store_versions = Table(
+    "vector_store_versions",
+    metadata,
+    Column("store", ForeignKey("vector_stores.id", ondelete="CASCADE"), primary_key=True),
+    Column("version", BigInteger, primary_key=True),
+    Column("used", Float, nullable=False),  # when it was last the newest, or was asked for later
+)
 
 audit = Table(
     "audit",
@@ -388,4 +447,8 @@ __all__ = [
     "reservations",
     "runs",
     "service_accounts",
+    "vector_store_batches",
+    "vector_store_files",
+    "vector_store_versions",
+    "vector_stores",
 ]

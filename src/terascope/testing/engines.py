@@ -228,9 +228,23 @@ async def check_tokenize_round_trip(subject: Subject) -> None:
         said = await subject.ask("tokenize", prompt=text, add_special_tokens=False, return_token_strs=True)
         tokens = TokenizeResponse.model_validate(said.good)
         assert tokens.count == len(tokens.tokens) == len(tokens.token_strs or ())
+        await _check_offsets(subject, text, tokens.count)
         back = (await subject.ask("detokenize", tokens=tokens.tokens)).good
         assert back["prompt"] == text
     assert (await subject.ask("tokenize", messages=user(_WORDS))).good["count"] > 0
+
+
+async def _check_offsets(subject: Subject, text: str, count: int) -> None:
+    """Where an engine says which characters its tokens are, they are all there, in order; it may say nothing."""
+    said = (await subject.ask("tokenize", prompt=text, add_special_tokens=False, return_offsets=True)).good
+    offsets = TokenizeResponse.model_validate(said).offsets
+    if offsets is None:
+        return
+    assert len(offsets) == count
+    assert all(0 <= start <= end <= len(text) for start, end in offsets)
+    assert offsets == sorted(offsets)
+    inside = {place for start, end in offsets for place in range(start, end)}
+    assert {place for place, one in enumerate(text) if not one.isspace()} <= inside
 
 
 async def check_json_object(subject: Subject) -> None:

@@ -167,6 +167,8 @@ def _tokenize(settings: Settings, call: EngineCall, _created: int) -> Echo:
     body: dict[str, object] = {"count": len(ids), "max_model_len": settings.context_length, "tokens": ids}
     if request.return_token_strs:
         body["token_strs"] = [chr(one) if one < 128 else f"<0x{one:02X}>" for one in ids]
+    if request.return_offsets:
+        body["offsets"] = text.offsets(said)
     return Echo(200, (orjson.dumps(body),))
 
 

@@ -102,6 +102,11 @@ def tokens(text: str) -> list[int]:
     return list(text.encode())
 
 
+def offsets(text: str) -> list[tuple[int, int]]:
+    """Which characters the tokens of `text` are: every byte of a character is the whole of it."""
+    return [(place, place + 1) for place, one in enumerate(text) for _ in one.encode()]
+
+
 def text_of(ids: Sequence[int], param: str) -> str:
     """Read token ids; bytes that are no UTF-8 become U+FFFD. Raises `BadRequest` for ids that there are not."""
     if ids and max(ids) >= VOCABULARY:

@@ -92,10 +92,13 @@ class _Model:
         self._check_name(asked.model)
         if asked.messages is not None:
             text = prompt_of(asked, self._vocabulary, asked.tools or ())
-            tokens = self._vocabulary.encode(text, special=bool(asked.add_special_tokens))
+            special = bool(asked.add_special_tokens)
         else:
-            tokens = self._vocabulary.encode(asked.prompt or "", special=asked.add_special_tokens is not False)
+            text, special = asked.prompt or "", asked.add_special_tokens is not False
+        tokens = self._vocabulary.encode(text, special=special)
         found: dict[str, object] = {"count": len(tokens), "max_model_len": self._context_length, "tokens": tokens}
+        if asked.return_offsets:
+            found["offsets"] = self._vocabulary.offsets(text, special=special)
         return found | ({"token_strs": self._vocabulary.names(tokens)} if asked.return_token_strs else {})
 
     def _detokenize(self, body: bytes) -> dict[str, object]:

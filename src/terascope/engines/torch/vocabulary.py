@@ -54,6 +54,12 @@ class Vocabulary:
         with self._lock:
             return list(self._tokenizer.encode(text, add_special_tokens=special))
 
+    def offsets(self, text: str, *, special: bool) -> list[tuple[int, int]] | None:
+        """Which characters of `text` its tokens are, as `encode` has them; None where the tokenizer cannot say."""
+        if self._fast is None:
+            return None
+        return list(self._fast.encode(text, add_special_tokens=special).offsets)
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of `tokens`, special ones by name."""
         with self._lock:
