@@ -153,3 +153,14 @@ def test_slower_constants_need_more_nodes() -> None:
     (slow,) = needs(shapes, load, names=("H100",), calibrations={"H100": calibrate(timed(0.3, 0.2))})
     (fast,) = needs(shapes, load, names=("H100",), calibrations={"H100": calibrate(timed(0.9, 0.9))})
     assert slow.nodes > fast.nodes > 0
+
+
+def test_timings_of_a_real_card() -> None:
+    """Those of an H200 that are kept with the benchmarks: every constant is found, and is a part of the data sheet's."""
+    kept = Path(__file__).parents[3] / "benchmarks" / "planner_data" / "h200_timings.json"
+    found = calibrate(read_timings(kept))
+    assert found.gpu == "H200"
+    assert set(found.found) == {
+        "stream", "stream_experts", "stream_cache", "multiply", "multiply_experts", "attend",
+    }  # fmt: skip
+    assert all(0.5 < one.value < 0.9 and one.low <= one.value <= one.high for one in found.found.values())
