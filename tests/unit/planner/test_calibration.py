@@ -156,7 +156,7 @@ def test_slower_constants_need_more_nodes() -> None:
 
 
 def test_timings_of_a_real_card() -> None:
-    """Those of an H200 that are kept with the benchmarks: every constant is found, and is a part of the data sheet's."""
+    """Those of an H200, kept with the benchmarks: every constant is found, as a part of what the data sheet says."""
     kept = Path(__file__).parents[3] / "benchmarks" / "planner_data" / "h200_timings.json"
     found = calibrate(read_timings(kept))
     assert found.gpu == "H200"
