@@ -71,6 +71,10 @@ NOUNS: dict[str, tuple[str, str]] = {
         "terascope.cli.plan",
         "Plan how to serve a model: what fits, how fast, at what cost, and what to type.",
     ),
+    "plan check": (
+        "terascope.cli.plan_check",
+        "Compare a served model with its plan: cache, time to the first token, between tokens, and throughput.",
+    ),
     "calibrate": (
         "terascope.cli.calibrate",
         "Time a GPU at the shapes of a model of a trillion parameters, and keep the constants for `terascope plan`.",
@@ -105,6 +109,8 @@ class Nouns(TyperGroup):
         super().__init__(**settings | {"commands": shown})
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if " ".join(args[:2]) in NOUNS:  # `plan` takes models, so a verb of it is a noun of its own here
+            args = [" ".join(args[:2]), *args[2:]]
         name, _, rest = super().resolve_command(ctx, args)
         return name, load(name) if name else None, rest
 

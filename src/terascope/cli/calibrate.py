@@ -3,7 +3,7 @@
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,7 @@ import typer
 from terascope.cli.connection import DataDir, local_data_dir
 from terascope.cli.show import Json, clean, print_json, table
 from terascope.core.errors import BadRequest, ConfigError
-from terascope.planner.calibration import Calibration, load_calibration, read_timings, stored
+from terascope.planner.calibration import Calibration, LayerCheck, check_layers, load_calibration, read_timings, stored
 from terascope.planner.calibration import calibrate as find_constants
 from terascope.planner.constants import constants
 
@@ -45,9 +45,11 @@ def calibrate(
     where.parent.mkdir(parents=True, exist_ok=True)
     where.write_text(stored(timed, found), encoding="utf-8")
     if as_json:
-        print_json({"file": str(where), **asdict(found)})
+        layers = [asdict(one) for one in check_layers(timed, found)]
+        print_json({"file": str(where), **asdict(found), "layers": layers})
         return
     _show(found)
+    _show_layers(check_layers(timed, found))
     print(f"\n{clean(found.about)}; kept in {where}")
 
 
@@ -95,3 +97,20 @@ def _show(found: Calibration) -> None:
         for name, one in found.found.items()
     )
     table(("constant", "found", "range", "timings", "shipped"), rows, empty="too few timings for any constant")
+
+
+def _show_layers(layers: Sequence[LayerCheck]) -> None:
+    """Whole layers by torch's own kernels, which an engine's are faster than."""
+    if not layers:
+        return
+    print("\nwhole layers, microseconds")
+    rows = (
+        (
+            one.model,
+            f"{one.tokens}",
+            f"{one.context:,}",
+            *(f"{1e6 * s:,.0f}" for s in (one.measured, one.found, one.shipped)),
+        )
+        for one in layers
+    )
+    table(("model", "tokens", "context", "measured", "predicted", "as shipped"), rows, empty="")

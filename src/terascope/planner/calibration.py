@@ -9,7 +9,11 @@ from typing import Any
 
 from terascope.core.errors import BadRequest
 from terascope.planner.constants import Constants, constants
-from terascope.planner.hardware import Gpu, find_gpu, gpus
+from terascope.planner.hardware import Cluster, Gpu, find_gpu, gpus
+from terascope.planner.layout import make_layout
+from terascope.planner.library import find_model
+from terascope.planner.precision import FORMATS
+from terascope.planner.roofline import Roofline, Work
 
 FORMAT = 1
 """Of the file of timings that is understood; the torch engine's `calibrate` writes it."""
@@ -144,6 +148,34 @@ def stored(timed: Mapping[str, Any], found: Calibration) -> str:
         for name, one in found.found.items()
     }
     return json.dumps({**timed, "gpu": found.gpu, "constants": table}, indent=1) + "\n"
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCheck:
+    """Seconds of a whole layer: as it was timed, as predicted with the constants found, and with those that ship."""
+
+    model: str
+    tokens: int
+    context: int
+    measured: float
+    found: float
+    shipped: float
+
+
+def check_layers(timed: Mapping[str, Any], found: Calibration) -> Sequence[LayerCheck]:
+    """Return every whole layer of a file of timings beside its prediction, in seconds: new tokens, weights in bf16."""
+    return [_layer_check(one, found) for one in _of(timed["timings"], "layer")]
+
+
+def _layer_check(one: Timing, found: Calibration) -> LayerCheck:
+    model, shape = one["name"].removesuffix(" layer"), one["shape"]
+    alone = Cluster(found.gpu, 1, find_gpu(found.gpu))
+    work = Work(shape["tokens"], shape["context"], prompt=False, sequences=shape["batch"])
+    plain = make_layout(weights=FORMATS["bf16"])
+    ours, theirs = (
+        Roofline(find_model(model), alone, plain, values).layer(work) for values in (found.constants, constants())
+    )
+    return LayerCheck(model, shape["tokens"], shape["context"], one["seconds"], ours, theirs)
 
 
 def _derive(timings: Sequence[Timing], gpu: Gpu) -> Mapping[str, Found]:

@@ -53,6 +53,15 @@ class Roofline:
         """Seconds for `tokens` tokens of prompts of `length` tokens in each group, computed at once."""
         return self._step(Work(tokens, length, prompt=True))
 
+    def layer(self, work: Work) -> float:
+        """Seconds of one layer, of the kind of which there are most, without network and without its part of a step."""
+        one, _ = max(self._shapes.attention, key=lambda kind: kind[1])
+        two, _ = max(self._shapes.feed_forward, key=lambda kind: kind[1])
+        fixed = self._is.layer_us + self._more_us(one) + (self._is.mixture_us if two.experts else 0.0)
+        reading = self._projections(one, work) + self._attend(one, work)
+        dense = self._dense(two.dense + two.router, self._layout.weights.dense, work)
+        return reading + dense + self._experts(two, work) + fixed * _US
+
     def parts(self, work: Work) -> Mapping[str, float]:
         """The seconds of a step by what they are spent on."""
         shapes, found = self._shapes, dict.fromkeys(("attention", "cache", "dense", "experts", "network", "fixed"), 0.0)

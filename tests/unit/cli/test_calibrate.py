@@ -18,6 +18,8 @@ def timings(tmp_path: Path) -> Path:
     """Of an H100 that reads weights at half of its bandwidth."""
     row = {"part": "products", "name": "kimi-k2 o", "format": "bf16", "shape": {"tokens": 1}, "operations": 1e6}
     rows = [row | {"read": 1e9, "seconds": 1e9 / (0.5 * H100.bandwidth)}] * 3
+    whole = {"part": "layer", "name": "kimi-k2 layer", "shape": {"tokens": 8, "batch": 8, "context": 1024}}
+    rows.append(row | whole | {"read": 1e9, "seconds": 0.002})
     about = {"card": "NVIDIA H100 80GB HBM3", "memory": 85e9, "driver": "580.1", "torch": "2.11", "small": False}
     return _write(tmp_path / "timings.json", {"format": 1, "about": about | {"date": "2026-11-26"}, "timings": rows})
 
@@ -34,6 +36,8 @@ def test_constants_are_kept_and_used_by_plans_for_that_gpu(bare: Cli, timings: P
     assert shown.status == 0
     assert "stream" in shown.out
     assert "0.500" in shown.out
+    assert "whole layers, microseconds" in shown.out
+    assert shown.out.splitlines()[5].split()[:4] == ["kimi-k2", "8", "1,024", "2,000"]
     assert (tmp_path / "data" / "planner" / "H100.json").exists()
     after = bare(*asked).json
     assert "driver 580.1" in after["constants"]

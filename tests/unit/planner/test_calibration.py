@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from terascope.core.errors import BadRequest
 from terascope.planner import find_gpu, find_model, make_load, needs, parse_cluster, search, split
-from terascope.planner.calibration import calibrate, gpu_of, load_calibration, read_timings, stored
+from terascope.planner.calibration import calibrate, check_layers, gpu_of, load_calibration, read_timings, stored
 from terascope.planner.constants import constants
 from terascope.planner.report import plans_report
 
@@ -164,3 +164,16 @@ def test_timings_of_a_real_card() -> None:
         "stream", "stream_experts", "stream_cache", "multiply", "multiply_experts", "attend",
     }  # fmt: skip
     assert all(0.5 < one.value < 0.9 and one.low <= one.value <= one.high for one in found.found.values())
+
+
+def test_whole_layers_stand_beside_their_prediction() -> None:
+    told = timed(0.25, 0.25)
+    row = {"part": "layer", "name": "kimi-k2 layer", "format": "bf16", "read": 1e9, "operations": 1e9, "seconds": 0.004}
+    told["timings"] += [row | {"shape": {"tokens": n, "batch": n, "context": 1024}} for n in (1, 32)]
+    few, many = check_layers(told, calibrate(told))
+    assert (few.model, few.tokens, few.context, few.measured) == ("kimi-k2", 1, 1024, 0.004)
+    least = 8 * 3 * 7168 * 2048 * 2 / H100.bandwidth  # eight experts are read
+    assert few.found > few.shipped > least
+    assert few.found < 2 * 4 * least  # at a quarter of the bandwidth, with attention beside them
+    assert many.found > 10 * few.found  # 32 tokens reach half of the experts
+    assert check_layers(timed(0.5, 0.5), calibrate(told)) == []

@@ -98,11 +98,11 @@ def test_the_torch_worker_allocates_what_is_predicted(kind: str, tmp_path: Path)
 _PRODUCTS = {getattr(torch.ops.aten, name) for name in ("linear", "matmul", "mm", "addmm", "bmm", "baddbmm")}
 
 
-class _Weights(TorchDispatchMode):
+class _Weights(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of a model's weights that products read, each part once."""
 
     def __init__(self, model: torch.nn.Module) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self._storages = {one.untyped_storage().data_ptr() for one in model.parameters()}
         self._read: dict[tuple[int, int], int] = {}
 

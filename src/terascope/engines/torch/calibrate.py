@@ -77,7 +77,7 @@ def main(arguments: list[str] | None = None) -> int:
     with _ended_after(settings.seconds):
         found = Found(about(device, small=settings.small))
         run(found, settings, budget, device)
-    print(f"{len(found.timings)} timings, {len(found.skipped)} skipped, {found.spent_s:.0f} s: {settings.out}")  # noqa: T201 - likewise
+    print(f"{len(found.timings)} timings, {len(found.skipped)} skipped, {found.spent_s:.0f} s: {settings.out}")  # noqa: T201 - as above
     return 0 if found.timings else _FAILED
 
 
