@@ -57,7 +57,7 @@ class JobView(BaseModel):
     hyperparameters: JobHyperparameters
     method: dict[str, Any] = Field(description="`type`, and under it all `hyperparameters` as they are used.")
     trained_tokens: int | None = None
-    result_files: list[str] = []
+    result_files: list[str] = Field([], description="A file with the losses of all steps, as CSV.")
     integrations: list[str] = []
     metadata: dict[str, str] | None = None
     suffix: str = Field(description="What the result is called.")

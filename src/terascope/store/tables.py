@@ -336,6 +336,7 @@ fine_tuning_jobs = Table(
     Column("read", BigInteger, nullable=False),  # bytes of the trainer's progress that are in the events
     Column("handle", JSON, nullable=False),  # what the launcher needs to stop the trainer
     Column("result", String(300), nullable=False),
+    Column("metrics_file", String(60), nullable=False),  # the losses as a file of the project; empty: none
     Column("error", JSON, nullable=False),  # code, message, param; empty when there is none
 )
 Index("ix_fine_tuning_jobs_project_id", fine_tuning_jobs.c.project, fine_tuning_jobs.c.id)

@@ -57,6 +57,7 @@ class JobRow:
     read: int = 0
     handle: Mapping[str, str | int] = field(default_factory=dict)
     result: str = ""
+    metrics_file: str = ""
     error: Mapping[str, str | None] = field(default_factory=dict)
 
 

@@ -28,6 +28,7 @@ from terascope.provenance.recorder import Recorder
 from terascope.store.tuning import JobChange, JobRow, Said, TuningStore
 from terascope.tuning.attempt import Attempt, Ended
 from terascope.tuning.checking import LineCheck, Size, checked_copy
+from terascope.tuning.metrics import kept_metrics
 from terascope.tuning.pricing import cost, most_tokens
 from terascope.tuning.results import Results
 
@@ -113,13 +114,16 @@ class Carrying:
 
     async def succeed(self, row: JobRow) -> None:
         """Register the result, settle the cost, write the run record. Carried through once begun; may be repeated."""
-        result = await self._rooms.results.register(row, self.directory(row.id) / RESULT)
+        rooms = self._rooms
+        result = await rooms.results.register(row, self.directory(row.id) / RESULT)
+        file = await kept_metrics(row, rooms.store, rooms.files)
         await self._settle(row, Outcome.COMPLETED, result=result)
         await self._change(
             row,
             {
                 "status": TuningStatus.SUCCEEDED.value,
                 "result": result,
+                "metrics_file": file,
                 "finished": self._rooms.clock.now(),
                 "handle": {},
             },

@@ -13,7 +13,7 @@ import pytest
 from terascope.access.principal import Principal
 from terascope.access.scopes import OPERATOR
 from terascope.cli.assemble import opened
-from terascope.core.config import Config, TuningConfig
+from terascope.core.config import Config, FilesConfig, TuningConfig
 from terascope.core.errors import Conflict, NotAllowed, NotFound, ServiceError, UnsupportedFeature
 from terascope.core.models import Mode
 from terascope.core.tuning import DEFAULTS, TuningMethod, TuningStatus
@@ -73,8 +73,8 @@ class Bench:
 
 
 @asynccontextmanager
-async def benched(tmp_path: Path, **config: Any) -> AsyncIterator[Bench]:
-    settings = Config(tuning=TuningConfig(restarts=2, **config))
+async def benched(tmp_path: Path, files: FilesConfig | None = None, **config: Any) -> AsyncIterator[Bench]:
+    settings = Config(tuning=TuningConfig(restarts=2, **config), files=files or FilesConfig())
     async with opened(settings, tmp_path / "data", tmp_path / "cache", trainer=SMALL) as services:
         await services.catalog.add("m", f"path:{write_files(tmp_path / 'm', checkpoint())}")
         yield Bench(services, services.tuning)
@@ -94,10 +94,22 @@ async def test_a_job_that_succeeds(bench: Bench) -> None:
     assert row.result == f"{row.base}+tone@{made.version}"
     assert (made.model, made.created_by) == (row.base, "ada")
     assert made.note == f"made by {job.id} from data {row.data_digest[:12]} with seed {row.seed}"
+    losses = await bench.services.files.get(row.metrics_file)
+    text = b"".join([one async for one in await bench.services.files.content(losses, 0, losses.bytes)]).decode()
+    assert (losses.purpose, losses.project, losses.filename) == ("fine-tune-results", "local", "step_metrics.csv")
+    assert text.splitlines() == [
+        "step,train_loss,valid_loss,learning_rate,trained_tokens", "0,,3.0,,", "1,2.0,,0.1,10", "2,1.0,,0.1,20"
+    ]  # fmt: skip
     record = await bench.services.recorder.get(row.run_id)
     price = bench.services.catalog.resolve("m").price
     assert (record.outcome, record.cost) == ("completed", price.prompt * (3 * 20 + 5))
     assert (await bench.messages(job.id))[-1] == "The job has successfully completed"
+
+
+async def test_a_project_without_room_gets_no_file_of_losses(tmp_path: Path) -> None:
+    async with benched(tmp_path, files=FilesConfig(max_project_bytes=100)) as bench:
+        row = await bench.over((await bench.create("steps done")).id)
+        assert (row.status, row.metrics_file) == (TuningStatus.SUCCEEDED, "")
 
 
 async def test_a_trainer_that_tells_its_error(bench: Bench) -> None:

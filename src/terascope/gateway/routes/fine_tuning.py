@@ -148,6 +148,7 @@ def _view(row: JobRow) -> JobView:
         seed=row.seed,
         hyperparameters=shown,
         method={"type": row.asked_as, row.asked_as: {"hyperparameters": settings}},
+        result_files=[row.metrics_file] if row.metrics_file else [],
         trained_tokens=row.tokens if row.status.final else None,
         metadata=dict(row.tags) or None,
         suffix=row.suffix,

@@ -47,6 +47,7 @@ def _jobs() -> None:
         sa.Column("read", sa.BigInteger(), nullable=False),
         sa.Column("handle", sa.JSON(), nullable=False),
         sa.Column("result", sa.String(length=300), nullable=False),
+        sa.Column("metrics_file", sa.String(length=60), nullable=False),
         sa.Column("error", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["project"], ["projects.name"], name=op.f("fk_fine_tuning_jobs_project_projects")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_fine_tuning_jobs")),
