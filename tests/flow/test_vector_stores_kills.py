@@ -59,7 +59,7 @@ def test_a_key_that_is_void_by_then(tmp_path: Path) -> None:
         process.start().ready()
         with _http(process) as http:
             http.delete(f"/admin/v1/keys/{made['id']}").raise_for_status()
-            states = set()
+            states: set[str] = set()
             while not states or "in_progress" in states:
                 found = http.get(f"/v1/vector_stores/{store}/files?limit=100").json()["data"]
                 states = {file["status"] for file in found}

@@ -162,8 +162,9 @@ def test_things_that_are_not_there(http: httpx.Client) -> None:
     some = {"file_ids": [upload(http, b"x"), "file_none"]}
     assert error_of(http.post(f"/v1/vector_stores/{store}/file_batches", json=some))[0] == 404
     assert http.get(f"/v1/vector_stores/{store}").json()["file_counts"]["total"] == 0
-    for body in ({}, {"file_ids": []}, {"file_ids": ["a"], "files": [{"file_id": "a"}]}):
-        assert error_of(http.post(f"/v1/vector_stores/{store}/file_batches", json=body))[0] == 400
+    wrong: list[dict[str, Any]] = [{}, {"file_ids": []}, {"file_ids": ["a"], "files": [{"file_id": "a"}]}]
+    for batch in wrong:
+        assert error_of(http.post(f"/v1/vector_stores/{store}/file_batches", json=batch))[0] == 400
 
 
 def test_of_another_project(gateway: Served, http: httpx.Client) -> None:

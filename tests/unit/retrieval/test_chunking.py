@@ -20,7 +20,7 @@ from terascope.retrieval.chunking import (
     static,
 )
 
-TEXTS = st.text(st.characters(exclude_categories=("Cs",)), max_size=300)
+TEXTS = st.text(max_size=300)
 SIZES = st.integers(16, 40).flatmap(lambda size: st.tuples(st.just(size), st.integers(0, size // 2)))
 
 
