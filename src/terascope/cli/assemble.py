@@ -96,8 +96,7 @@ async def opened(
         rooms = (access, catalog, files, recorder, artefacts)
         tuning = await _tuning(config, data_dir, clock, database, launchers["local"], rooms, trainer, stack)
         known = RetrievalRooms(database, access, catalog, fleet, files, inference, config, clock)
-        retrieval = Retrieval(known, LanceCollections(data_dir / "collections"), check_installed)
-        stack.push_async_callback(retrieval.aclose)
+        retrieval = _retrieval(known, data_dir, stack)
         opened = (config, clock, access, catalog, fleet, inference, recorder, files, metrics)
         yield Services(*opened, starting, artefacts, deployments, tuning, retrieval)
 
@@ -165,6 +164,13 @@ async def _tuning(
     stack.push_async_callback(tuning.aclose)
     await tuning.resume()
     return tuning
+
+
+def _retrieval(rooms: RetrievalRooms, data_dir: Path, stack: AsyncExitStack) -> Retrieval:
+    """The vector stores."""
+    retrieval = Retrieval(rooms, LanceCollections(data_dir / "collections"), check_installed)
+    stack.push_async_callback(retrieval.aclose)
+    return retrieval
 
 
 async def _files(config: Config, database: Database, data_dir: Path, clock: Clock, stack: AsyncExitStack) -> Files:

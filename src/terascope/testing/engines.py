@@ -1,9 +1,6 @@
 """The conformance suite of engines: what every implementation of `engines.contract.Engine` must do."""
 
 import asyncio
-import base64
-import math
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -12,7 +9,8 @@ import orjson
 from terascope.core.errors import EngineUnreachable
 from terascope.core.models import Feature
 from terascope.engines.contract import Engine, EngineCall, EngineInfo
-from terascope.protocol.openai import ChatCompletion, ChatCompletionChunk, Completion, EmbeddingList, TokenizeResponse
+from terascope.protocol.openai import ChatCompletion, ChatCompletionChunk, Completion, TokenizeResponse
+from terascope.testing.engine_embeddings import check_dimensions, check_embeddings
 from terascope.testing.engine_refusals import (
     check_bad_chats,
     check_bad_inputs,
@@ -270,39 +268,6 @@ async def check_required_tool(subject: Subject) -> None:
         parts = [part for part in parts if part["index"] == 0]
         assert parts[0]["function"]["name"] == "look_up"
         assert isinstance(orjson.loads("".join(part["function"].get("arguments") or "" for part in parts)), dict)
-
-
-async def check_embeddings(subject: Subject) -> None:
-    """Vectors of length 1, in order, the same alone as among others, the same in both encodings."""
-    texts = [_WORDS, _MANY_SCRIPTS, _WORDS]
-    answer = EmbeddingList.model_validate((await subject.ask(_EMBEDDINGS, input=texts)).good)
-    vectors = [one.embedding for one in answer.data]
-    assert [one.index for one in answer.data] == [0, 1, 2]
-    assert answer.usage.prompt_tokens > 0
-    for vector in vectors:
-        assert isinstance(vector, list)
-        assert math.isclose(math.hypot(*vector), 1, abs_tol=1e-3)
-    assert _close(vectors[2], vectors[0])
-    alone = (await subject.ask(_EMBEDDINGS, input=_WORDS, encoding_format="base64")).good["data"][0]["embedding"]
-    raw = base64.b64decode(alone, validate=True)
-    assert _close(struct.unpack(f"<{len(raw) // 4}f", raw), vectors[0])
-
-
-def _close(one: object, other: object) -> bool:
-    """Whether two vectors are the same up to rounding."""
-    assert isinstance(one, (list, tuple)), one
-    assert isinstance(other, (list, tuple)), other
-    return len(one) == len(other) and all(math.isclose(a, b, abs_tol=1e-5) for a, b in zip(one, other, strict=True))
-
-
-async def check_dimensions(subject: Subject) -> None:
-    """`dimensions` keeps the leading ones, scaled to length 1 again."""
-    whole = (await subject.ask(_EMBEDDINGS, input=_WORDS)).good["data"][0]["embedding"]
-    short = (await subject.ask(_EMBEDDINGS, input=_WORDS, dimensions=8)).good["data"][0]["embedding"]
-    length = math.hypot(*whole[:8])
-    assert _close(short, [x / length for x in whole[:8]])
-    said = await subject.ask(_EMBEDDINGS, input=_WORDS, dimensions=len(whole) + 1)
-    assert (said.status, said.error["param"]) == (400, "dimensions")
 
 
 async def check_unknown_fields(subject: Subject) -> None:
