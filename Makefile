@@ -21,7 +21,7 @@ serve: $(VENV)/.installed ## install, then run the gateway with its two default 
 	@exec $(BIN)/terascope serve --data-dir .terascope $(ARGS)
 
 test: $(VENV)/.installed-dev tools check ## everything CI runs: the static checks, then the whole suite; ARGS="-k name"
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/.installed-dev ## the static checks: format, lint, types, import order, generated pages
 	$(BIN)/ruff format --check $(SOURCES)

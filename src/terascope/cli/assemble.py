@@ -96,9 +96,8 @@ async def opened(
         rooms = (access, catalog, files, recorder, artefacts)
         tuning = await _tuning(config, data_dir, clock, database, launchers["local"], rooms, trainer, stack)
         known = RetrievalRooms(database, access, catalog, fleet, files, inference, config, clock)
-        retrieval = _retrieval(known, data_dir, stack)
         opened = (config, clock, access, catalog, fleet, inference, recorder, files, metrics)
-        yield Services(*opened, starting, artefacts, deployments, tuning, retrieval)
+        yield Services(*opened, starting, artefacts, deployments, tuning, _retrieval(known, data_dir, stack))
 
 
 async def deploy(services: Services, show: Show) -> None:
