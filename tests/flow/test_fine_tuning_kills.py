@@ -89,7 +89,8 @@ def each_step_once(events: list[Any], steps: int) -> None:
     told = [one.data["step"] for one in events if "train_loss" in one.data and one.type == "metrics"]
     assert told == list(range(1, steps + 1))
     saved = [one.data["step"] for one in events if one.message.startswith("New checkpoint")]
-    assert saved == [*range(7, steps, 7), steps]
+    assert saved == sorted(set(saved))
+    assert {*range(7, steps, 7), steps} <= set(saved)  # and one where a trainer was told to end
 
 
 def test_killed_again_and_again_the_result_is_the_same(gateway: ServeProcess, data: Path) -> None:

@@ -71,7 +71,7 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("DELETE", "/admin/v1/models/aliases/{alias:path}"): OPERATORS,
     ("GET", "/admin/v1/deployments"): OPERATORS,
     ("POST", "/admin/v1/deployments"): OPERATORS,
-    ("POST", "/admin/v1/deployments/preview"): OPERATORS,
+    ("POST", "/admin/v1/deployment-preview"): OPERATORS,
     ("GET", "/admin/v1/deployments/{name:path}/log"): OPERATORS,
     ("GET", "/admin/v1/deployments/{name:path}"): OPERATORS,
     ("PUT", "/admin/v1/deployments/{name}"): OPERATORS,

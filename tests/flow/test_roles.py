@@ -81,7 +81,7 @@ ROUTES = [
     Route("GET", "/admin/v1/usage?project=climate", SEEN),
     Route("GET", "/admin/v1/audit", OPERATED),
     Route("GET", "/admin/v1/deployments", OPERATED),
-    Route("POST", "/admin/v1/deployments/preview", OPERATED, {"name": "n", "model": "m", "engine": "echo"}),
+    Route("POST", "/admin/v1/deployment-preview", OPERATED, {"name": "n", "model": "m", "engine": "echo"}),
     Route("GET", "/admin/v1/deployments/none", OPERATED),
     Route("GET", "/admin/v1/deployments/none/log", OPERATED),
     Route("PATCH", "/admin/v1/deployments/none", OPERATED, {"replicas": 1}),

@@ -37,7 +37,7 @@ class Deployments(Noun[Sender]):
     @call
     def preview(self, name: str, settings: DeploymentSettings) -> Ask[DeploymentPreview]:
         """Return what `create` would start for one replica."""
-        return Ask("POST", f"{_DEPLOYMENTS}/preview", DeploymentPreview, _named(name, settings))
+        return Ask("POST", _PREVIEW, DeploymentPreview, _named(name, settings))
 
     @call
     def put(self, name: str, settings: DeploymentSettings) -> Ask[DeploymentPut]:
@@ -67,6 +67,7 @@ class Deployments(Noun[Sender]):
 
 
 _DEPLOYMENTS = "/admin/v1/deployments"
+_PREVIEW = "/admin/v1/deployment-preview"
 
 
 def _path(name: str) -> str:

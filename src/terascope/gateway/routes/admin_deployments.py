@@ -23,23 +23,23 @@ from terascope.protocol.deployments import (
 )
 from terascope.store.replicas import ReplicaRow
 
-router = APIRouter(prefix="/admin/v1/deployments", tags=["admin: deployments"])
+router = APIRouter(prefix="/admin/v1", tags=["admin: deployments"])
 
 
-@router.get("")
+@router.get("/deployments")
 async def list_deployments(use: UseServices, who: Operator) -> DeploymentViews:
     """Every deployment, those of the configuration first."""
     return DeploymentViews(data=[_view(use, one) for one in await use.deployments.all()])
 
 
-@router.post("", status_code=201)
+@router.post("/deployments", status_code=201)
 async def create_deployment(asked: CreateDeployment, use: UseServices, who: Operator) -> DeploymentView:
     """Serve a model: store a deployment, and begin to keep its replicas."""
     settings = DeploymentSettings(**asked.model_dump(exclude={"name"}))
     return _view(use, await use.deployments.create(settings.config(asked.name)))
 
 
-@router.post("/preview")
+@router.post("/deployment-preview")  # not below /deployments: that would be a deployment of this name
 async def preview_deployment(asked: CreateDeployment, use: UseServices, who: Operator) -> DeploymentPreview:
     """What would be started for a replica; nothing is stored or started."""
     settings = DeploymentSettings(**asked.model_dump(exclude={"name"}))
@@ -47,7 +47,7 @@ async def preview_deployment(asked: CreateDeployment, use: UseServices, who: Ope
     return DeploymentPreview(command=list(shown.command), variables=list(shown.variables), script=shown.script)
 
 
-@router.get("/{name:path}/log")
+@router.get("/deployments/{name:path}/log")
 async def show_log(
     name: str,
     use: UseServices,
@@ -59,7 +59,7 @@ async def show_log(
     return DeploymentLog(text=await use.deployments.log(name, replica, lines))
 
 
-@router.get("/{name:path}")
+@router.get("/deployments/{name:path}")
 async def show_deployment(name: str, use: UseServices, who: Operator) -> DeploymentDetails:
     """One deployment, with its replicas."""
     view = _view(use, await use.deployments.get(name))
@@ -67,7 +67,7 @@ async def show_deployment(name: str, use: UseServices, who: Operator) -> Deploym
     return DeploymentDetails(**view.model_dump(), running=[_replica(row) for row in rows])
 
 
-@router.put("/{name}")
+@router.put("/deployments/{name}")
 async def put_deployment(
     name: DeploymentName, asked: DeploymentSettings, use: UseServices, who: Operator
 ) -> DeploymentPut:
@@ -78,7 +78,7 @@ async def put_deployment(
     return DeploymentPut(deployment=_view(use, made), done=done)
 
 
-@router.patch("/{name}")
+@router.patch("/deployments/{name}")
 async def change_deployment(
     name: DeploymentName, asked: ChangeDeployment, use: UseServices, who: Operator
 ) -> DeploymentView:
@@ -88,7 +88,7 @@ async def change_deployment(
     return _view(use, await use.deployments.scale(name, asked.replicas))
 
 
-@router.delete("/{name}", status_code=204)
+@router.delete("/deployments/{name}", status_code=204)
 async def remove_deployment(name: DeploymentName, use: UseServices, who: Operator) -> Response:
     """Forget a deployment; its replicas finish what they are answering."""
     await use.deployments.remove(name)

@@ -168,4 +168,4 @@ def test_latent_attention_and_experts_on_two_ranks(vllm_gateway: Gateways, deeps
         found = said.json()["choices"][0]["logprobs"]["token_logprobs"]
     wanted = [expected[at, token].item() for at, token in enumerate(ids[1:])]
     assert max(wanted) - min(wanted) > 0.1
-    assert found[1:] == pytest.approx(wanted, abs=5e-3)  # vLLM keeps latent vectors in fewer bits
+    assert found[1:] == pytest.approx(wanted, abs=2e-2)  # vLLM keeps latent vectors in fewer bits

@@ -82,7 +82,11 @@ async def test_a_controller_that_comes_back(slurm: SlurmCluster, tmp_path: Path)
         handle = await start(one, server(pipe))
         await pipe.up()
         slurm.restart_controller()
-        assert (await one.observe(handle)).sight is Sight.KNOWN
+        seen = await one.observe(handle)
+        while seen.sight is Sight.UNKNOWN:  # it answers before it has read its jobs again
+            await asyncio.sleep(0.1)
+            seen = await one.observe(handle)
+        assert seen.sight is Sight.KNOWN
         await one.stop(handle, grace_s=5.0)
         assert pipe.nobody_lives()
 
