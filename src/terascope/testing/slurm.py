@@ -106,9 +106,12 @@ class SlurmCluster:
         self._processes = []
 
     def restart_controller(self) -> None:
-        """Kill the controller and start another on its state."""
+        """End the controller and start another on its state.
+
+        It is not killed: a job that it has not written down yet would be forgotten.
+        """
         controller = self._processes.pop(1)
-        controller.kill()
+        controller.terminate()
         controller.wait()
         self._run("slurmctld", "-D", at=1)
         self._until([self._programs["sinfo"], "--noheader"])
