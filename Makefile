@@ -68,7 +68,7 @@ $(VENV)/bin/python:
 
 # The stamps: a second `make install` does nothing until pyproject.toml or constraints.txt changes.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) -e '.[torch]'
+	$(PIP_INSTALL) -e '.[torch,retrieval]'
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python

@@ -36,7 +36,7 @@ def vllm_python() -> Path:
     """The Python that has vLLM; skipped where it is not installed."""
     python = _home() / ".venvs" / "vllm" / "bin" / "python"
     if not python.exists():
-        pytest.skip("vLLM is not installed; `make bench NAME=engine_cpu` installs it")
+        pytest.skip("vLLM is not installed; `make tools` installs it")
     return python
 
 

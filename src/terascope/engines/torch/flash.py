@@ -11,10 +11,12 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import TYPE_CHECKING, cast
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from terascope.engines.torch.cache import BLOCK
+from terascope.engines.torch.cache import BLOCK, blocks_for
 
 if TYPE_CHECKING:
     from terascope.engines.torch.layout import Span
@@ -49,11 +51,10 @@ class Rows:
     @classmethod
     def of(cls, spans: Sequence["Span"], device: torch.device) -> "Rows":
         """Those of `spans`, whose tokens stand one after the other."""
-        places = [span.blocks[at // BLOCK] * BLOCK + at % BLOCK for span in spans for at in range(span.end)]
         return cls(
             _bounds([span.count for span in spans], device),
             _bounds([span.end for span in spans], device),
-            torch.tensor(places, device=device),
+            torch.from_numpy(np.concatenate([_places(span) for span in spans])).to(device),
             max(span.count for span in spans),
             max(span.end for span in spans),
         )
@@ -90,6 +91,13 @@ def attend(query: Tensor, keys: Tensor, values: Tensor, rows: Rows, scale: float
         window_size=(window - 1 if window else -1, 0),
         **_GROUPED,
     )
+
+
+def _places(span: "Span") -> NDArray[np.int64]:
+    """Where all keys of a row are kept [end]; with numpy, as a step may see a million of them."""
+    blocks = np.asarray(span.blocks[: blocks_for(span.end)], dtype=np.int64)
+    found: NDArray[np.int64] = (blocks[:, None] * BLOCK + np.arange(BLOCK)).ravel()[: span.end]
+    return found
 
 
 def _bounds(lengths: Sequence[int], device: torch.device) -> Tensor:

@@ -3,6 +3,7 @@
 States are not asked of Parsl: it takes a job that is not listed for one that has completed.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -10,6 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from terascope.core.config import SiteConfig
 from terascope.core.errors import ConfigError
 from terascope.fleet.launchers.batch.commands import told
 from terascope.fleet.launchers.batch.contract import Script
@@ -57,3 +59,24 @@ def simple_launcher() -> Any:
     from parsl.launchers import SimpleLauncher
 
     return SimpleLauncher()
+
+
+class ParslScheduler(ABC):
+    """What batch systems that Parsl submits to have in common."""
+
+    def __init__(self, site: SiteConfig) -> None:
+        """Raises `ConfigError` where Parsl is not installed."""
+        need_parsl()
+        self._site = site
+
+    def submit(self, script: Script) -> str:
+        """Submit `script`; return the job's id. Raises `OSError` with the batch system's words."""
+        return submit(self._provider(script), script)
+
+    def render(self, script: Script) -> str:
+        """Return what `submit` would hand over."""
+        return render(self._provider(script), script)
+
+    @abstractmethod
+    def _provider(self, script: Script) -> Any:
+        """Parsl's provider for `script`."""

@@ -6,7 +6,6 @@ import pwd
 from collections.abc import Mapping
 from typing import Any
 
-from terascope.core.config import SiteConfig
 from terascope.fleet.launchers.batch import parsl_jobs
 from terascope.fleet.launchers.batch.commands import run, told, tried
 from terascope.fleet.launchers.batch.contract import Job, Script
@@ -20,19 +19,8 @@ _SIGNALLED = 256  # an exit status above it is a signal
 _GONE_WORDS = ("unknown job", "has finished", "request invalid for state")
 
 
-class PbsScheduler:
+class PbsScheduler(parsl_jobs.ParslScheduler):
     """One PBS Professional, by the commands on this machine's PATH."""
-
-    def __init__(self, site: SiteConfig) -> None:
-        """Raises `ConfigError` where Parsl is not installed."""
-        parsl_jobs.need_parsl()
-        self._site = site
-
-    def submit(self, script: Script) -> str:
-        return parsl_jobs.submit(self._provider(script), script)
-
-    def render(self, script: Script) -> str:
-        return parsl_jobs.render(self._provider(script), script)
 
     def trial(self, script: Script) -> str:
         """As the contract says; PBS can only say whether there is such a queue."""

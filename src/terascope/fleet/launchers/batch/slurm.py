@@ -7,7 +7,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from terascope.core.config import SiteConfig
 from terascope.fleet.launchers.batch import parsl_jobs
 from terascope.fleet.launchers.batch.commands import run, told, tried
 from terascope.fleet.launchers.batch.contract import Job, Script
@@ -35,19 +34,8 @@ _ENDED = {
 _GONE_WORDS = ("invalid job id", "already completing", "already completed")
 
 
-class SlurmScheduler:
+class SlurmScheduler(parsl_jobs.ParslScheduler):
     """One Slurm cluster, by the commands on this machine's PATH."""
-
-    def __init__(self, site: SiteConfig) -> None:
-        """Raises `ConfigError` where Parsl is not installed."""
-        parsl_jobs.need_parsl()
-        self._site = site
-
-    def submit(self, script: Script) -> str:
-        return parsl_jobs.submit(self._provider(script), script)
-
-    def render(self, script: Script) -> str:
-        return parsl_jobs.render(self._provider(script), script)
 
     def trial(self, script: Script) -> str:
         with TemporaryDirectory() as directory:
