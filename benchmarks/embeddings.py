@@ -20,6 +20,8 @@ float32 on two threads; `--only tuning` measures that alone.
 - `tune_vs_peft`: steps/s of our trainer over those of a plain PEFT loop (harness/tune_peer.py) with the same batches.
   Our trainer reads and tokenizes its lines in the step, the loop has them ready; ours computes logits of learned
   tokens only.
+
+Adapters: see adapters.py, `mixed_adapters` of float32 and bfloat16.
 """
 
 import argparse
@@ -40,6 +42,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import adapters
 import numpy as np
 from harness import embed_peer, install, processes, report, systems, tuning
 from harness.processes import Failed
@@ -223,21 +226,27 @@ def main() -> None:
     print(f"\n{report.table(['vectors out', 'texts_per_s'], rows)}")
     rows = [[name, figures["tokens_per_s"]] for name, figures in given.items()]
     print(f"\n{report.table(['prompts of', 'tokens_per_s'], rows)}")
+    adapted = adapters.measured(adapters.DTYPES, adapters.TIMES)
+    print(f"\n{adapters.table(adapted)}")
     ours = out["terascope"]["texts_per_s"]
     result = {
         "vs_sentence_transformers": report.ratio(ours, out["sentence-transformers"]["texts_per_s"]),
         "vs_transformers": report.ratio(ours, out["transformers"]["texts_per_s"]),
         "max_diff": worst,
         "vs_tokens": report.ratio(given["vectors"]["tokens_per_s"], given["tokens"]["tokens_per_s"]),
+        "mixed_adapters": adapters.mixed_over_one(adapted),
         **vs_peft,
     }
     targets = [
-        Target("vs_sentence_transformers", ">=", 1),
+        Target("vs_sentence_transformers", ">=", 0.9),
         Target("max_diff", "<", 1e-4),
-        Target("vs_tokens", ">=", 0.9),
+        Target("vs_tokens", ">=", 0.95),
+        adapters.LEAST,
         least,
     ]
-    report.finish("embeddings", result, targets, {"vectors_out": out, "vectors_in": given, "tuning": trained})
+    report.finish(
+        "embeddings", result, targets, {"vectors_out": out, "vectors_in": given, "tuning": trained, **adapted}
+    )
 
 
 if __name__ == "__main__":
