@@ -49,7 +49,7 @@ CONTEXT = 2048  # tokens; on a GPU the peers want some of the memory too
 QUERIES, ANSWER = 8, 64
 PLANS, SHORT = 32, 16
 LARGE = 10_000_000_000  # bytes
-NNSIGHT = ["nnsight==0.8.1", "torch==2.13.0", "transformers==5.23.0"]
+NNSIGHT = ["nnsight==0.8.1", "torch==2.13.0", "transformers==5.23.0", "accelerate==1.15.0"]
 TARGETS = [
     Target("vs_hooks", ">=", 0.9),
     Target("vs_nnsight", ">=", 1.0),
