@@ -95,10 +95,11 @@ class Access:
 
         Nothing is held yet: that is for `accounts.hold`. Raises `NotAllowed`.
         """
-        for one in sorted({mode, *also}):
+        modes = sorted({mode, *also}) if also else (mode,)
+        for one in modes:
             principal.require(one)
         payer = await self.projects.for_use(principal, project or principal.project)
-        for one in sorted({mode, *also}):
+        for one in modes:
             payer.check(version, one, qos)
         paid = (payer.name, qos, version.price, payer.shares, payer.unlimited)
         return Grant(principal, mode, version.public_name, *paid)

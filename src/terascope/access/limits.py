@@ -69,13 +69,17 @@ class Limits:
         self._config = config
         self._clock = clock
         self._known: OrderedDict[tuple[str, str], _Subject] = OrderedDict()
+        everybodys = [config.key, config.project]
+        self._any = any(
+            one.any for one in [*everybodys, *config.keys.values(), *config.projects.values(), *config.qos.values()]
+        )
 
     def enter(self, grant: Grant, tokens: int) -> Pass:
         """Let a request with probably so many tokens in; it counts in all its limits, or in none.
 
         Raises `RateLimited` with the time to wait, and OpenAI's headers.
         """
-        subjects = self._subjects(grant)
+        subjects = self._subjects(grant) if self._any else []
         if not subjects:
             return Pass()
         now = self._clock.monotonic()
@@ -91,7 +95,7 @@ class Limits:
 
     def leave(self, one: Pass, tokens: int) -> None:
         """The request of that pass is over and had so many tokens. Called once for each."""
-        now = self._clock.monotonic()
+        now = self._clock.monotonic() if one.subjects else 0.0
         for subject in one.subjects:
             subject.in_flight -= 1
             if subject.tokens:

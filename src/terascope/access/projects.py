@@ -4,7 +4,7 @@ import asyncio
 import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 
@@ -61,6 +61,8 @@ class Project:
     shares: int = 1
     unlimited: str = ""
     """Its allocation without a limit, if one may be used now."""
+    _found: set[tuple[str, Mode, Qos]] = field(default_factory=set, compare=False, repr=False)
+    """What `check` has allowed; a project that changes is another object."""
 
     def allows(self, who: Principal, right: Right) -> bool:
         """Whether `who` may do that here."""
@@ -75,6 +77,11 @@ class Project:
 
     def check(self, version: ModelVersion, mode: Mode, qos: Qos) -> None:
         """Raise `NotAllowed` unless the project may use `version` so."""
+        if (version.public_name, mode, qos) not in self._found:
+            self._check(version, mode, qos)
+            self._found.add((version.public_name, mode, qos))
+
+    def _check(self, version: ModelVersion, mode: Mode, qos: Qos) -> None:
         if self.closed:
             raise NotAllowed(f"the project {self.name} is closed; ask an operator to open it again")
         if version.owner and version.owner != self.name:

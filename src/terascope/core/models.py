@@ -3,6 +3,7 @@
 import re
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import cached_property
 
 from terascope.core.errors import BadRequest
 from terascope.core.prices import Price, formula
@@ -53,7 +54,7 @@ class ModelFile:
     sha256: str
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class ModelVersion:
     """One immutable `name@version` of the catalogue.
 
@@ -98,12 +99,12 @@ class ModelVersion:
         """`name@version` of what is deployed: an adapter is served by the replicas of its base."""
         return self.parent or self.public_name
 
-    @property
+    @cached_property
     def price(self) -> Price:
         """What a token costs."""
         return self.own_price or formula(self.active_parameters or self.parameters)
 
-    @property
+    @cached_property
     def public_name(self) -> str:
         """`name@version`: what answers and receipts say."""
         return f"{self.name}@{self.version}"

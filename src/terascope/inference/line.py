@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cached_property
 
 from terascope.core.clock import Clock
 from terascope.core.errors import ModelUnavailable, ServiceError, UnsupportedFeature
@@ -30,7 +31,11 @@ class Waiter:
         self.request = request
         self.kind = request.kind
         self.places = request.choices
-        self.replica: asyncio.Future[Replica] = asyncio.get_running_loop().create_future()
+
+    @cached_property
+    def replica(self) -> asyncio.Future[Replica]:
+        """What is waited for; who need not wait needs none."""
+        return asyncio.get_running_loop().create_future()
 
 
 class ModelLine:
@@ -61,6 +66,9 @@ class ModelLine:
         none is or will be ready, or when the turn does not come within `timeout_s`. On raise and on cancellation the
         request is in line no more.
         """
+        if not self.queue and not self._reserved() and (roomy := self._roomy(waiter)):
+            self.queue.start_at_once(waiter.ticket)
+            return self._begin(waiter, roomy)
         self._check(waiter)
         self._waiters[waiter.ticket] = waiter
         self.queue.add(waiter.ticket)
@@ -150,17 +158,19 @@ class ModelLine:
             if ticket is None:
                 return
             waiter = self._waiters.pop(ticket)
-            replica = self._choose(waiter)
-            replica.in_flight += waiter.places
-            self.pace.began(self._clock.monotonic())
-            waiter.replica.set_result(replica)
+            waiter.replica.set_result(self._begin(waiter, self._roomy(waiter)))
+
+    def _begin(self, waiter: Waiter, roomy: list[Replica]) -> Replica:
+        replica = roomy[0] if len(roomy) == 1 else roomy[least_loaded([one.in_flight for one in roomy])]
+        replica.in_flight += waiter.places
+        self.pace.began(self._clock.monotonic())
+        return replica
 
     def _fits(self, ticket: Ticket) -> bool:
         return any(self._room(one, ticket.qos) for one in self._able(self._waiters[ticket]))
 
-    def _choose(self, waiter: Waiter) -> Replica:
-        roomy = [one for one in self._able(waiter) if self._room(one, waiter.ticket.qos)]
-        return roomy[least_loaded([one.in_flight for one in roomy])]
+    def _roomy(self, waiter: Waiter) -> list[Replica]:
+        return [one for one in self._able(waiter) if self._room(one, waiter.ticket.qos)]
 
     def _room(self, replica: Replica, qos: Qos) -> int:
         return self._limit(replica).room(replica.in_flight, qos)

@@ -5,7 +5,7 @@ processes write to the same database.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, delete, insert, select, update
@@ -18,6 +18,8 @@ from terascope.store.audit import audited
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.tables import aliases, models
+
+_FIELDS = tuple(one.name for one in fields(ModelVersion))
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,7 +234,7 @@ def _listed(names: Sequence[str]) -> str:
 def _values(version: ModelVersion) -> dict[str, Any]:
     files = [[file.path, file.size, file.sha256] for file in version.files]
     price = version.own_price
-    return {name: getattr(version, name) for name in ModelVersion.__slots__ if name != "own_price"} | {
+    return {name: getattr(version, name) for name in _FIELDS if name != "own_price"} | {
         "files": files,
         "price_prompt": price and price.prompt,
         "price_output": price and price.output,

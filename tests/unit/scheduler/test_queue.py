@@ -203,3 +203,27 @@ class Queueing(RuleBasedStateMachine):
 
 TestQueueing = Queueing.TestCase
 TestQueueing.settings = settings(max_examples=50, stateful_step_count=40)
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(Qos), st.integers(1, 99), st.integers(0, 99))))
+def test_to_start_at_once_is_to_wait_no_time(asked: list[tuple[str, Qos, int, int]]) -> None:
+    waited, at_once = queue(), queue()
+    for project, qos, expected, cost in asked:
+        first, second = ticket(project, qos, cost=expected), ticket(project, qos, cost=expected)
+        waited.add(first)
+        assert waited.next(lambda ticket: True, free(1), {}) is first
+        at_once.start_at_once(second)
+        for one, mine in ((waited, first), (at_once, second)):
+            one.charge(mine, cost)
+        assert (first.catches_up, first.charged) == (second.catches_up, second.charged)
+        assert waited.running(project) == at_once.running(project)
+    assert turns(waited) == turns(at_once)
+
+
+def turns(one: ModelQueue) -> list[tuple[str, Qos]]:
+    """Whose turns come when everybody waits."""
+    for _ in range(3):
+        for project in "abc":
+            for qos in Qos:
+                one.add(ticket(project, qos))
+    return [(its.project, its.qos) for _ in range(27) if (its := one.next(lambda ticket: True, free(1), {}))]

@@ -1,5 +1,7 @@
 """`/admin/v1/models`: the catalogue, for operators."""
 
+from dataclasses import fields
+
 from fastapi import APIRouter, Response
 
 from terascope.core.models import ModelName, ModelVersion
@@ -8,6 +10,7 @@ from terascope.gateway.services import Services
 from terascope.protocol.admin import AddModel, FileView, ModelView, ModelViews, Name, NewName, SetAlias
 
 router = APIRouter(prefix="/admin/v1/models", tags=["admin: models"])
+_FIELDS = tuple(one.name for one in fields(ModelVersion))
 
 
 @router.get("")
@@ -54,7 +57,7 @@ async def remove(model: Name, use: UseServices, who: Operator) -> Response:
 def view(use: Services, version: ModelVersion) -> ModelView:
     """Return a version as it is shown, with its aliases and its state."""
     return ModelView(
-        **{name: getattr(version, name) for name in ModelVersion.__slots__ if name not in ("files", "own_price")},
+        **{name: getattr(version, name) for name in _FIELDS if name not in ("files", "own_price")},
         price_prompt=version.price.prompt,
         price_output=version.price.output,
         aliases=list(use.catalog.aliases_of(version)),
