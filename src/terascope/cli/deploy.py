@@ -34,6 +34,7 @@ def create(
     pipeline: Annotated[int, typer.Option(help="vllm: groups of layers, one after the other.")] = 1,
     data: Annotated[int, typer.Option(help="vllm: copies of the attention.")] = 1,
     expert: Annotated[bool, typer.Option("--expert", help="vllm: spread experts over all devices.")] = False,
+    nodes: Annotated[int, typer.Option(help="vllm: nodes of the site that share the devices evenly.")] = 1,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.", show_default="the engine's choice")] = "",
     quantization: Annotated[str, typer.Option(help="vllm: how weights are stored.")] = "",
     context_length: Annotated[int, typer.Option(help="Longest prompt and answer, in tokens.")] = 0,
@@ -47,7 +48,8 @@ def create(
     """Serve a model: its replicas are kept from now on, whatever ends."""
     settings = _settings(
         model=model, engine=engine, site=site, replicas=replicas, dtype=dtype, quantization=quantization,
-        layout={"tensor": tensor, "pipeline": pipeline, "data": data, "expert": expert}, url=server, launcher=launcher,
+        layout={"tensor": tensor, "pipeline": pipeline, "data": data, "expert": expert, "nodes": nodes},
+        url=server, launcher=launcher,
         context_length=context_length, max_batch=max_batch, options=_options(option or []),
     )  # fmt: skip
     if dry_run:

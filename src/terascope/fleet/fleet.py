@@ -358,8 +358,9 @@ class Fleet:
         if replica.listen:  # what it listens at is behind a door of its node
             endpoint = Endpoint(f"unix:{replica.listen}", endpoint.secret)
         variables = {**deployed.kind.environment(launch, endpoint), REPLICA_SECRET: endpoint.secret}
-        command, log = deployed.kind.command(launch, endpoint), log_file(self._data_dir, replica.id)
-        return Program(replica.id, command, variables, log, replica.listen, launch.deployment.layout.devices)
+        commands, log = deployed.commands(endpoint), log_file(self._data_dir, replica.id)
+        devices = launch.deployment.layout.devices
+        return Program(replica.id, commands[0], variables, log, replica.listen, devices, commands[1:])
 
     def _changed(self, row: ReplicaRow) -> None:
         self._refresh()

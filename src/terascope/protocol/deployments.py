@@ -21,6 +21,7 @@ class Layout(Strict):
     pipeline: _Size = 1
     data: _Size = 1
     expert: bool = False
+    nodes: _Size = 1
 
 
 class DeploymentSettings(Strict):
