@@ -126,6 +126,23 @@ def remove(client: Client, name: _Name) -> None:
 
 @app.command()
 @with_client
+def events(
+    client: Client,
+    name: _Name,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Show what happened to a deployment and its replicas, and why; the newest last."""
+    found = client.deployments.events(name, limit).data[::-1]
+    if as_json:
+        print_json(found)
+        return
+    rows = ((when(one.time), one.replica, one.what, one.message) for one in found)
+    table(("when", "replica", "what", "why"), rows, empty="nothing has happened yet")
+
+
+@app.command()
+@with_client
 def logs(
     client: Client,
     name: _Name,

@@ -128,3 +128,18 @@ class DeploymentLog(BaseModel):
     """The last lines that a replica's program has printed."""
 
     text: str
+
+
+class DeploymentEvent(BaseModel):
+    """What happened to a deployment, or to the replica that is named."""
+
+    time: float
+    replica: str
+    what: str = Field(description="The replica's new status; `created`, `changed` or `removed` for the deployment.")
+    message: str
+
+
+class DeploymentEvents(BaseModel):
+    """Events, newest first."""
+
+    data: list[DeploymentEvent]

@@ -90,15 +90,20 @@ run() {
 prepare
 export TERASCOPE_RANK=${SLURM_PROCID:-${PALS_RANKID:-${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-$PBS_NODENUM}}}}/2
 case $TERASCOPE_RANK in
-0/2) exec /opt/vllm/bin/python -I -S /shared/logs/launches/replica_1/node.py /shared/logs/launches/replica_1 /tmp/terascope-0/engine.sock '{node}' /shared/logs/launches/replica_1/output.log /opt/vllm/bin/python -m vllm.server --model '/shared/a model' ;;
-1/2) exec /opt/vllm/bin/python -I -S /shared/logs/launches/replica_1/node.py /shared/logs/launches/replica_1 '' '{node}' /shared/logs/launches/replica_1/output-1.log /opt/vllm/bin/python serve "$HEAD" 21007 ;;
+0/2) exec /opt/vllm/bin/python -I -S /shared/logs/launches/replica_1/node.py /shared/logs/launches/replica_1 \
+/tmp/terascope-0/engine.sock '{node}' /shared/logs/launches/replica_1/output.log \
+/opt/vllm/bin/python -m vllm.server --model '/shared/a model' ;;
+1/2) exec /opt/vllm/bin/python -I -S /shared/logs/launches/replica_1/node.py /shared/logs/launches/replica_1 \
+'' '{node}' /shared/logs/launches/replica_1/output-1.log \
+/opt/vllm/bin/python serve "$HEAD" 21007 ;;
 *) echo "there is no rank $TERASCOPE_RANK" >&2; exit 1 ;;
 esac
 }
 prepare
 """
 _BY_SRUN = """NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
-exec srun --export=ALL --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 bash -c "$(declare -f prepare run)"'; HEAD=$1; run' rank "$NODE-hsn0"
+exec srun --export=ALL --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 \
+bash -c "$(declare -f prepare run)"'; HEAD=$1; run' rank "$NODE-hsn0"
 """
 _BY_MPIEXEC = """NODE=$(sed -n 1p "$PBS_NODEFILE")
 exec mpiexec -n 2 --ppn 1 bash -c "$(declare -f prepare run)"'; HEAD=$1; run' rank "$NODE"
