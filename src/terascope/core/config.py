@@ -297,6 +297,9 @@ class DeploymentConfig:
     threads: int = _key(0, "torch, and vllm on a CPU: CPU threads; 0 means one per core.")
     max_batch: int = _key(0, "Most requests in the running batch; 0 means 32 in torch, 256 in vllm.")
     context_length: int = _key(0, "Longest prompt and answer together, in tokens; 0 means the model's own.")
+    environment: dict[str, str] = _key(
+        {}, "Variables for its engine's environment, over those of `engines`; operators see them, so no secrets."
+    )
     options: dict[str, str] = _key(
         {}, "Further options of the engine, passed on as they are: in vllm `name: value` becomes `--name value`."
     )

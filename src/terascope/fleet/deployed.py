@@ -28,7 +28,8 @@ class Programs:
     def of(self, deployment: DeploymentConfig) -> EngineConfig:
         """Return how the engine of a deployment is started where that runs."""
         here, engine = self.engines.get(deployment.engine, EngineConfig()), deployment.engine
-        return self.sites[deployment.site].engines.get(engine, here) if deployment.site in self.sites else here
+        there = self.sites[deployment.site].engines.get(engine, here) if deployment.site in self.sites else here
+        return replace(there, environment={**there.environment, **deployment.environment})
 
     def check(self, deployment: DeploymentConfig, version: ModelVersion) -> None:
         """Raise `ConfigError` when a model's files are where the nodes of the deployment's site may not see them."""

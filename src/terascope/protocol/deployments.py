@@ -45,6 +45,7 @@ class DeploymentSettings(Strict):
     threads: _Count = 0
     max_batch: _Count = 0
     context_length: _Count = 0
+    environment: dict[str, str] = Field(default_factory=dict)
     options: dict[str, str] = Field(default_factory=dict)
 
     def config(self, name: str) -> DeploymentConfig:

@@ -57,6 +57,13 @@ def test_a_site_starts_engines_in_its_own_way() -> None:
     assert programs.of(DeploymentConfig(engine="torch")) == EngineConfig()
 
 
+def test_a_deployment_has_variables_of_its_own() -> None:
+    programs = Programs({"vllm": EngineConfig(environment={"A": "all", "B": "all"})})
+    found = programs.of(DeploymentConfig(engine="vllm", environment={"B": "mine"}))
+    assert found.environment == {"A": "all", "B": "mine"}
+    assert programs.of(DeploymentConfig(engine="vllm")).environment == {"A": "all", "B": "all"}
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [
