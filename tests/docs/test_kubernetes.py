@@ -49,8 +49,8 @@ def test_the_engines_of_the_page_are_those_that_the_gateway_asks(tmp_path: Path)
     engines = manifests(tmp_path / "serve.yaml")
     for one in engines.values():
         validate(one, "1.31", strict=True)
-    [deployment, *_] = parse(manifests()["ConfigMap/terascope"]["data"]["terascope.yaml"]).deployments
-    wanted = parse((tmp_path / "terascope.yaml").read_text()).deployments[0]
+    [deployment, *_] = parse(yaml.safe_load(manifests()["ConfigMap/terascope"]["data"]["terascope.yaml"])).deployments
+    wanted = parse(yaml.safe_load((tmp_path / "terascope.yaml").read_text())).deployments[0]
     assert (deployment.name, deployment.served_name) == (wanted.name, wanted.served_name)
     assert f"Service/{deployment.url.removeprefix('http://').removesuffix(':8000')}" in engines
     variables = manifests()["Deployment/terascope"]["spec"]["template"]["spec"]["containers"][0]["env"]

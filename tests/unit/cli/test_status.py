@@ -46,7 +46,7 @@ def standing(tokens: int, **fields: object) -> ReplicaStanding:
         "id": "r1", "deployment": "d", "model": "m@1", "status": "ready", "message": "", "job": "17", "changed": 0.0,
         "in_flight": 1, "requests": 2, "failed": 0, "prompt_tokens": 0, "completion_tokens": tokens,
     }  # fmt: skip
-    return ReplicaStanding(**values | fields)  # type: ignore[arg-type]
+    return ReplicaStanding(**values | fields)
 
 
 def look(time: float, *replicas: ReplicaStanding) -> Status:
