@@ -84,6 +84,8 @@ ROUTES = [
     Route("POST", "/admin/v1/deployment-preview", OPERATED, {"name": "n", "model": "m", "engine": "echo"}),
     Route("GET", "/admin/v1/deployments/none", OPERATED),
     Route("GET", "/admin/v1/deployments/none/log", OPERATED),
+    Route("GET", "/admin/v1/deployments/none/events", OPERATED),
+    Route("GET", "/admin/v1/status", OPERATED),
     Route("PATCH", "/admin/v1/deployments/none", OPERATED, {"replicas": 1}),
     Route("DELETE", "/admin/v1/deployments/none", OPERATED),
     Route("GET", "/admin/v1/artefacts/softprompt", (FREE,) * 5),

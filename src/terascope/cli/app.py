@@ -25,6 +25,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "whoami": ("terascope.cli.whoami", "Show who one is at the gateway, and what one may do."),
     "models": ("terascope.cli.models", "Models: what is served, and what the catalogue holds."),
     "deploy": ("terascope.cli.deploy", "Deployments: which models are served, by which engine, where, and how often."),
+    "status": ("terascope.cli.status", "Show deployments, replicas, what they answer and who waits, until Ctrl-C."),
     "apply": (
         "terascope.cli.apply",
         "Make the gateway's models and deployments what a file says; say what had to be done.",

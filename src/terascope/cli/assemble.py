@@ -86,7 +86,7 @@ async def opened(
         await access.reservations.look()
         usage = await _usage(config, access, clock)
         turns = Turns(fleet, config.server, clock, usage, config.scheduler, access.reservations.reserved)
-        metrics.watch(turns.waiting)
+        metrics.watch(turns.waiting, fleet.replicas)
         artefacts = Artefacts(database, Blobs(data_dir / "artefacts"), access.projects, clock)
         inference = Inference(
             access, catalog, turns, recorder, config.server, clock, metrics.count, artefacts, config.internals, files

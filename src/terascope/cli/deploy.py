@@ -34,6 +34,7 @@ def create(
     pipeline: Annotated[int, typer.Option(help="vllm: groups of layers, one after the other.")] = 1,
     data: Annotated[int, typer.Option(help="vllm: copies of the attention.")] = 1,
     expert: Annotated[bool, typer.Option("--expert", help="vllm: spread experts over all devices.")] = False,
+    nodes: Annotated[int, typer.Option(help="vllm: nodes of the site that share the devices evenly.")] = 1,
     dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.", show_default="the engine's choice")] = "",
     quantization: Annotated[str, typer.Option(help="vllm: how weights are stored.")] = "",
     context_length: Annotated[int, typer.Option(help="Longest prompt and answer, in tokens.")] = 0,
@@ -47,7 +48,8 @@ def create(
     """Serve a model: its replicas are kept from now on, whatever ends."""
     settings = _settings(
         model=model, engine=engine, site=site, replicas=replicas, dtype=dtype, quantization=quantization,
-        layout={"tensor": tensor, "pipeline": pipeline, "data": data, "expert": expert}, url=server, launcher=launcher,
+        layout={"tensor": tensor, "pipeline": pipeline, "data": data, "expert": expert, "nodes": nodes},
+        url=server, launcher=launcher,
         context_length=context_length, max_batch=max_batch, options=_options(option or []),
     )  # fmt: skip
     if dry_run:
@@ -120,6 +122,23 @@ def remove(client: Client, name: _Name) -> None:
     """Forget a deployment; its replicas finish what they are answering."""
     client.deployments.remove(name)
     print(f"{name} is removed")
+
+
+@app.command()
+@with_client
+def events(
+    client: Client,
+    name: _Name,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="How many, the newest.")] = 100,
+    as_json: Json = False,
+) -> None:
+    """Show what happened to a deployment and its replicas, and why; the newest last."""
+    found = client.deployments.events(name, limit).data[::-1]
+    if as_json:
+        print_json(found)
+        return
+    rows = ((when(one.time), one.replica, one.what, one.message) for one in found)
+    table(("when", "replica", "what", "why"), rows, empty="nothing has happened yet")
 
 
 @app.command()

@@ -7,6 +7,7 @@ from terascope.protocol.deployments import (
     ChangeDeployment,
     CreateDeployment,
     DeploymentDetails,
+    DeploymentEvents,
     DeploymentLog,
     DeploymentPreview,
     DeploymentPut,
@@ -58,6 +59,11 @@ class Deployments(Noun[Sender]):
     def remove(self, name: str) -> Ask[None]:
         """Forget a deployment; its replicas finish what they are answering. Raises as `scale` does."""
         return Ask("DELETE", _path(name), type(None))
+
+    @call
+    def events(self, name: str, limit: int = 100) -> Ask[DeploymentEvents]:
+        """Return what happened to a deployment and its replicas, newest first. Raises `NotFound`."""
+        return Ask("GET", f"{_path(name)}/events", DeploymentEvents, query={"limit": str(limit)})
 
     @call
     def log(self, name: str, replica: str = "", lines: int = 200) -> Ask[DeploymentLog]:

@@ -22,6 +22,7 @@ from terascope.protocol.admin import (
     RunViews,
     SetAlias,
 )
+from terascope.protocol.status import Status
 
 
 class Health(BaseModel):
@@ -31,7 +32,7 @@ class Health(BaseModel):
 
 
 class Gateway(Noun[Sender]):
-    """The gateway itself; these need no key."""
+    """The gateway itself; `health` and `ready` need no key."""
 
     @call
     def health(self) -> Ask[Health]:
@@ -42,6 +43,11 @@ class Gateway(Noun[Sender]):
     def ready(self) -> Ask[Ready]:
         """Ask for the state of every deployment; a gateway that is still starting is no error."""
         return Ask("GET", "/ready", Ready, also=frozenset({503}))
+
+    @call
+    def status(self) -> Ask[Status]:
+        """Ask what runs and how much it has to do; an operator's key is needed."""
+        return Ask("GET", "/admin/v1/status", Status)
 
 
 class Models(Noun[Sender]):

@@ -246,6 +246,7 @@ class LayoutConfig:
     pipeline: int = _key(1, "Groups of layers, one after the other (pipeline parallel).")
     data: int = _key(1, "Copies of the attention, each with requests of its own (data parallel).")
     expert: bool = _key(False, "Whether experts are spread over all devices, in place of slices of each.")
+    nodes: int = _key(1, "Nodes of a site that share the devices evenly.")
 
     @property
     def devices(self) -> int:
@@ -296,6 +297,9 @@ class DeploymentConfig:
     threads: int = _key(0, "torch, and vllm on a CPU: CPU threads; 0 means one per core.")
     max_batch: int = _key(0, "Most requests in the running batch; 0 means 32 in torch, 256 in vllm.")
     context_length: int = _key(0, "Longest prompt and answer together, in tokens; 0 means the model's own.")
+    environment: dict[str, str] = _key(
+        {}, "Variables for its engine's environment, over those of `engines`; operators see them, so no secrets."
+    )
     options: dict[str, str] = _key(
         {}, "Further options of the engine, passed on as they are: in vllm `name: value` becomes `--name value`."
     )
@@ -314,6 +318,7 @@ class SiteConfig:
     cores: int = _key(0, "Cores that a job asks for; 0: does not say (Slurm), or 1 (PBS).")
     memory_gb: int = _key(0, "Memory that a job asks for, in GB; 0: does not say.")
     gpus: bool = _key(True, "Whether a job asks for as many GPUs as its deployment's layout has devices.")
+    gpus_per_node: int = _key(0, "GPUs that a node has, so that impossible layouts are refused here; 0: does not say.")
     exclusive: bool = _key(False, "Whether a job asks for a node of its own.")
     directives: list[str] = _key(
         [], "Further lines for the head of the script, as they are: `#SBATCH ...`, `#PBS ...`."
@@ -324,6 +329,14 @@ class SiteConfig:
     caches: str = _key("", "Directory for what engines keep between runs; empty: a directory beside `logs`.")
     logs: str = _key("", "Directory that nodes and gateway see: scripts, logs and addresses of launches. Never $HOME.")
     address: str = _key("{node}", "Name or address of a node for the gateway; `{node}` stands for its host name.")
+    head_address: str = _key(
+        "{node}", "Name or address of the first node of a replica for its other nodes; `{node}` stands for its name."
+    )
+    node_command: str = _key(
+        "",
+        "What starts a command once on each of the `{nodes}` nodes of a job; empty: `srun` (Slurm), "
+        "`mpiexec -n {nodes} --ppn 1` (PBS).",
+    )
     node_dir: str = _key("/tmp", "Directory of a node for sockets.")  # noqa: S108 - the directory in it is made for us alone
     poll_s: float = _key(5.0, "Seconds between two looks at the queue.")
     command_timeout_s: float = _key(60.0, "Seconds that a command of the scheduler may take.")

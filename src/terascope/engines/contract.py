@@ -13,6 +13,11 @@ from terascope.core.config import DeploymentConfig, EngineConfig
 from terascope.core.models import Capabilities, ModelVersion
 from terascope.engines.adapter_files import AdapterFiles
 
+HEAD = "{head}"
+"""A word of a command: the address of the first node of a replica, filled in where it runs."""
+PORT = "{port}"
+"""A word of a command: a port at which the first node waits for the others."""
+
 
 @dataclass(frozen=True, slots=True)
 class EngineCall:
@@ -134,12 +139,14 @@ class Endpoint:
 class Launch:
     """What one replica is to run: a deployment's settings and the model version they resolved to.
 
-    `program` says how the engine is started where the replica runs.
+    `program` says how the engine is started where the replica runs. `rank` is the node that a command is for, where a
+    replica has several: the first, 0, answers; `HEAD` and `PORT` may be among the words.
     """
 
     deployment: DeploymentConfig
     version: ModelVersion
     program: EngineConfig = field(default_factory=EngineConfig)
+    rank: int = 0
 
     @property
     def served_name(self) -> str:

@@ -13,6 +13,8 @@ from terascope.fleet.launchers.registry import IN_PROCESS, choose, launcher_of
 from terascope.fleet.reconciler import Limits
 
 Wanted = Sequence[tuple[DeploymentConfig, ModelVersion]]
+SPANS_NODES = ("vllm",)
+"""Engines whose replicas may have several nodes."""
 EngineKinds = Callable[[str], EngineKind]
 
 
@@ -26,10 +28,17 @@ class Programs:
     def of(self, deployment: DeploymentConfig) -> EngineConfig:
         """Return how the engine of a deployment is started where that runs."""
         here, engine = self.engines.get(deployment.engine, EngineConfig()), deployment.engine
-        return self.sites[deployment.site].engines.get(engine, here) if deployment.site in self.sites else here
+        there = self.sites[deployment.site].engines.get(engine, here) if deployment.site in self.sites else here
+        return replace(there, environment={**there.environment, **deployment.environment})
 
     def check(self, deployment: DeploymentConfig, version: ModelVersion) -> None:
         """Raise `ConfigError` when a model's files are where the nodes of the deployment's site may not see them."""
+        if deployment.site in self.sites:
+            _check_nodes(deployment, self.sites[deployment.site])
+        elif deployment.layout.nodes > 1:
+            raise ConfigError(
+                f"layout.nodes is {deployment.layout.nodes}: a replica of several nodes is a job; name its `site`"
+            )
         weights = self.sites[deployment.site].weights if deployment.site in self.sites else ""
         if weights and version.directory and not Path(version.directory).is_relative_to(weights):
             raise ConfigError(
@@ -54,6 +63,31 @@ class Deployed:
     def model(self) -> str:
         """`name@version`."""
         return self.launch.version.public_name
+
+    def commands(self, endpoint: Endpoint) -> tuple[tuple[str, ...], ...]:
+        """The command line of a replica for each of its nodes, the one that answers first."""
+        ranks = range(self.launch.deployment.layout.nodes)
+        return tuple(self.kind.command(replace(self.launch, rank=rank), endpoint) for rank in ranks)
+
+
+def _check_nodes(deployment: DeploymentConfig, site: SiteConfig) -> None:
+    """Raise `ConfigError` when a layout does not fit the nodes of its site."""
+    layout, has = deployment.layout, site.gpus_per_node
+    if layout.nodes > 1 and deployment.engine not in SPANS_NODES:
+        raise ConfigError(
+            f"layout.nodes is {layout.nodes}, and engine {deployment.engine} runs on one node; of several nodes are "
+            f"replicas of {', '.join(SPANS_NODES)}"
+        )
+    sizes = f"tensor {layout.tensor} x pipeline {layout.pipeline} x data {layout.data} = {layout.devices} GPUs"
+    if has and layout.nodes > 1 and layout.devices != layout.nodes * has:
+        raise ConfigError(
+            f"{sizes}, and {layout.nodes} nodes of site {deployment.site} have {layout.nodes} x {has} = "
+            f"{layout.nodes * has}; make them equal"
+        )
+    if has and layout.devices > layout.nodes * has:
+        raise ConfigError(
+            f"{sizes}, and a node of site {deployment.site} has {has}; write layout.nodes: {-(-layout.devices // has)}"
+        )
 
 
 def prepare(

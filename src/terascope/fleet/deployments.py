@@ -16,12 +16,14 @@ from terascope.core.states import DeploymentTarget
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.logs import log_file
 from terascope.fleet.preview import Preview
+from terascope.store.audit import AuditRow, AuditStore
 from terascope.store.database import Database
 from terascope.store.deployments import DeploymentRow, DeploymentStore, not_found
 from terascope.store.replicas import ReplicaRow, ReplicaStore
 
 _OF_FILES = ("torch", "vllm")
 """Engines that run a model from its files."""
+_ACTIONS = {"deployment.create": "created", "deployment.change": "changed", "deployment.remove": "removed"}
 _MOST_LOG = 1 << 20  # bytes
 
 
@@ -34,6 +36,16 @@ class Deployment:
     declared: bool
     created: float = 0.0
     changed: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """What happened, at a time in seconds of the epoch: to a replica its status, to the deployment what was done."""
+
+    time: float
+    replica: str
+    what: str
+    message: str
 
 
 async def version_of(catalog: Catalog, deployment: DeploymentConfig) -> ModelVersion:
@@ -69,6 +81,7 @@ class Deployments:
         """`declared`: those of the configuration, each with its name."""
         self._store = DeploymentStore(database)
         self._replicas = ReplicaStore(database)
+        self._audit = AuditStore(database)
         self._fleet = fleet
         self._catalog = catalog
         self._clock = clock
@@ -152,6 +165,19 @@ class Deployments:
         """Return the replicas of a deployment, those that ended lately too, oldest first."""
         return await self._replicas.of(name)
 
+    async def events(self, name: str, limit: int) -> list[Event]:
+        """Return what happened to a deployment and its replicas, newest first; also of one that was removed.
+
+        Raises `NotFound` when nothing is known of it.
+        """
+        replicas = [
+            Event(one.time, one.replica, one.status, one.message) for one in await self._replicas.events(name, limit)
+        ]
+        changes = [_change_of(row) for row in await self._audit.newest(limit, target=name) if row.action in _ACTIONS]
+        if not replicas and not changes:
+            await self.get(name)
+        return sorted([*changes, *replicas], key=lambda one: one.time, reverse=True)[:limit]
+
     async def log(self, name: str, replica: str = "", lines: int = 200) -> str:
         """Return the last lines of a replica's log, of the newest replica when none is named. Raises `NotFound`."""
         rows = [row for row in await self._replicas.of(name) if replica in ("", row.id)]
@@ -213,6 +239,11 @@ class Deployments:
 
 def _deployment(row: DeploymentRow) -> Deployment:
     return Deployment(_config(row.settings), row.target, False, row.created, row.changed)
+
+
+def _change_of(row: AuditRow) -> Event:
+    told = ", ".join(f"{name} {value}" for name, value in row.details.items() if value not in (None, ""))
+    return Event(row.time, "", _ACTIONS[row.action], ": ".join(filter(None, [f"by {row.user_id}", told])))
 
 
 def _config(settings: Any) -> DeploymentConfig:

@@ -181,8 +181,11 @@ class Fleet:
 
     def ready(self) -> tuple[Replica, ...]:
         """The replicas of all models that are ready, those too that get no requests because they are in doubt."""
-        replicas = (slot.supervisor.replica for slot in self._slots if slot.supervisor)
-        return tuple(replica for replica in replicas if replica.row.status is ReplicaStatus.READY)
+        return tuple(replica for replica in self.replicas() if replica.row.status is ReplicaStatus.READY)
+
+    def replicas(self) -> tuple[Replica, ...]:
+        """One replica for each place that has one, whatever its status."""
+        return tuple(slot.supervisor.replica for slot in self._slots if slot.supervisor)
 
     async def wait_for_change(self, public_name: str) -> None:
         """Return when other replicas of the model take requests than at the call, or hope was lost or regained."""
@@ -358,8 +361,9 @@ class Fleet:
         if replica.listen:  # what it listens at is behind a door of its node
             endpoint = Endpoint(f"unix:{replica.listen}", endpoint.secret)
         variables = {**deployed.kind.environment(launch, endpoint), REPLICA_SECRET: endpoint.secret}
-        command, log = deployed.kind.command(launch, endpoint), log_file(self._data_dir, replica.id)
-        return Program(replica.id, command, variables, log, replica.listen, launch.deployment.layout.devices)
+        commands, log = deployed.commands(endpoint), log_file(self._data_dir, replica.id)
+        devices = launch.deployment.layout.devices
+        return Program(replica.id, commands[0], variables, log, replica.listen, devices, commands[1:])
 
     def _changed(self, row: ReplicaRow) -> None:
         self._refresh()

@@ -28,10 +28,11 @@ def preview(deployed: Deployed, launchers: Mapping[str, Launcher]) -> Preview:
     launcher = launchers[deployed.launcher_name]
     place = launcher.place(_REPLICA)
     endpoint = Endpoint(f"unix:{place.listen if place else '/run/REPLICA.sock'}")
-    command = deployed.kind.command(deployed.launch, endpoint)
+    command, *others = deployed.commands(endpoint)
     variables = deployed.kind.environment(deployed.launch, endpoint)
     script = ""
     if isinstance(launcher, BatchLauncher) and place:
         devices = deployed.launch.deployment.layout.devices
-        script = launcher.render(Program(_REPLICA, command, variables, listen=place.listen, devices=devices))
+        program = Program(_REPLICA, command, variables, listen=place.listen, devices=devices, others=tuple(others))
+        script = launcher.render(program)
     return Preview(command, tuple(sorted(variables)), script)

@@ -45,6 +45,7 @@ from terascope.gateway.routes import (
     admin_reservations,
     admin_runs,
     admin_service_accounts,
+    admin_status,
     console,
     files,
     fine_tuning,
@@ -63,7 +64,7 @@ from terascope.protocol.request import ENDPOINTS
 log = logging.getLogger(__name__)
 _PARTS = (
     health, identity, models, files, fine_tuning, vector_stores, vector_store_files, admin_models,
-    admin_deployments, admin_adapters, admin_keys, admin_service_accounts, admin_projects,
+    admin_deployments, admin_status, admin_adapters, admin_keys, admin_service_accounts, admin_projects,
     admin_allocations, admin_reservations, admin_artefacts, admin_audit, admin_runs, console,
 )  # fmt: skip
 _KEYED = ("/v1/", "/admin/")

@@ -9,6 +9,7 @@ from prometheus_client.registry import Collector
 
 from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
+from terascope.gateway.replica_metrics import ReplicaMetrics, Replicas
 
 Waiting = Callable[[], Mapping[tuple[str, Qos], int]]
 """How many requests wait for their turn, by model and QOS."""
@@ -67,14 +68,20 @@ class Metrics:
             "terascope_answer_seconds", "From the request to the end of the answer.", ["model"],
             buckets=_SECONDS, registry=self.registry,
         )  # fmt: skip
+        self.waiting: Waiting = dict
+        self.replicas = ReplicaMetrics(tuple)
         self.in_flight = Gauge("terascope_in_flight", "Requests to models being answered now.", registry=self.registry)
 
-    def watch(self, waiting: Waiting) -> None:
-        """Tell how many requests wait, too."""
+    def watch(self, waiting: Waiting, replicas: Replicas) -> None:
+        """Tell how many requests wait, too, and what each replica does."""
+        self.waiting = waiting
+        self.replicas = ReplicaMetrics(replicas)
         self.registry.register(_Waiting(waiting))
+        self.registry.register(self.replicas)
 
     def count(self, record: RunRecord) -> None:
         """Count one ended request."""
+        self.replicas.count(record)
         series = self._series(record.endpoint, record.model or "none", record.outcome)
         series.requests.inc()
         series.prompt.inc(record.prompt_tokens)

@@ -21,6 +21,7 @@ class Layout(Strict):
     pipeline: _Size = 1
     data: _Size = 1
     expert: bool = False
+    nodes: _Size = 1
 
 
 class DeploymentSettings(Strict):
@@ -44,6 +45,7 @@ class DeploymentSettings(Strict):
     threads: _Count = 0
     max_batch: _Count = 0
     context_length: _Count = 0
+    environment: dict[str, str] = Field(default_factory=dict)
     options: dict[str, str] = Field(default_factory=dict)
 
     def config(self, name: str) -> DeploymentConfig:
@@ -127,3 +129,18 @@ class DeploymentLog(BaseModel):
     """The last lines that a replica's program has printed."""
 
     text: str
+
+
+class DeploymentEvent(BaseModel):
+    """What happened to a deployment, or to the replica that is named."""
+
+    time: float
+    replica: str
+    what: str = Field(description="The replica's new status; `created`, `changed` or `removed` for the deployment.")
+    message: str
+
+
+class DeploymentEvents(BaseModel):
+    """Events, newest first."""
+
+    data: list[DeploymentEvent]

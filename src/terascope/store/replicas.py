@@ -1,15 +1,20 @@
 """Repository of `replicas`: what was started, where it stands, what is wanted of it."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from sqlalchemy import Connection, RowMapping, bindparam, delete, insert, select, update
 
+from terascope.core.ids import new_id
 from terascope.core.states import ReplicaStatus, ReplicaTarget
 from terascope.store.database import Database
-from terascope.store.tables import replicas
+from terascope.store.tables import replica_events, replicas
 
+KEPT_EVENTS = 1000
+"""Events of a deployment that are remembered."""
+
+_NEWEST_FIRST = (replica_events.c.time.desc(), replica_events.c.id.desc())
 _FINAL = [status.value for status in ReplicaStatus if status.final]
 
 
@@ -37,8 +42,20 @@ class ReplicaRow:
     changed: float = 0.0
 
 
+@dataclass(frozen=True, slots=True)
+class ReplicaEvent:
+    """A replica got another status at `time`, in seconds since the epoch; `message` says why."""
+
+    id: str
+    time: float
+    deployment: str
+    replica: str
+    status: ReplicaStatus
+    message: str
+
+
 class ReplicaStore:
-    """Reads and writes `replicas`."""
+    """Reads and writes `replicas`. Every new status is entered into `replica_events` in the same transaction."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -52,7 +69,10 @@ class ReplicaStore:
         await self._database.writer.submit(_update, row)
 
     async def prune(self, deployment: str, keep: int) -> list[str]:
-        """Delete the deployment's ended rows but for the `keep` newest; return the ids of the deleted."""
+        """Delete the deployment's ended rows but for the `keep` newest; return the ids of the deleted.
+
+        Of its events the newest `KEPT_EVENTS` are left.
+        """
         return list(await self._database.writer.submit(_prune, (deployment, keep)))
 
     async def get(self, replica_id: str) -> ReplicaRow | None:
@@ -68,6 +88,13 @@ class ReplicaStore:
         """Return the rows of one deployment, oldest first."""
         return await self._select(replicas.c.deployment == deployment)
 
+    async def events(self, deployment: str, limit: int) -> list[ReplicaEvent]:
+        """Return the newest events of a deployment, newest first."""
+        query = select(replica_events).where(replica_events.c.deployment == deployment)
+        async with self._database.read() as connection:
+            found = await connection.execute(query.order_by(*_NEWEST_FIRST).limit(limit))
+        return [ReplicaEvent(**{**row, "status": ReplicaStatus(row["status"])}) for row in found.mappings().all()]
+
     async def _select(self, condition: Any) -> list[ReplicaRow]:
         query = select(replicas).where(condition).order_by(replicas.c.id)
         async with self._database.read() as connection:
@@ -76,11 +103,25 @@ class ReplicaStore:
 
 def _insert(connection: Connection, rows: Sequence[ReplicaRow]) -> None:
     connection.execute(insert(replicas), [_values(row) for row in rows])
+    _enter(connection, rows)
 
 
 def _update(connection: Connection, rows: Sequence[ReplicaRow]) -> None:
+    known = select(replicas.c.id, replicas.c.status).where(replicas.c.id.in_([row.id for row in rows]))
+    before = {name: status for name, status in connection.execute(known)}  # noqa: C416 - rows are no pairs to mypy
+    for row in rows:  # a batch may have several steps of one replica
+        if row.id in before and before[row.id] != row.status:
+            before[row.id] = row.status
+            _enter(connection, [row])
     statement = update(replicas).where(replicas.c.id == bindparam("of"))
     connection.execute(statement, [_values(row) | {"of": row.id} for row in rows])
+
+
+def _enter(connection: Connection, rows: Sequence[ReplicaRow]) -> None:
+    events = [
+        ReplicaEvent(new_id("event"), row.changed, row.deployment, row.id, row.status, row.message) for row in rows
+    ]
+    connection.execute(insert(replica_events), [asdict(event) for event in events])
 
 
 def _prune(connection: Connection, asked: Sequence[tuple[str, int]]) -> list[list[str]]:
@@ -93,7 +134,15 @@ def _pruned(connection: Connection, deployment: str, keep: int) -> list[str]:
     old = list(connection.execute(query).scalars())
     if old:
         connection.execute(delete(replicas).where(replicas.c.id.in_(old)))
+    _prune_events(connection, deployment)
     return old
+
+
+def _prune_events(connection: Connection, deployment: str) -> None:
+    mine = replica_events.c.deployment == deployment
+    query = select(replica_events.c.time).where(mine).order_by(*_NEWEST_FIRST).offset(KEPT_EVENTS).limit(1)
+    if (newest := connection.execute(query).scalar()) is not None:
+        connection.execute(delete(replica_events).where(mine & (replica_events.c.time <= newest)))
 
 
 def _values(row: ReplicaRow) -> dict[str, Any]:

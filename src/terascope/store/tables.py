@@ -149,6 +149,18 @@ replicas = Table(
     Column("changed", Float, nullable=False),
 )
 
+replica_events = Table(
+    "replica_events",
+    metadata,
+    Column("id", String(40), primary_key=True),
+    Column("time", Float, nullable=False),
+    Column("deployment", String(128), nullable=False),
+    Column("replica", String(40), nullable=False),
+    Column("status", String(20), nullable=False),
+    Column("message", Text, nullable=False),
+    Index("ix_replica_events_deployment_time", "deployment", "time"),
+)
+
 deployments = Table(
     "deployments",
     metadata,
@@ -444,6 +456,7 @@ __all__ = [
     "models",
     "policies",
     "projects",
+    "replica_events",
     "replicas",
     "reservations",
     "runs",

@@ -1,4 +1,5 @@
 """PBS Professional as executables that behave as its own do: qsub, qstat and qdel over a directory, jobs as processes.
+With them there is an mpiexec that starts all ranks on this machine.
 
 A job runs in a session of its own, with only what PBS gives it. Its states, exit status and messages are PBS's;
 directives are read as qsub reads them. What is in the file `broken` of the directory fails every command.
@@ -46,7 +47,10 @@ if os.fork() == 0:
     os.setsid()
     null = os.open(os.devnull, os.O_RDWR)
     for fd in (0, 1, 2): os.dup2(null, fd)
-    clean = {{"HOME": os.environ.get("HOME", "/"), "PATH": "/usr/local/bin:/usr/bin:/bin", "PBS_JOBID": number}}
+    nodes = os.path.join(ROOT, "nodes")
+    with open(nodes, "w") as file: file.write("localhost\\n" * 2)
+    clean = {{"HOME": os.environ.get("HOME", "/"), "PATH": ROOT + "/bin:/usr/local/bin:/usr/bin:/bin"}}
+    clean |= {{"PBS_JOBID": number, "PBS_NODEFILE": nodes}}
     with open(given["-o"], "a") as out, open(given["-e"], "a") as err:
         running = subprocess.Popen(["/bin/bash", script], env=clean, stdout=out, stderr=err, start_new_session=True)
     write(number, dict(job, job_state="R", session_id=running.pid))
@@ -81,6 +85,20 @@ for one in sys.argv[1:]:
     if job["job_state"] != "F": os.kill(job["session_id"], signal.SIGTERM)
 """
 
+_MPIEXEC = """
+assert sys.argv[1] == "-n" and sys.argv[3:5] == ["--ppn", "1"], sys.argv
+ranks = [subprocess.Popen(sys.argv[5:], env=dict(os.environ, PMI_RANK=str(rank))) for rank in range(int(sys.argv[2]))]
+def end(*_):
+    for one in ranks: one.terminate()
+signal.signal(signal.SIGTERM, end)
+codes = []
+while len(codes) < len(ranks):
+    pid, status = os.wait()
+    codes.append(os.waitstatus_to_exitcode(status))
+    if codes[-1]: end()
+sys.exit(max(codes, key=abs))
+"""
+
 
 class PbsCluster:
     """The executables in `bin`, to be put first on PATH; leaving `with` kills all jobs and removes all files."""
@@ -90,7 +108,7 @@ class PbsCluster:
         self.bin = self.root / "bin"
         for directory in (self.bin, self.root / "jobs"):
             directory.mkdir()
-        for name, source in (("qsub", _QSUB), ("qstat", _QSTAT), ("qdel", _QDEL)):
+        for name, source in (("qsub", _QSUB), ("qstat", _QSTAT), ("qdel", _QDEL), ("mpiexec", _MPIEXEC)):
             program = self.bin / name
             program.write_text((_COMMON + source).format(python=sys.executable, root=str(self.root)))
             program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""A real Slurm for tests: munged, slurmctld and slurmd of one node, in a temporary directory, without root's files."""
+"""A real Slurm for tests: munged, slurmctld, slurmd of two nodes, in a temporary directory, without root's files."""
 
 import os
 import pwd
@@ -20,17 +20,16 @@ _CONFIGURATION = """
 ClusterName=testing
 SlurmctldHost={host}(127.0.0.1)
 SlurmctldPort={controller}
-SlurmdPort={daemon}
 SlurmUser={user}
 SlurmdUser={user}
 AuthType=auth/munge
 AuthInfo=socket={root}/munge.socket
 StateSaveLocation={root}/state
-SlurmdSpoolDir={root}/spool
+SlurmdSpoolDir={root}/spool/%n
 SlurmctldPidFile={root}/slurmctld.pid
-SlurmdPidFile={root}/slurmd.pid
+SlurmdPidFile={root}/slurmd-%n.pid
 SlurmctldLogFile={root}/slurmctld.log
-SlurmdLogFile={root}/slurmd.log
+SlurmdLogFile={root}/slurmd-%n.log
 ProctrackType=proctrack/linuxproc
 TaskPlugin=task/none
 MpiDefault=none
@@ -43,7 +42,8 @@ SlurmdParameters=config_overrides
 SchedulerParameters=batch_sched_delay=0,sched_min_interval=10000
 ReturnToService=2
 KillWait=5
-NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} State=UNKNOWN
+NodeName={host} NodeAddr=127.0.0.1 NodeHostname={host} Port={first} CPUs={cpus} State=UNKNOWN
+NodeName={host}-2 NodeAddr=127.0.0.1 NodeHostname={host} Port={second} CPUs={cpus} State=UNKNOWN
 PartitionName=main Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 """
 
@@ -54,7 +54,7 @@ def find_program(name: str) -> str | None:
 
 
 class SlurmCluster:
-    """One node and its controller; stopped and removed on leaving `with`, jobs included.
+    """Two nodes, both this machine, and their controller; stopped and removed on leaving `with`, jobs included.
 
     Commands find it by `SLURM_CONF`, see `variables`. There is no accounting, as on many small clusters. Raises
     `FileNotFoundError` when Slurm is not installed.
@@ -68,7 +68,7 @@ class SlurmCluster:
             (self.root / name).mkdir(mode=0o700)
         self._host = socket.gethostname().partition(".")[0]
         self._processes: list[subprocess.Popen[bytes]] = []
-        ports = dict(zip(("controller", "daemon"), _free_ports(2), strict=True))
+        ports = dict(zip(("controller", "first", "second"), _free_ports(3), strict=True))
         user = pwd.getpwuid(os.geteuid()).pw_name
         text = _CONFIGURATION.format(root=self.root, host=self._host, user=user, cpus=_CPUS, **ports)
         (self.root / "slurm.conf").write_text(text)
@@ -79,7 +79,7 @@ class SlurmCluster:
         return {"SLURM_CONF": str(self.root / "slurm.conf")}
 
     def start(self) -> "SlurmCluster":
-        """Start it; return once its node takes jobs. Raises `RuntimeError` with the logs."""
+        """Start it; return once its nodes take jobs. Raises `RuntimeError` with the logs."""
         key = self.root / "munge" / "key"
         key.touch(mode=0o600)
         key.write_bytes(secrets.token_bytes(128))
@@ -89,8 +89,9 @@ class SlurmCluster:
         self._run("munged", "--foreground", "--force", *munge)
         self._until(["munge", "--no-input", f"--socket={self.root / 'munge.socket'}"])
         self._run("slurmctld", "-D")
-        self._run("slurmd", "-D", "-N", self._host)
-        self._until([self._programs["sinfo"], "--noheader", "--states=idle", "--format=%T"], words="idle")
+        for node in (self._host, f"{self._host}-2"):
+            self._run("slurmd", "-D", "-N", node)
+        self._until([self._programs["sinfo"], "--noheader", "--states=idle", "--format=%D %T"], words="2 idle")
         return self
 
     def stop(self) -> None:

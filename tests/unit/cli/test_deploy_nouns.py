@@ -80,3 +80,16 @@ def test_a_file_says_no_more_than_is_applied(cli: Cli, tmp_path: Path) -> None:
     assert (told.status, "server belongs into the gateway's own configuration" in told.err) == (1, True)
     told = cli("apply", _write(tmp_path / "y.yaml", {**_DEPLOYMENT, "replica": 2}))
     assert "did you mean replicas?" in told.err
+
+
+def test_events_tell_what_happened_and_why(cli: Cli) -> None:
+    cli("deploy", "create", "eventful", "eventful", *_ECHO)
+    cli("deploy", "remove", "eventful")
+    events = cli("deploy", "events", "eventful", "--json").json
+    assert [one["what"] for one in events if not one["replica"]] == ["created", "removed"]
+    of_replica = [one["what"] for one in events if one["replica"]]
+    assert of_replica[0] == "pending"
+    assert events == sorted(events, key=lambda one: one["time"])
+    assert re.search(r"^20\S+ \S+ +replica_\w+ +pending +waits", cli("deploy", "events", "eventful").out, re.MULTILINE)
+    told = cli("deploy", "events", "never")
+    assert (told.status, "there is no deployment 'never'" in told.err) == (1, True)

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from terascope.core.config import DeploymentConfig, EngineConfig, SiteConfig
+from terascope.core.config import DeploymentConfig, EngineConfig, LayoutConfig, SiteConfig
 from terascope.core.errors import ConfigError
 from terascope.engines import registry
 from terascope.fleet.deployed import Deployed, Programs, Wanted, prepare
@@ -55,6 +55,30 @@ def test_a_site_starts_engines_in_its_own_way() -> None:
     found = [programs.of(DeploymentConfig(engine="vllm", site=site)) for site in ("", "a", "b", "unknown")]
     assert found == [here, there, here, here]
     assert programs.of(DeploymentConfig(engine="torch")) == EngineConfig()
+
+
+def test_a_deployment_has_variables_of_its_own() -> None:
+    programs = Programs({"vllm": EngineConfig(environment={"A": "all", "B": "all"})})
+    found = programs.of(DeploymentConfig(engine="vllm", environment={"B": "mine"}))
+    assert found.environment == {"A": "all", "B": "mine"}
+    assert programs.of(DeploymentConfig(engine="vllm")).environment == {"A": "all", "B": "all"}
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"site": ""}, "name its `site`"),
+        ({"engine": "torch"}, "engine torch runs on one node"),
+        ({"layout": LayoutConfig(tensor=4, pipeline=1, nodes=2)}, r"= 4 GPUs, and 2 nodes .* have 2 x 4 = 8"),
+        ({"layout": LayoutConfig(tensor=4, pipeline=3)}, r"= 12 GPUs, .* has 4; write layout.nodes: 3"),
+    ],
+)
+def test_a_layout_must_fit_the_nodes_of_its_site(fields: dict[str, object], words: str) -> None:
+    programs = Programs({}, {"a": SiteConfig(gpus_per_node=4)})
+    fits = DeploymentConfig(engine="vllm", site="a", layout=LayoutConfig(tensor=4, pipeline=2, nodes=2))
+    programs.check(fits, VERSION)
+    with pytest.raises(ConfigError, match=words):
+        programs.check(replace(fits, **fields), VERSION)  # type: ignore[arg-type]
 
 
 def test_a_model_must_be_where_the_nodes_see_it() -> None:

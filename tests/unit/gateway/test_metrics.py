@@ -61,7 +61,7 @@ def test_no_person_no_key_and_no_text(gateway: Served, http: httpx.Client) -> No
         assert secret not in text
     families = parsed(text)
     labels = {name for family in families.values() for sample in family.samples for name in sample.labels}
-    assert labels == {"endpoint", "model", "outcome", "kind", "le", "qos"}
+    assert labels == {"endpoint", "model", "outcome", "kind", "le", "qos", "deployment", "replica", "status"}
     assert value(families, "terascope_requests_total", model="none", outcome="refused") >= 1
 
 

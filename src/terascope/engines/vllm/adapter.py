@@ -71,7 +71,8 @@ class VllmEngine(HttpEngine):
         layout = deployment.layout
         details = {
             "served_name": self._name, "quantization": deployment.quantization,
-            "layout": f"tp{layout.tensor} pp{layout.pipeline} dp{layout.data}" + (" ep" if layout.expert else ""),
+            "layout": f"tp{layout.tensor} pp{layout.pipeline} dp{layout.data}" + (" ep" if layout.expert else "")
+            + (f" on {layout.nodes} nodes" if layout.nodes > 1 else ""),
         }  # fmt: skip
         return EngineInfo(
             "vllm",

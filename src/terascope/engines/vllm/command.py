@@ -9,13 +9,17 @@ from terascope.core.errors import ConfigError
 from terascope.core.models import Task
 from terascope.engines.contract import Endpoint, Launch
 from terascope.engines.upstream import Address
+from terascope.engines.vllm.nodes import across, division
 
 MODULE = "vllm.entrypoints.openai.api_server"
+_HEADLESS = "vllm.entrypoints.cli.main"
 TOOL_PARSER = "tool-call-parser"
 """The argument without which vLLM finds no tool calls in what a model says."""
 _OURS = frozenset({
-    "api-key", "api-server-count", "cors", "data-parallel-size", "dtype", "enable-expert-parallel", "headless", "host",
-    "max-model-len", "max-num-seqs", "middleware", "model", "pipeline-parallel-size", "port", "quantization",
+    "api-key", "api-server-count", "cors", "data-parallel-address", "data-parallel-rpc-port", "data-parallel-size",
+    "data-parallel-size-local", "data-parallel-start-rank", "distributed-executor-backend", "dtype",
+    "enable-expert-parallel", "headless", "host", "master-addr", "master-port", "max-model-len", "max-num-seqs",
+    "middleware", "model", "nnodes", "node-rank", "pipeline-parallel-size", "port", "quantization",
     "root-path", "runner", "scheduling-policy", "served-model-name", "ssl-certfile", "ssl-keyfile",
     "tensor-parallel-size", "uds", "enable-log-requests", "enable-log-outputs",
 })  # fmt: skip
@@ -30,10 +34,10 @@ def command_of(launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
     deployment, version = launch.deployment, launch.version
     check(launch)
     python = launch.program.python or sys.executable
-    words = [python, "-m", MODULE, "--model", version.directory, "--served-model-name", launch.served_name]
-    words += _place(endpoint)
+    words = [python, "-m", *_program(launch, endpoint), "--served-model-name", launch.served_name]
     words += ["--scheduling-policy", "priority"] if version.task is Task.GENERATE else ["--runner", "pooling"]
     words += ["--disable-uvicorn-access-log", *_layout(deployment), *_numbers(deployment)]
+    words += across(deployment.layout, launch.rank)
     for name, value in deployment.options.items():
         words += [f"--{_dashed(name)}", *([value] if value else [])]
     return (*words, *launch.program.arguments)
@@ -75,9 +79,7 @@ def _problems(launch: Launch) -> Iterator[str]:
         yield "vLLM needs the model's files; add the model to the catalogue from a source that has them"
     elif version.files and "config.json" not in {file.path for file in version.files}:
         yield f"vLLM reads Hugging Face checkpoints, and {version.public_name} is none; choose engine `torch`"
-    for name in ("tensor", "pipeline", "data"):
-        if getattr(deployment.layout, name) < 1:
-            yield f"layout.{name} is {getattr(deployment.layout, name)}; write 1 or more"
+    yield from division(deployment.layout)
     for name in ("context_length", "max_batch", "threads"):
         if getattr(deployment, name) < 0:
             yield f"{name} is {getattr(deployment, name)}; write 0 or more"
@@ -115,6 +117,13 @@ def _cores(deployment: DeploymentConfig) -> dict[str, str]:
     each = max(1, len(mine) // ranks)
     shares = [mine[rank * each : (rank + 1) * each] or mine[-1:] for rank in range(ranks)]
     return {_THREADS: "|".join(",".join(map(str, share)) for share in shares)}
+
+
+def _program(launch: Launch, endpoint: Endpoint) -> list[str]:
+    """The server; on the further nodes of a replica what has no address, which the server's module cannot start."""
+    if launch.rank:
+        return [_HEADLESS, "serve", launch.version.directory, "--headless"]
+    return [MODULE, "--model", launch.version.directory, *_place(endpoint)]
 
 
 def _place(endpoint: Endpoint) -> list[str]:

@@ -18,7 +18,7 @@ class Program:
     `environment` is added to the launcher's own; secrets travel only there, never in `arguments`, which
     anyone on the machine can read. `listen` is the path of the Unix socket at which it will listen where it runs, as
     `Launcher.place` said; empty for one that runs here, or that nobody talks to. `devices` is how many accelerators it
-    uses.
+    uses, on all its nodes. `others` are the arguments for its further nodes, if any: all nodes begin and end together.
     """
 
     id: str
@@ -27,6 +27,12 @@ class Program:
     log: Path | None = None
     listen: str = ""
     devices: int = 1
+    others: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def nodes(self) -> int:
+        """How many nodes it runs on."""
+        return 1 + len(self.others)
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,10 @@ of this node leads to that socket, for whoever names the secret in TERASCOPE_REP
 connection. Where that port is stands in the file `address` of DIRECTORY, in the words of ADDRESS with this node's name
 in place of `{node}`. When the program has ended, its exit code stands in the file `ended`.
 
+Where the program has several nodes, TERASCOPE_RANK says which of them this is (`1/2`: the second of two). What runs
+there ends together: the first that ends writes `ended`, its rank, their number and its node's name on a second line,
+and the others end their parts when they see it.
+
 SIGTERM ends it, with the grace in seconds that the file `grace` says, else 10.
 """
 
@@ -28,6 +32,7 @@ _MOST_HEAD = 64 * 1024
 _PIECE = 64 * 1024
 _GRACE_S = 10.0
 _NEVER_STARTED = 127
+_LOOK_S = 1.0
 _ERROR = '{"error": {"message": "%s", "type": "server_error", "code": null, "param": null}}'
 
 
@@ -78,7 +83,10 @@ class Door:
 class Node:
     """One program on this node, from its start to its end."""
 
-    def __init__(self, directory: Path, listen: str, address: str, log: str, program: "list[str]") -> None:
+    def __init__(
+        self, directory: Path, listen: str, address: str, log: str, program: "list[str]", rank: str = "0/1"
+    ) -> None:
+        self._rank, _, self._nodes = rank.partition("/")
         self._directory = directory
         self._listen = listen
         self._address = address
@@ -101,14 +109,37 @@ class Node:
                 port = await Door(self._listen, os.environ[_SECRET]).open()
                 self._write("address", f"{self._address.replace('{node}', os.uname().nodename)}:{port}")
             _say(guard, "go")
+            others = asyncio.ensure_future(self._end_with_others(guard))
             await self._hear(guard)
+            others.cancel()
         finally:
             _say(guard, "stop 0")
             await guard.wait()
             if place:
                 shutil.rmtree(place, ignore_errors=True)
-        self._write("ended", str(self._code))
+        self._tell_end()
         return self._code if self._code >= 0 else 128 - self._code
+
+    async def _end_with_others(self, guard: asyncio.subprocess.Process) -> None:
+        """End the program when another of its nodes has ended."""
+        while self._nodes != "1":
+            if (self._directory / "ended").exists():
+                self._stop(guard)
+                return
+            await asyncio.sleep(_LOOK_S)
+
+    def _tell_end(self) -> None:
+        if self._nodes == "1":
+            self._write("ended", str(self._code))
+            return
+        draft = self._directory / f".ended-{self._rank}"
+        draft.write_text(f"{self._code}\n{self._rank} {self._nodes} {os.uname().nodename}\n")
+        try:
+            os.link(draft, self._directory / "ended")
+        except FileExistsError:  # another node was first, and knows why
+            return
+        finally:
+            draft.unlink()
 
     def _stop(self, guard: asyncio.subprocess.Process) -> None:
         try:
@@ -170,4 +201,5 @@ async def _copy(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 if __name__ == "__main__":
     os.umask(0o077)
     _, directory, listen, address, log, *program = sys.argv
-    sys.exit(asyncio.run(Node(Path(directory), listen, address, log, program).run()))
+    rank = os.environ.get("TERASCOPE_RANK", "0/1")
+    sys.exit(asyncio.run(Node(Path(directory), listen, address, log, program, rank).run()))

@@ -12,6 +12,8 @@ from terascope.protocol.deployments import (
     ChangeDeployment,
     CreateDeployment,
     DeploymentDetails,
+    DeploymentEvent,
+    DeploymentEvents,
     DeploymentLog,
     DeploymentName,
     DeploymentPreview,
@@ -29,14 +31,14 @@ router = APIRouter(prefix="/admin/v1", tags=["admin: deployments"])
 @router.get("/deployments")
 async def list_deployments(use: UseServices, who: Operator) -> DeploymentViews:
     """Every deployment, those of the configuration first."""
-    return DeploymentViews(data=[_view(use, one) for one in await use.deployments.all()])
+    return DeploymentViews(data=[deployment_view(use, one) for one in await use.deployments.all()])
 
 
 @router.post("/deployments", status_code=201)
 async def create_deployment(asked: CreateDeployment, use: UseServices, who: Operator) -> DeploymentView:
     """Serve a model: store a deployment, and begin to keep its replicas."""
     settings = DeploymentSettings(**asked.model_dump(exclude={"name"}))
-    return _view(use, await use.deployments.create(settings.config(asked.name)))
+    return deployment_view(use, await use.deployments.create(settings.config(asked.name)))
 
 
 @router.post("/deployment-preview")  # not below /deployments: that would be a deployment of this name
@@ -59,10 +61,19 @@ async def show_log(
     return DeploymentLog(text=await use.deployments.log(name, replica, lines))
 
 
+@router.get("/deployments/{name:path}/events")
+async def list_events(
+    name: str, use: UseServices, who: Operator, limit: Annotated[int, Query(ge=1, le=1000)] = 100
+) -> DeploymentEvents:
+    """What happened to a deployment and its replicas, and why; newest first, also of one that was removed."""
+    found = await use.deployments.events(name, limit)
+    return DeploymentEvents(data=[DeploymentEvent(**asdict(one)) for one in found])
+
+
 @router.get("/deployments/{name:path}")
 async def show_deployment(name: str, use: UseServices, who: Operator) -> DeploymentDetails:
     """One deployment, with its replicas."""
-    view = _view(use, await use.deployments.get(name))
+    view = deployment_view(use, await use.deployments.get(name))
     rows = await use.deployments.replicas(name)
     return DeploymentDetails(**view.model_dump(), running=[_replica(row) for row in rows])
 
@@ -75,7 +86,7 @@ async def put_deployment(
     there = {one.config.name for one in await use.deployments.all()}
     made, changed = await use.deployments.put(asked.config(name))
     done = ("changed" if name in there else "created") if changed else "unchanged"
-    return DeploymentPut(deployment=_view(use, made), done=done)
+    return DeploymentPut(deployment=deployment_view(use, made), done=done)
 
 
 @router.patch("/deployments/{name}")
@@ -84,8 +95,8 @@ async def change_deployment(
 ) -> DeploymentView:
     """Keep another number of replicas, or none. Those over it finish what they are answering."""
     if asked.replicas is None:
-        return _view(use, await use.deployments.stop(name))
-    return _view(use, await use.deployments.scale(name, asked.replicas))
+        return deployment_view(use, await use.deployments.stop(name))
+    return deployment_view(use, await use.deployments.scale(name, asked.replicas))
 
 
 @router.delete("/deployments/{name}", status_code=204)
@@ -95,7 +106,8 @@ async def remove_deployment(name: DeploymentName, use: UseServices, who: Operato
     return Response(status_code=204)
 
 
-def _view(use: Services, one: Deployment) -> DeploymentView:
+def deployment_view(use: Services, one: Deployment) -> DeploymentView:
+    """A deployment as it is wanted, and how it is."""
     config = one.config
     counted = use.fleet.count(config.name)
     failed = use.deployments.failed.get(config.name, "")

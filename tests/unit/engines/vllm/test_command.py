@@ -5,6 +5,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from terascope.core.config import DeploymentConfig, EngineConfig, LayoutConfig
 from terascope.core.errors import ConfigError
@@ -12,6 +14,7 @@ from terascope.core.models import Feature, ModelFile, ModelVersion, Task
 from terascope.engines.contract import Endpoint, Launch
 from terascope.engines.registry import engine_kind
 from terascope.engines.vllm.adapter import KIND, capabilities
+from terascope.engines.vllm.nodes import division
 
 VERSION = ModelVersion("big", "1", "abc", "path:/m/big", "/m/big", Task.GENERATE, 4096)
 SOCKET = Endpoint("unix:/run/x.sock", "the secret")
@@ -29,8 +32,8 @@ def command(program: EngineConfig = PROGRAM, version: ModelVersion = VERSION, **
 def test_the_least() -> None:
     assert engine_kind("vllm") is KIND
     assert command() == (
-        "/opt/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /m/big --served-model-name big@1 "
-        "--uds /run/x.sock --scheduling-policy priority --disable-uvicorn-access-log --max-num-seqs 256"
+        "/opt/vllm/bin/python -m vllm.entrypoints.openai.api_server --model /m/big --uds /run/x.sock "
+        "--served-model-name big@1 --scheduling-policy priority --disable-uvicorn-access-log --max-num-seqs 256"
     )
     assert " --host 10.0.0.1 --port 81 " in " ".join(KIND.command(launch(), Endpoint("http://10.0.0.1:81", "s")))
 
@@ -46,6 +49,37 @@ def test_all_of_a_layout() -> None:
     ):
         assert part in words
     assert layout.devices == 64
+
+
+def across(layout: LayoutConfig) -> list[str]:
+    """The part of each node's command by which they find each other."""
+    commands = [KIND.command(replace(launch(layout=layout), rank=rank), SOCKET) for rank in range(layout.nodes)]
+    return [" ".join(words[words.index("256") + 1 :]) for words in commands]
+
+
+def test_a_group_over_two_nodes() -> None:
+    layout = LayoutConfig(tensor=4, pipeline=2, nodes=2)
+    master = "--master-addr {head} --master-port {port}"
+    assert across(layout) == [f"--nnodes 2 --node-rank {rank} {master}" for rank in (0, 1)]
+    second = " ".join(KIND.command(replace(launch(layout=layout), rank=1), SOCKET))
+    assert second.startswith(
+        "/opt/vllm/bin/python -m vllm.entrypoints.cli.main serve /m/big --headless --served-model-name big@1 "
+    )
+    assert "uds" not in second
+
+
+def test_groups_over_two_nodes() -> None:
+    meeting = "--data-parallel-size-local 2 --data-parallel-address {head} --data-parallel-rpc-port {port}"
+    assert across(LayoutConfig(tensor=2, data=4, nodes=2)) == [meeting, f"{meeting} --data-parallel-start-rank 2"]
+
+
+@given(st.builds(LayoutConfig, *[st.integers(1, 8)] * 3, nodes=st.integers(1, 8)))
+def test_a_layout_is_divided_evenly_or_refused(layout: LayoutConfig) -> None:
+    refused = list(division(layout))
+    even = layout.devices % layout.nodes == 0 and (layout.data == 1 or layout.data % layout.nodes == 0)
+    assert bool(refused) is not even
+    if refused:
+        assert str(layout.nodes) in refused[0]
 
 
 def test_arguments_for_all_deployments_come_last() -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 from transformers import DeepseekV3ForCausalLM
 
+from terascope.core.config import LayoutConfig
 from terascope.core.models import Feature
 from terascope.engines.contract import Engine, EngineCall
 from terascope.engines.vllm.adapter import KIND
@@ -152,6 +153,19 @@ async def test_embeddings_of_a_job(vllm_gateway: Gateways, minilm_checkpoint: Pa
         ran = await check_engine(_engine(served), model="mini@1", generates=False)
         assert {"embeddings", "bad_inputs"} <= set(ran)
         assert served.services.fleet.modes("mini@1") == {"embed"}
+
+
+def test_a_pipeline_over_two_nodes(vllm_gateway: Gateways, smol_checkpoint: Path, slurm: SlurmCluster) -> None:
+    """Half of the layers on each of two nodes of a job, without Ray. Compiled for nothing: it starts sooner so."""
+    layout = LayoutConfig(pipeline=2, nodes=2)
+    fields = {"site": "cluster", "layout": layout, "context_length": 512, "max_batch": 4,
+              "options": {"compilation-config": '{"backend": "eager"}'}}  # fmt: skip
+    with vllm_gateway("wide", smol_checkpoint, **fields) as served:
+        body = {"model": "wide", "prompt": "The capital of France is", "max_tokens": 4, "temperature": 0}
+        said = httpx.post(f"{served.url}/v1/completions", json=body, headers=served.headers, timeout=120)
+        assert said.status_code == 200, said.text
+        assert "Paris" in said.json()["choices"][0]["text"]
+        assert dict(_replica(served).info.details)["layout"] == "tp1 pp2 dp1 on 2 nodes"  # type: ignore[union-attr]
 
 
 def test_latent_attention_and_experts(vllm_gateway: Gateways, deepseek_checkpoint: Path) -> None:

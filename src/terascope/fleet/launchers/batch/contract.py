@@ -10,12 +10,16 @@ from terascope.fleet.launchers.contract import Observation
 
 @dataclass(frozen=True, slots=True)
 class Script:
-    """What is submitted: a job's name, its lines of shell, where its files go, how many accelerators it asks for."""
+    """What is submitted: a job's name, its lines of shell, where its files go, what it asks for.
+
+    `devices` are accelerators of each of its `nodes`.
+    """
 
     name: str
     body: str
     directory: Path
     devices: int
+    nodes: int = 1
 
 
 @dataclass(frozen=True, slots=True)

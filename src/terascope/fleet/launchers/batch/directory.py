@@ -10,6 +10,7 @@ from terascope.fleet.launchers import guard as guard_program
 from terascope.fleet.launchers import node as node_program
 from terascope.fleet.launchers.contract import Observation, Program, Sight
 from terascope.fleet.launchers.local import describe
+from terascope.fleet.logs import last_words
 
 KEPT = 50
 """Launches that have ended are kept, the newest so many."""
@@ -55,9 +56,22 @@ class LaunchDirectory:
 
     def body(self, program: Program, *, python: str, address: str, setup: "tuple[str, ...]") -> str:
         """The lines of the job: the site's set-up, then the program behind its guard."""
-        words = [python, "-I", "-S", str(self.path / "node.py"), str(self.path), program.listen, address, str(self.log)]
+        words = self.guarded(program.listen, self.log, python=python, address=address)
         command = " ".join(map(shlex.quote, [*words, *program.arguments]))
-        return "\n".join(["umask 077", *setup, f". {shlex.quote(str(self.path / _ENVIRONMENT))}", f"exec {command}"])
+        return "\n".join(["umask 077", *setup, self.variables, f"exec {command}"])
+
+    @property
+    def variables(self) -> str:
+        """The line of the job that reads the program's variables."""
+        return f". {shlex.quote(str(self.path / _ENVIRONMENT))}"
+
+    def guarded(self, listen: str, log: Path, *, python: str, address: str) -> list[str]:
+        """The words that stand before a program on its node."""
+        return [python, "-I", "-S", str(self.path / "node.py"), str(self.path), listen, address, str(log)]
+
+    def log_of(self, rank: int) -> Path:
+        """What the program prints on one of its nodes."""
+        return self.log if rank == 0 else self.path / f"output-{rank}.log"
 
     def allow(self, grace_s: float) -> None:
         """Say how long the program may take to end, before it is told to."""
@@ -65,12 +79,29 @@ class LaunchDirectory:
             (self.path / "grace").write_text(f"{grace_s:g}\n")
 
     def ended(self) -> Observation | None:
-        """What the node said of the program's end; None while it has said nothing."""
+        """What a node said of the program's end; None while none has. Of several nodes it is the first that ended."""
         try:
-            code = int((self.path / "ended").read_text())
+            first, *where = (self.path / "ended").read_text().splitlines()
+            code = int(first)
         except (OSError, ValueError):
             return None
-        return Observation(Sight.GONE, code, describe(code))
+        return Observation(
+            Sight.GONE, code, self._of_node(where[0].split(), describe(code)) if where else describe(code)
+        )
+
+    def _of_node(self, where: list[str], how: str) -> str:
+        """How one of several nodes ended; the others' last words are in the reason that follows."""
+        rank, nodes, name = where
+        words = last_words(self.log_of(int(rank)), self._secrets()) if rank != "0" else ""
+        return f"rank {rank} of {nodes}, on node {name}, {how}" + (f" ({words})" if words else "")
+
+    def _secrets(self) -> list[str]:
+        try:
+            lines = (self.path / _ENVIRONMENT).read_text().splitlines()
+        except OSError:
+            return []
+        pairs = [line.removeprefix("export ").partition("=") for line in lines]
+        return [shlex.split(value)[0] for name, _, value in pairs if name.endswith(("SECRET", "KEY")) and value]
 
     def close(self) -> None:
         """The job is gone: forget its secrets, and the oldest of the launches beside it."""

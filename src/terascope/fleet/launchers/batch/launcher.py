@@ -13,6 +13,7 @@ from terascope.core.config import SiteConfig
 from terascope.core.errors import ConfigError
 from terascope.fleet.launchers.batch.contract import Job, Scheduler, Script
 from terascope.fleet.launchers.batch.directory import LaunchDirectory
+from terascope.fleet.launchers.batch.nodes import across
 from terascope.fleet.launchers.batch.pbs import PbsScheduler
 from terascope.fleet.launchers.batch.slurm import SlurmScheduler
 from terascope.fleet.launchers.contract import Handle, Observation, Place, Program, Sight
@@ -139,7 +140,10 @@ class BatchLauncher:
         caches = shlex.quote(site.caches or str(Path(site.logs) / "caches"))
         setup = (f"export XDG_CACHE_HOME={caches} HF_HOME={caches}/huggingface TRITON_CACHE_DIR={caches}/triton",)
         body = directory.body(program, python=python, address=site.address, setup=(*setup, *site.setup))
-        return Script(_NAME + program.id, body, directory.path, program.devices)
+        if program.nodes > 1:
+            body = across(program, directory, site, python=python, setup=(*setup, *site.setup))
+        devices = -(-program.devices // program.nodes)
+        return Script(_NAME + program.id, body, directory.path, devices, program.nodes)
 
     def _directory(self, program_id: str) -> LaunchDirectory:
         return LaunchDirectory(self._launches / program_id)

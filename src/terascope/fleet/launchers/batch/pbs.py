@@ -56,8 +56,10 @@ class PbsScheduler(parsl_jobs.ParslScheduler):
         select = [f"mem={site.memory_gb}gb"] if site.memory_gb else []
         select += [f"ngpus={script.devices}"] if site.gpus else []
         select += [site.constraint] if site.constraint else []
-        directives = ["#PBS -l place=excl", *site.directives] if site.exclusive else site.directives
+        place = ":".join(["scatter"] * (script.nodes > 1) + ["excl"] * site.exclusive)
+        directives = [f"#PBS -l place={place}", *site.directives] if place else site.directives
         return PBSProProvider(
+            nodes_per_block=script.nodes,
             account=site.account or None,
             queue=site.partition or None,
             scheduler_options="\n".join(directives),

@@ -71,6 +71,7 @@ class SlurmScheduler(parsl_jobs.ParslScheduler):
 
         site = self._site
         return SlurmProvider(
+            nodes_per_block=script.nodes,
             partition=site.partition or None,
             account=site.account or None,
             qos=site.qos or None,

@@ -1,6 +1,9 @@
 """The conformance suite of launchers on executables that behave as those of PBS Professional."""
 
+import asyncio
+import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +15,7 @@ from terascope.fleet.launchers.batch.pbs import PbsScheduler, seen_in
 from terascope.fleet.launchers.contract import Sight
 from terascope.testing.launchers import LAUNCHER_CHECKS, Check, start
 from terascope.testing.pbs import PbsCluster
-from terascope.testing.programs import job, pipe_in, server
+from terascope.testing.programs import job, missing, pipe_in, server
 
 
 @pytest.fixture
@@ -35,6 +38,30 @@ def launcher(directory: Path, **fields: str) -> BatchLauncher:
 @pytest.mark.parametrize("check", LAUNCHER_CHECKS, ids=lambda one: one.__name__.removeprefix("check_"))
 async def test_conformance(check: Check, pbs: PbsCluster, tmp_path: Path) -> None:
     await check(lambda: launcher(tmp_path), tmp_path)
+
+
+async def test_a_rank_that_dies_ends_them_all(pbs: PbsCluster, tmp_path: Path) -> None:
+    """The second of two nodes has no such program, and ends at once; the first, which runs, is ended with it."""
+    one = launcher(tmp_path)
+    with pipe_in(tmp_path) as pipe:
+        handle = await start(one, replace(server(pipe), others=(missing().arguments,)))
+        async with asyncio.timeout(60):
+            seen = await one.ended(handle)
+        assert (seen.sight, seen.exit_code) == (Sight.GONE, 127)
+        assert seen.reason.startswith(f"rank 1 of 2, on node {os.uname().nodename}, ended with exit code 127")
+        await one.stop(handle, grace_s=1.0)
+        assert pipe.nobody_lives()
+
+
+async def test_both_nodes_are_stopped(pbs: PbsCluster, tmp_path: Path) -> None:
+    one = launcher(tmp_path)
+    with pipe_in(tmp_path) as pipe:
+        handle = await start(one, replace(server(pipe), others=(server(pipe).arguments,)))
+        for _ in range(2):
+            await pipe.up()
+        await one.stop(handle, grace_s=5.0)
+        assert pipe.nobody_lives()
+        assert (await one.observe(handle)).sight is Sight.GONE
 
 
 async def test_a_silent_server_says_nothing_of_a_job(pbs: PbsCluster, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import pytest
 from terascope.core.clock import SystemClock
 from terascope.core.config import SiteConfig
 from terascope.core.errors import ConfigError
+from terascope.engines.contract import HEAD, PORT
 from terascope.fleet.launchers.batch.launcher import BatchLauncher
 from terascope.fleet.launchers.batch.parsl_jobs import need_parsl
 from terascope.fleet.launchers.contract import Program
@@ -76,6 +78,38 @@ export JOBNAME="terascope-replica_1.TIME"
 """
 
 
+_TWO = replace(_PROGRAM, devices=8, others=(("/opt/vllm/bin/python", "serve", HEAD, PORT),))
+_ACROSS = """umask 077
+prepare() {
+export XDG_CACHE_HOME=/shared/caches HF_HOME=/shared/caches/huggingface TRITON_CACHE_DIR=/shared/caches/triton
+module load cuda
+export NCCL_NET=ofi
+. /shared/logs/launches/replica_1/environment
+}
+run() {
+prepare
+export TERASCOPE_RANK=${SLURM_PROCID:-${PALS_RANKID:-${PMI_RANK:-${OMPI_COMM_WORLD_RANK:-$PBS_NODENUM}}}}/2
+case $TERASCOPE_RANK in
+0/2) exec /opt/vllm/bin/python -I -S /shared/logs/launches/replica_1/node.py /shared/logs/launches/replica_1 \
+/tmp/terascope-0/engine.sock '{node}' /shared/logs/launches/replica_1/output.log \
+/opt/vllm/bin/python -m vllm.server --model '/shared/a model' ;;
+1/2) exec /opt/vllm/bin/python -I -S /shared/logs/launches/replica_1/node.py /shared/logs/launches/replica_1 \
+'' '{node}' /shared/logs/launches/replica_1/output-1.log \
+/opt/vllm/bin/python serve "$HEAD" 21007 ;;
+*) echo "there is no rank $TERASCOPE_RANK" >&2; exit 1 ;;
+esac
+}
+prepare
+"""
+_BY_SRUN = """NODE=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)
+exec srun --export=ALL --nodes=2 --ntasks=2 --ntasks-per-node=1 --kill-on-bad-exit=1 \
+bash -c "$(declare -f prepare run)"'; HEAD=$1; run' rank "$NODE-hsn0"
+"""
+_BY_MPIEXEC = """NODE=$(sed -n 1p "$PBS_NODEFILE")
+exec mpiexec -n 2 --ppn 1 bash -c "$(declare -f prepare run)"'; HEAD=$1; run' rank "$NODE"
+"""
+
+
 def rendered(program: Program = _PROGRAM, **fields: object) -> str:
     """The script, with blank lines in a row made one and the time in a job's name made TIME."""
     launcher = BatchLauncher("a", SiteConfig(**{**_FULL, **fields}), SystemClock())  # type: ignore[arg-type]
@@ -94,6 +128,24 @@ def test_pbs() -> None:
     directives = ["#PBS -l filesystems=home:eagle"]
     script = rendered(scheduler="pbs", constraint="system=polaris", exclusive=True, directives=directives)
     assert _squeezed(script) == _squeezed(_PBS + _BODY)
+
+
+def test_slurm_over_two_nodes() -> None:
+    script = rendered(_TWO, scheduler="slurm", qos="premium", constraint="a100&hbm", exclusive=True,
+                      directives=["#SBATCH --reservation=friday"], head_address="{node}-hsn0")  # fmt: skip
+    head = _SLURM.replace("--nodes=1", "--nodes=2")
+    assert _squeezed(script) == _squeezed(head + _ACROSS + _BY_SRUN)
+    assert subprocess.run(["bash", "-n"], input=script, text=True, check=False).returncode == 0
+
+
+def test_pbs_over_two_nodes() -> None:
+    directives = ["#PBS -l filesystems=home:eagle"]
+    script = rendered(_TWO, scheduler="pbs", constraint="system=polaris", exclusive=True, directives=directives)
+    head = _PBS.replace("select=1:", "select=2:").replace("place=excl", "place=scatter:excl")
+    assert _squeezed(script) == _squeezed(head + _ACROSS + _BY_MPIEXEC)
+    other = rendered(_TWO, scheduler="pbs", node_command="pbsdsh -n {nodes} --")
+    assert '\nexec pbsdsh -n 2 -- bash -c "$(declare' in other
+    assert "#PBS -l place=scatter\n" in other
 
 
 def _squeezed(text: str) -> list[str]:

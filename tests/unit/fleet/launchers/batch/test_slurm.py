@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from terascope.core.config import SiteConfig
 from terascope.fleet.launchers.batch.launcher import BatchLauncher
 from terascope.fleet.launchers.batch.slurm import SlurmScheduler, seen_in
 from terascope.fleet.launchers.contract import Handle, Sight
+from terascope.fleet.launchers.guard import descendants
 from terascope.testing.launchers import LAUNCHER_CHECKS, Check, start
 from terascope.testing.programs import job, pipe_in, server
 from terascope.testing.serve import command_line
@@ -64,6 +66,27 @@ async def test_a_job_that_was_killed_on_its_node(slurm: SlurmCluster, tmp_path: 
         async with asyncio.timeout(30):
             seen = await one.ended(handle)
         assert (seen.sight, seen.exit_code, seen.reason) == (Sight.GONE, None, "failed")
+        await pipe.all_dead()
+        await one.stop(handle, grace_s=1.0)
+
+
+@pytest.mark.slow
+async def test_a_rank_that_dies_ends_them_all(slurm: SlurmCluster, tmp_path: Path) -> None:
+    """Two nodes of a job, each with a program behind its guard; the second is killed, and says so for both."""
+    one = launcher(tmp_path, head_address="127.0.0.1")
+    with pipe_in(tmp_path) as pipe:
+        first = server(pipe)
+        handle = await start(one, replace(first, others=(first.arguments,)))
+        for _ in range(2):
+            await pipe.up()
+        node = str(Path(str(handle["directory"])) / "output-1.log")
+        [guard] = [pid for pid in marked("guard.py", node) if "node.py" not in command_line(pid)]
+        [program, *_] = descendants(guard)
+        os.kill(program, signal.SIGKILL)
+        async with asyncio.timeout(60):
+            seen = await one.ended(handle)
+        assert (seen.sight, seen.exit_code) == (Sight.GONE, -9)
+        assert seen.reason == f"rank 1 of 2, on node {os.uname().nodename}, was killed by SIGKILL"
         await pipe.all_dead()
         await one.stop(handle, grace_s=1.0)
 
