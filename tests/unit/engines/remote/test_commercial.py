@@ -40,8 +40,8 @@ async def sold(api: CommercialApi, clock: ManualClock, *, key: str = "k-1", most
             await engine.aclose()
 
 
-def service(**more: int) -> CommercialApi:
-    return CommercialApi(keys=["k-1", "k-2"], model="big", **more)
+def service(per_minute: int = 0) -> CommercialApi:
+    return CommercialApi(keys=["k-1", "k-2"], model="big", per_minute=per_minute)
 
 
 def chats(api: CommercialApi) -> int:

@@ -11,8 +11,8 @@ from terascope.engines.remote.retries import Retries
 from terascope.testing.clock import ManualClock
 
 
-def retries(**more: int) -> Retries:
-    return Retries(clock=ManualClock(), chance=random.Random(0), **more)
+def retries(most: int = 2) -> Retries:
+    return Retries(clock=ManualClock(), chance=random.Random(0), most=most)
 
 
 @pytest.mark.parametrize("status", [408, 429, 500, 502, 503, 504, 529])
