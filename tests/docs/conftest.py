@@ -31,6 +31,18 @@ def gateway(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, str
             assert process.wait(timeout=60) == 0
 
 
+@pytest.fixture(scope="session")
+def commercial() -> Iterator[str]:
+    """URL of a service that sells answers, in place of the one that a reader has."""
+    command = [sys.executable, "-m", "terascope.testing.commercial", "--key", "sk-your-key", "--model", "big-2026-05"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stdout is not None
+            yield process.stdout.readline().split()[-1]
+        finally:
+            process.terminate()
+
+
 def _until_ready(process: "subprocess.Popen[str]") -> str:
     """What the gateway prints up to the line that says it is ready, or all of it when it ends before."""
     assert process.stdout is not None

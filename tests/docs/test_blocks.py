@@ -28,6 +28,8 @@ RUN = ("python", "bash", "console")
 SHOWN = ("yaml", "json", "nginx", "ini", "text")
 DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_KEY = "tera-..."
+PROVIDER = "https://api.example.com"
+"""A commercial service; while pages run, one of `terascope.testing` stands for it."""
 MARK = re.compile(r"<!-- (no-run|not-config): (.+?) -->")
 
 
@@ -56,10 +58,11 @@ class Place:
     directory: Path
     url: str
     key: str
+    provider: str = PROVIDER
 
     def fill(self, text: str) -> str:
         """The block's text with the running gateway in place of the one that a reader has."""
-        return text.replace(DEFAULT_URL, self.url).replace(DEFAULT_KEY, self.key)
+        return text.replace(DEFAULT_URL, self.url).replace(DEFAULT_KEY, self.key).replace(PROVIDER, self.provider)
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         scripts = Path(sys.executable).parent
@@ -115,8 +118,8 @@ def test_a_block_is_what_it_says(block: Block) -> None:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(b.runs for b in blocks_of(page))], ids=lambda page: page.name
 )
-def test_the_blocks_of_a_page_run(page: Path, gateway: tuple[str, str], tmp_path: Path) -> None:
-    place = Place(tmp_path, *gateway)
+def test_the_blocks_of_a_page_run(page: Path, gateway: tuple[str, str], commercial: str, tmp_path: Path) -> None:
+    place = Place(tmp_path, *gateway, commercial)
     for block in blocks_of(page):
         if block.runs:
             RUNNERS[block.language](block, place)

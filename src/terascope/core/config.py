@@ -272,6 +272,10 @@ class DeploymentConfig:
     engine: str = _key("torch", "`torch`, `vllm`, `remote` or `echo`.")
     url: str = _key("", "remote: base URL of the OpenAI-compatible server, without `/v1`.")
     api_key_env: str = _key("", "remote: name of the environment variable that holds the server's own key.")
+    api_key_file: str = _key("", "remote: file that holds the server's own key, one line that others cannot read.")
+    kind: str = _key(
+        "", "remote: what the server is: `openai`, `terascope`, `vllm`, `sglang`, `llamacpp`; empty: found out."
+    )
     served_name: str = _key("", "remote: what the server calls the model; empty means the model's name.")
     launcher: str = _key("local", "What starts its replicas: `local`, or `inprocess` for engines that need no process.")
     site: str = _key("", "Which entry of `sites` it runs on; empty means this machine.")

@@ -92,6 +92,11 @@ class HttpClient:
         self._idle: list[Connection] = []
         self._sweeper: asyncio.TimerHandle | None = None
 
+    @property
+    def closed(self) -> bool:
+        """True once `aclose` has been called."""
+        return self._closed
+
     async def request(
         self, method: str, path: str, body: bytes = b"", *, headers: Iterable[tuple[str, str]] = ()
     ) -> HttpAnswer:
@@ -258,16 +263,20 @@ class HttpEngine:
     async def generate(self, call: EngineCall) -> EngineAnswer:
         return await self.send(call)
 
-    async def send(self, call: EngineCall) -> HttpAnswer:
-        """`generate` for adapters that look into the answer."""
-        path = f"/{call.endpoint}" if call.endpoint in _AT_ROOT else f"/v1/{call.endpoint}"
-        headers = [("X-Request-Id", call.request_id)]
+    async def send(self, call: EngineCall, *, root: bool = False) -> HttpAnswer:
+        """`generate` for adapters that look into the answer; with `root` the endpoint is not below `/v1`."""
+        path = f"/{call.endpoint}" if root or call.endpoint in _AT_ROOT else f"/v1/{call.endpoint}"
+        headers = [("X-Request-Id", call.request_id), *self.extra_headers(call)]
         if self._tells_terms:
             headers += [("X-Terascope-Scope", call.scope), ("X-Terascope-Priority", str(call.priority))]
             headers += [("X-Terascope-Trace-Limits", orjson.dumps(call.limits).decode())] if call.limits else []
         if call.adapter is not None:
             headers.append((HEADER, call.adapter.header))
         return await self._client.request("POST", path, call.body, headers=headers)
+
+    def extra_headers(self, call: EngineCall) -> list[tuple[str, str]]:
+        """Return further headers that an adapter sends with `call`."""
+        return []
 
     async def probe(self) -> EngineInfo:
         """As the contract says; an engine that is not healthy is unreachable with its own words."""
@@ -282,6 +291,11 @@ class HttpEngine:
     async def metrics(self) -> str:
         status, body = await self.ask("/metrics")
         return body.decode("utf-8", "replace") if status == 200 else ""
+
+    @property
+    def closed(self) -> bool:
+        """True once it has been closed: there will be no further answers."""
+        return self._client.closed
 
     async def aclose(self) -> None:
         await self._client.aclose()

@@ -31,6 +31,8 @@ class DeploymentSettings(Strict):
     engine: str = _DEFAULT.engine
     url: str = ""
     api_key_env: str = ""
+    api_key_file: str = ""
+    kind: str = ""
     served_name: str = ""
     launcher: str = _DEFAULT.launcher
     site: str = ""

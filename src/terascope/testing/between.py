@@ -169,7 +169,8 @@ async def between(
 
 
 def remote(model: str, url: str, **more: Any) -> DeploymentConfig:
-    """A deployment of `model` at an engine that runs already."""
+    """A deployment of `model` at an engine that runs already. The adapter tries once: the gateway's tries are seen."""
+    more.setdefault("options", {"retries": "0"})
     return DeploymentConfig(model=model, engine="remote", url=url, **more)
 
 

@@ -1,44 +1,122 @@
-"""Any server that speaks OpenAI's API, with its own key: vLLM, SGLang, another centre, a commercial service.
+"""Any server that speaks OpenAI's API, with its own key: vLLM, SGLang, llama.cpp, another centre, a commercial service.
 
-Nothing is started. What the server can do is not asked, since few can say it: every endpoint is tried, and what the
-server answers is passed on.
+Nothing is started. What the server can do is known by its kind (`dialects`), which is declared or found in its list of
+models. A try that failed before its first byte is made again (`retries`).
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
-from terascope.core import environment
-from terascope.core.config import DeploymentConfig
-from terascope.core.errors import ConfigError, EngineUnreachable
-from terascope.core.models import Capabilities, Feature
-from terascope.engines.contract import Endpoint, Engine, EngineInfo, Launch
-from terascope.engines.upstream import Address, HttpEngine, words
+from terascope.core.errors import BadRequest, EngineLost, EngineUnreachable
+from terascope.engines.contract import Endpoint, Engine, EngineAnswer, EngineCall, EngineInfo, Launch
+from terascope.engines.http1 import HttpAnswer
+from terascope.engines.made import MadeAnswer
+from terascope.engines.remote.bodies import llama_text, llama_tokenize, llama_tokens, object_of, salted, words_to_tokens
+from terascope.engines.remote.dialects import UNKNOWN, Dialect, found
+from terascope.engines.remote.retries import Retries
+from terascope.engines.remote.settings import dialect_of, endpoint_of, retries_of
+from terascope.engines.upstream import HttpEngine, words
+from terascope.protocol.errors import engine_error, error_body, error_json
 
-_ENDPOINTS = ("chat/completions", "completions", "embeddings", "tokenize", "detokenize")
-# words of ours: a server that does not know them would let them pass and do something else; and vectors travel in other
-# forms there: vLLM takes pickles of torch
-_OURS = {Feature.REPRODUCIBLE, Feature.PROMPT_EMBEDS, Feature.EMBEDDING_OPTIONS, Feature.ADAPTERS}
-_CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature) - _OURS)
 _MOST_NAMES = 10  # models named in a message
+_MOST_ERROR = 1 << 20  # bytes
+_MOST_WORDS = 64 << 20  # bytes of an answer that is turned into another form
+_BATCH = 2  # the priority of batch work
+_SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "allocation_exhausted"})
 
 
 class RemoteEngine(HttpEngine):
     """`HttpEngine` for a server that need not know Terascope: it is asked for its models instead."""
 
-    def __init__(self, endpoint: Endpoint, *, served_name: str) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, served_name: str, dialect: Dialect = UNKNOWN, retries: Retries | None = None
+    ) -> None:
+        """Without a `dialect` the first probe finds it out."""
         super().__init__(endpoint, served_name=served_name, tells_terms=False)  # who asks is not a stranger's to know
         self._name = served_name
+        self._declared = dialect
+        self._dialect = dialect
+        self._retries = retries or Retries()
+        self._length = 0
+
+    async def generate(self, call: EngineCall) -> EngineAnswer:
+        """As the contract says; what fails before its first byte is tried again.
+
+        An answer that says that nothing is left to pay with is a 502: it is the operator's to mend.
+        """
+        if self._dialect.own_words and call.endpoint in ("tokenize", "detokenize"):
+            return await self._own_words(call)
+        sent = replace(call, body=salted(call, self._dialect))
+        tried = 0
+        while True:
+            tried += 1
+            try:
+                answer = await self.send(sent)
+            except EngineUnreachable:
+                if tried > self._retries.most or self.closed:
+                    raise
+                await self._retries.clock.sleep(self._retries.pause_s(tried))
+                continue
+            if answer.status < 400:
+                return answer
+            failed = await _failed(answer, call.request_id)
+            wait_s = self._retries.wait_s(tried, failed.status, answer.headers)
+            if wait_s is None or failed.status != answer.status:
+                return failed
+            await self._retries.clock.sleep(wait_s)
 
     async def probe(self) -> EngineInfo:
         """As the contract says; a server that lists models, but not ours, is unreachable for us."""
+        if self._declared.health:
+            await self._healthy(self._declared.health)
         status, body = await self.ask("/v1/models")
         if status != 200:
             raise EngineUnreachable(words(body) or f"the server answered /v1/models with status {status}")
         model = self._model(_listed(body))
-        return EngineInfo("remote", await self._version(), _CAPABILITIES, _length(model))
+        self._dialect = self._declared if self._declared is not UNKNOWN else found(model)
+        if self._declared is UNKNOWN and self._dialect.health:
+            await self._healthy(self._dialect.health)
+        self._length = _length(model)
+        details = {"kind": self._dialect.name, "upstream_model": self._name, "upstream_digest": _text(model, "digest")}
+        told = tuple((name, value) for name, value in details.items() if value)
+        return EngineInfo("remote", await self._version(), self._dialect.capabilities, self._length, details=told)
+
+    def extra_headers(self, call: EngineCall) -> list[tuple[str, str]]:
+        """Another Terascope is told what is batch work; a better turn than others have there is not ours to claim."""
+        batch = self._dialect.name == "terascope" and call.priority >= _BATCH
+        return [("X-Terascope-QOS", "batch")] if batch else []
+
+    async def _healthy(self, path: str) -> None:
+        status, body = await self.ask(path)
+        if status != 200:
+            raise EngineUnreachable(words(body) or f"the server's health check answered with status {status}")
+
+    async def _own_words(self, call: EngineCall) -> EngineAnswer:
+        """Ask llama.cpp for tokens or text in its own form."""
+        fields = object_of(call.body)
+        try:
+            if call.endpoint == "detokenize":
+                return await self._turned(call, "detokenize", {"tokens": fields.get("tokens")})
+            path, asked = llama_tokenize(fields)
+        except BadRequest as error:
+            return MadeAnswer(error.status, error_body(error, call.request_id))
+        if path == "tokenize":
+            return await self._turned(call, path, asked)
+        answer = await self.send(replace(call, endpoint=path, body=orjson.dumps(asked)), root=True)
+        if answer.status != 200:
+            return answer
+        text = str(object_of(await answer.read(_MOST_WORDS)).get("prompt") or "")
+        return await self._turned(call, "tokenize", words_to_tokens(text, special=False))
+
+    async def _turned(self, call: EngineCall, path: str, asked: dict[str, Any]) -> EngineAnswer:
+        answer = await self.send(replace(call, endpoint=path, body=orjson.dumps(asked)), root=True)
+        if answer.status != 200:
+            return answer
+        said = object_of(await answer.read(_MOST_WORDS))
+        return MadeAnswer(200, llama_text(said) if path == "detokenize" else llama_tokens(said, self._length))
 
     def _model(self, listed: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         if listed and self._name not in listed:
@@ -49,60 +127,67 @@ class RemoteEngine(HttpEngine):
     async def _version(self) -> str:
         """What vLLM and its like say at `/version`; empty where there is no such thing."""
         status, body = await self.ask("/version")
-        said = _object(body) if status == 200 else {}
-        return str(said.get("version") or "")[:80]
+        return _text(object_of(body) if status == 200 else {}, "version")[:80]
 
 
-@dataclass(frozen=True, slots=True)
 class RemoteKind:
-    """How to reach a remote server: `url`, `served_name`, and the variable that holds its key."""
+    """How to reach a remote server: `url`, `served_name`, `kind`, and where its key is."""
 
     def command(self, launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
-        _endpoint(launch.deployment)
+        """See `EngineKind.command`: nothing is started, but impossible settings are refused."""
+        self.connect(launch, endpoint)
         return ()
 
     def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
+        """See `EngineKind.environment`."""
         return {}
 
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
-        return RemoteEngine(_endpoint(launch.deployment), served_name=launch.served_name)
+        """See `EngineKind.connect`; the endpoint is the deployment's own."""
+        deployment = launch.deployment
+        return RemoteEngine(
+            endpoint_of(deployment),
+            served_name=launch.served_name,
+            dialect=dialect_of(deployment),
+            retries=retries_of(deployment),
+        )
 
 
 KIND = RemoteKind()
 """What the registry finds."""
 
 
-def _endpoint(deployment: DeploymentConfig) -> Endpoint:
-    """Where the server is, and its key. Raises `ConfigError` when either is missing or impossible."""
-    if not deployment.url:
-        raise ConfigError(f"the deployment of {deployment.model!r} has no url; write the server's base URL")
-    url = deployment.url.rstrip("/").removesuffix("/v1")
-    Address.parse(url)
-    if deployment.options:
-        raise ConfigError(f"the remote engine has no options; {min(deployment.options)!r} is not known")
-    name = deployment.api_key_env
-    key = environment.secret(name) if name else ""
-    if name and not key:
-        raise ConfigError(f"api_key_env names the environment variable {name!r}, which is not set")
-    return Endpoint(url, key)
+async def _failed(answer: HttpAnswer, request_id: str) -> MadeAnswer:
+    """Return the error as the server said it, or as a 502 when it says that this gateway cannot pay any more."""
+    try:
+        body = await answer.read(_MOST_ERROR)
+    except EngineLost as error:
+        raise EngineUnreachable("the server failed, and ended before it had said why", detail=error.detail) from error
+    said = engine_error(body)
+    if answer.status == 402 or said.get("code") in _SPENT or said.get("type") in _SPENT:
+        told = "the account that this gateway has at the remote server is used up; an operator must see to it there"
+        return MadeAnswer(502, error_json(told, "server_error", "engine_error", None, request_id))
+    return MadeAnswer(answer.status, body, answer.headers)
 
 
 def _listed(body: bytes) -> dict[str, Mapping[str, Any]]:
     """The models of a `/v1/models` answer by their names; none when it does not list them as OpenAI does."""
-    data = _object(body).get("data")
+    data = object_of(body).get("data")
     models = [one for one in data if isinstance(one, dict)] if isinstance(data, list) else []
-    return {str(one["id"]): one for one in models if "id" in one}
+    listed = {str(one["id"]): one for one in models if "id" in one}
+    exact = {f"{name}@{one['version']}": one for name, one in listed.items() if one.get("version")}
+    return {**exact, **listed}
 
 
 def _length(model: Mapping[str, Any]) -> int:
-    """The context length, where the server tells it as vLLM does; else 0."""
-    length = model.get("max_model_len")
-    return length if isinstance(length, int) and not isinstance(length, bool) and length > 0 else 0
+    """The context length, where the server tells it: as vLLM and SGLang do, as we do, or as llama.cpp does; else 0."""
+    meta = model.get("meta")
+    inner = meta if isinstance(meta, dict) else {}
+    for length in (model.get("max_model_len"), model.get("context_length"), inner.get("n_ctx")):
+        if isinstance(length, int) and not isinstance(length, bool) and length > 0:
+            return length
+    return 0
 
 
-def _object(body: bytes) -> dict[str, Any]:
-    try:
-        said = orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return {}
-    return said if isinstance(said, dict) else {}
+def _text(said: Mapping[str, Any], name: str) -> str:
+    return str(said.get(name) or "")

@@ -1,14 +1,15 @@
 """vLLM as the gateway sees it: a command line, and a client of its OpenAI server. Imports no vLLM."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import orjson
 
 from terascope.core.errors import BadRequest, EngineLost, EngineUnreachable
 from terascope.core.models import Capabilities, Feature, Task
-from terascope.engines.contract import Endpoint, Engine, EngineAnswer, EngineCall, EngineInfo, Headers, Launch
+from terascope.engines.contract import Endpoint, Engine, EngineAnswer, EngineCall, EngineInfo, Launch
 from terascope.engines.http1 import HttpAnswer
+from terascope.engines.made import MadeAnswer
 from terascope.engines.upstream import HttpEngine, words
 from terascope.engines.vllm.command import TOOL_PARSER, arguments_of, command_of, environment_of, rows_of
 from terascope.engines.vllm.requests import body_of
@@ -39,7 +40,7 @@ class VllmEngine(HttpEngine):
         try:
             body = body_of(call)
         except BadRequest as error:
-            return Refused(error.status, error_body(error, call.request_id))
+            return MadeAnswer(error.status, error_body(error, call.request_id))
         sent = EngineCall(call.request_id, call.endpoint, body)
         answer = await self.send(sent)
         return await _failed(answer, call.request_id) if answer.status >= 400 else answer
@@ -94,21 +95,6 @@ def capabilities(launch: Launch) -> Capabilities:
     return Capabilities(_GENERATES, _FEATURES | tools)
 
 
-class Refused:
-    """An answer that was made here: the engine was not asked."""
-
-    def __init__(self, status: int, body: bytes) -> None:
-        self.status = status
-        self.headers = Headers({"content-type": "application/json"})
-        self._body = body
-
-    async def chunks(self) -> AsyncIterator[bytes]:
-        yield self._body
-
-    async def aclose(self) -> None:
-        return
-
-
 class VllmKind:
     """How to start and reach vLLM's server."""
 
@@ -140,9 +126,7 @@ async def _failed(answer: HttpAnswer, request_id: str) -> EngineAnswer:
     if not isinstance(_object(body).get("error"), dict):
         said = engine_error(body).get("message") or text_of(body) or f"vLLM answered with status {answer.status}"
         body = error_json(str(said), "invalid_request_error", None, None, request_id)
-    refused = Refused(answer.status, body)
-    refused.headers.update({name: value for name, value in answer.headers.items() if name == "retry-after"})
-    return refused
+    return MadeAnswer(answer.status, body, {"retry-after": answer.headers.get("retry-after", "")})
 
 
 def _object(body: bytes) -> dict[str, Any]:

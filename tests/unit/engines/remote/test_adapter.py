@@ -117,7 +117,7 @@ async def test_the_key_comes_from_the_environment(set_environment: Callable[[str
 
 @pytest.mark.parametrize(
     ("url", "deployment", "words"),
-    [("", {}, "no url"), ("ftp://a", {}, "not the URL"), ("http://a", {"options": {"x": "1"}}, "'x' is not known")],
+    [("", {}, "no url"), ("ftp://a", {}, "not the URL"), ("http://a", {"options": {"x": "1"}}, "no option 'x'")],
 )
 def test_impossible_settings(url: str, deployment: dict[str, object], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
