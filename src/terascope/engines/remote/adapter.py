@@ -20,7 +20,9 @@ from terascope.engines.upstream import Address, HttpEngine, words
 _ENDPOINTS = ("chat/completions", "completions", "embeddings", "tokenize", "detokenize")
 # words of ours: a server that does not know them would let them pass and do something else; and vectors travel in other
 # forms there: vLLM takes pickles of torch
-_OURS = {Feature.REPRODUCIBLE, Feature.PROMPT_EMBEDS, Feature.EMBEDDING_OPTIONS, Feature.ADAPTERS}
+_OURS = {
+    Feature.REPRODUCIBLE, Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS, Feature.EMBEDDING_OPTIONS, Feature.ADAPTERS,
+}  # fmt: skip
 _CAPABILITIES = Capabilities(frozenset(_ENDPOINTS), frozenset(Feature) - _OURS)
 _MOST_NAMES = 10  # models named in a message
 

@@ -89,7 +89,11 @@ def vllm_gateway(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def smol_gateway(vllm_gateway: Gateways, smol_checkpoint: Path) -> Iterator[Served]:
-    """SmolLM2 in vLLM behind a gateway."""
-    with vllm_gateway("smol", smol_checkpoint, context_length=4096) as served:
+    """SmolLM2 in vLLM behind a gateway, started so that it takes vectors and adapters, too."""
+    options = {
+        "enforce-eager": "", "enable-prompt-embeds": "", "enable-lora": "", "max-lora-rank": "8", "max-loras": "2",
+        "max-cpu-loras": "2",
+    }  # fmt: skip
+    with vllm_gateway("smol", smol_checkpoint, context_length=4096, options=options) as served:
         assert [one.served_name for one in served.services.fleet.ready()] == ["smol@1"]
         yield served
