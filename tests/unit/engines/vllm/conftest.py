@@ -1,5 +1,6 @@
 """A real vLLM for CPUs behind a gateway, started once for all tests of a run, and small checkpoints for others."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from harness import install, vllm
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from terascope.core.config import Config, DeploymentConfig, EngineConfig, ModelConfig, SiteConfig
+from terascope.engines.adapter_files import AdapterFiles
+from terascope.internals.lora import CONFIG, WEIGHTS
 from terascope.testing.gateway import Served, running_gateway
 
 CACHE = Path.home() / ".cache" / "terascope-tests"
@@ -19,6 +22,12 @@ _CHECKPOINT = Path(install.__file__).with_name("checkpoint.py")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 Gateways = Callable[..., AbstractContextManager[Served]]
+
+
+def files_of(directory: Path) -> AdapterFiles:
+    """What the gateway says of an adapter."""
+    sha256 = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in (CONFIG, WEIGHTS)}
+    return AdapterFiles(f"smol:{directory.name}", sha256[WEIGHTS], directory, sha256)
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,14 @@
 """Vectors in and LoRA adapters on a real vLLM, through the gateway, against transformers and PEFT."""
 
+import asyncio
 import base64
 import io
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
+import orjson
 import peft
 import pytest
 import torch
@@ -16,7 +17,11 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
 from terascope.client import Client
+from terascope.engines.contract import EngineCall
+from terascope.engines.vllm.adapter import KIND
 from terascope.testing.gateway import Served
+
+from .conftest import files_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 TEXT = "The library stood at the end of a long road, and the"
@@ -149,43 +154,45 @@ def test_vectors_of_another_width(smol_gateway: Served) -> None:
     assert "[n, 576]" in answer.json()["error"]["message"]
 
 
-def test_adapters_answer_as_peft_does(
+async def test_adapters_answer_as_peft_does(
     smol_gateway: Served, adapters: dict[str, Path], smol_checkpoint: Path, tokenizer: Any
 ) -> None:
-    """More of them than fit at once, asked for side by side, each with and without others in its batch."""
+    """More of them than fit at once, side by side: each as PEFT has it. Then one of another model, and the base."""
     tokens = tokenizer(TEXT).input_ids
-    with Client(smol_gateway.url, smol_gateway.key) as client:
-        added = {
-            name: client.adapters.add(name, "smol", f"path:{adapters[name]}", licence="mit")
-            for name in ("a0", "a1", "a2")
-        }
-    wanted = {}
-    for name in added:
-        base = AutoModelForCausalLM.from_pretrained(smol_checkpoint, dtype=torch.float32)
-        module = peft.PeftModel.from_pretrained(base, str(adapters[name])).eval()
-        wanted[f"smol:{name}"] = _greedy(module, _rows(base, tokens))
-    wanted["smol"] = _logprobs(_ask(smol_gateway, prompt=tokens))
-    assert len({round(numbers[0], 3) for numbers in wanted.values()}) == 4
-    names = list(wanted) * 3
-    with ThreadPoolExecutor(len(names)) as pool:
-        answers = list(pool.map(lambda name: _ask(smol_gateway, model=name, prompt=tokens), names))
-    for name, answer in zip(names, answers, strict=True):
-        assert _logprobs(answer) == pytest.approx(wanted[name], abs=1e-3)
-    one = added["a1"]
-    with httpx.stream(
-        "POST", f"{smol_gateway.url}/v1/completions", headers=smol_gateway.headers, timeout=60,
-        json={"model": one.name, "prompt": tokens, "max_tokens": 3, "stream": True, "ignore_eos": True},
-    ) as answer:  # fmt: skip
-        text = "".join(answer.iter_text())
-    assert f'"model":"{one.name}@{one.version}"' in text
-    assert "adapter-" not in text
-    assert text.endswith("data: [DONE]\n\n")
+    before = _logprobs(_ask(smol_gateway, prompt=tokens))
+    wanted = [_of_peft(smol_checkpoint, adapters[name], tokens) for name in ("a0", "a1", "a2")] * 2
+    assert len({round(numbers[0], 3) for numbers in wanted}) == 3
+    [replica] = smol_gateway.services.fleet.ready()
+    engine = KIND.connect(replica.launch, replica.endpoint)
+    try:
+        calls = [engine.generate(_call(adapters[f"a{number % 3}"], tokens)) for number in range(6)]
+        for answer, numbers in zip(await asyncio.gather(*calls), wanted, strict=True):
+            said = orjson.loads(b"".join([chunk async for chunk in answer.chunks()]))
+            assert said["choices"][0]["logprobs"]["token_logprobs"] == pytest.approx(numbers, abs=1e-3)
+            assert said["model"] == "smol@1"
+        refused = await engine.generate(_call(adapters["strange"], tokens))
+        said = b"".join([chunk async for chunk in refused.chunks()])
+        assert (refused.status, b"wide (in, out)" in said) == (400, True)
+    finally:
+        await engine.aclose()
+    assert _logprobs(_ask(smol_gateway, prompt=tokens)) == pytest.approx(before, abs=1e-4)
 
 
-def test_an_adapter_of_another_model_is_refused(smol_gateway: Served, adapters: dict[str, Path]) -> None:
+def _of_peft(checkpoint: Path, adapter: Path, tokens: list[int]) -> list[float]:
+    base = AutoModelForCausalLM.from_pretrained(checkpoint, dtype=torch.float32)
+    return _greedy(peft.PeftModel.from_pretrained(base, str(adapter)).eval(), _rows(base, tokens))
+
+
+def _call(directory: Path, tokens: list[int]) -> EngineCall:
+    asked = {"max_tokens": 5, "temperature": 0, "ignore_eos": True, "logprobs": 0}
+    body = orjson.dumps({"model": "smol@1", "prompt": tokens, **asked})
+    return EngineCall("req_adapter", "completions", body, adapter=files_of(directory))
+
+
+def test_on_a_cpu_no_adapter_is_served(smol_gateway: Served, adapters: dict[str, Path]) -> None:
+    """vLLM 0.32 would add one to rows that asked for none."""
     with Client(smol_gateway.url, smol_gateway.key) as client:
-        client.adapters.add("strange", "smol", f"path:{adapters['strange']}", licence="mit")
-    answer = _ask(smol_gateway, model="smol:strange", prompt="a")
-    assert answer.status_code == 400, answer.text
-    assert "does not fit" in answer.json()["error"]["message"]
-    assert _ask(smol_gateway, prompt="a").status_code == 200
+        client.adapters.add("a0", "smol", f"path:{adapters['a0']}", licence="mit")
+    answer = _ask(smol_gateway, model="smol:a0", prompt="a")
+    assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_feature")
+    assert "adapters" in answer.json()["error"]["message"]
