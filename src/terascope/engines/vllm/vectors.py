@@ -68,7 +68,7 @@ def _prompts(fields: Mapping[str, Any], form: Form) -> list[str]:
 
 def _texts(prompt: object) -> list[str]:
     """The vectors of one prompt: a text, or parts that are all vectors."""
-    parts = prompt if isinstance(prompt, list) else [{"type": PART, PART: prompt}]
+    parts: list[Any] = prompt if isinstance(prompt, list) else [{"type": PART, PART: prompt}]
     if not parts or not all(map(_is_vectors, parts)):
         raise UnsupportedFeature(
             "vLLM takes vectors alone here; have a replica of the torch engine mix them", param=PART

@@ -44,9 +44,9 @@ def adapters(model: Any, smol_checkpoint: Path, tmp_path_factory: pytest.TempPat
     root = tmp_path_factory.mktemp("adapters")
     targets = ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]
     made = {}
-    for seed, more in enumerate(
-        ({}, {"use_rslora": True}, {"rank_pattern": {"v_proj": 8}, "alpha_pattern": {"v_proj": 3}})
-    ):
+    by_module = {"rank_pattern": {"v_proj": 8}, "alpha_pattern": {"v_proj": 3}}
+    kinds: list[dict[str, Any]] = [{}, {"use_rslora": True}, by_module]
+    for seed, more in enumerate(kinds):
         base = AutoModelForCausalLM.from_pretrained(smol_checkpoint, dtype=torch.float32)
         made[f"a{seed}"] = _adapter(base, root / f"a{seed}", seed, peft.LoraConfig(r=4, target_modules=targets, **more))
     narrow = LlamaForCausalLM(
@@ -79,7 +79,8 @@ def _greedy(module: Any, embeds: Tensor) -> list[float]:
 
 def _rows(model: Any, tokens: list[int]) -> Tensor:
     with torch.inference_mode():
-        return model.get_input_embeddings()(torch.tensor([tokens])).clone()
+        found: Tensor = model.get_input_embeddings()(torch.tensor([tokens])).clone()
+        return found
 
 
 def _npy(rows: Tensor) -> str:
@@ -127,7 +128,7 @@ def test_vectors_that_are_no_words(smol_gateway: Served, model: Any, tokenizer: 
 def test_vectors_in_a_chat(smol_gateway: Served, model: Any, tokenizer: Any) -> None:
     rows = _rows(model, tokenizer(MESSAGE, add_special_tokens=False).input_ids)
     content = [{"type": "prompt_embeds", "prompt_embeds": _npy(rows)}]
-    asked = {"path": "chat/completions", "logprobs": True}
+    asked: dict[str, Any] = {"path": "chat/completions", "logprobs": True}
     found = _ask(smol_gateway, messages=[{"role": "user", "content": content}], **asked)
     text = _ask(smol_gateway, messages=[{"role": "user", "content": MESSAGE}], **asked)
     assert _logprobs(found) == pytest.approx(_logprobs(text), abs=1e-4)
