@@ -182,6 +182,7 @@ class Feature(StrEnum):
     LOGIT_BIAS = "logit_bias"
     REPRODUCIBLE = "reproducible"
     PROMPT_EMBEDS = "prompt_embeds"
+    MIXED_PROMPTS = "mixed_prompts"  # vectors beside text in one prompt or message, soft prompts, projectors
     EMBEDDING_OPTIONS = "embedding_options"
     ADAPTERS = "adapters"
     DIMENSIONS = "dimensions"  # embeddings cut to so many

@@ -31,6 +31,24 @@ def prompts_in(given: object) -> int:
     return len(given) if isinstance(given, list) and several else 1
 
 
+def mixed(fields: dict[str, Any]) -> bool:
+    """Whether a request with vectors has more than vectors alone in a prompt or a message.
+
+    That is text or tokens beside them, a soft prompt, a projector, or an echo.
+    """
+    if any(fields.get(name) for name in (SOFT_PROMPT, "encoder", "echo")):
+        return True
+    given, messages = fields.get(PART), fields.get("messages")
+    prompts = given if isinstance(given, list) else []
+    contents = [one.get("content") for one in messages if isinstance(one, dict)] if isinstance(messages, list) else []
+    return any(False in _kinds(one) for one in (prompts, *prompts)) or any(len(_kinds(one)) > 1 for one in contents)
+
+
+def _kinds(parts: object) -> set[bool]:
+    """Which there are among `parts`: vectors, others."""
+    return {one.get("type") == PART for one in parts if isinstance(one, dict)} if isinstance(parts, list) else set()
+
+
 def count(text: str) -> int:
     """Return how many vectors `text` holds by its header, at most as many as its bytes; its length if that is odd."""
     try:

@@ -11,7 +11,7 @@ import orjson
 
 from terascope.core.errors import BadRequest
 from terascope.core.models import Feature, Mode
-from terascope.protocol.embeds import PART, embeds_in, prompts_in
+from terascope.protocol.embeds import PART, embeds_in, mixed, prompts_in
 
 ENDPOINTS: dict[str, tuple[str, Mode]] = {
     "/v1/chat/completions": ("chat/completions", Mode.QUERY),
@@ -178,6 +178,7 @@ class ModelRequest:
         asked = _FEATURES.keys() & self.fields.keys()
         found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
         found |= {Feature.PROMPT_EMBEDS} if self.embeds or self.soft_prompt else set()
+        found |= {Feature.MIXED_PROMPTS} if self.soft_prompt or (self.embeds and mixed(self.fields)) else set()
         if self.endpoint == "embeddings" and any(_asked(self.fields.get(name)) for name in _EMBEDDING_OPTIONS):
             found.add(Feature.EMBEDDING_OPTIONS)
         if self.endpoint == "embeddings" and _asked(self.fields.get("dimensions")):

@@ -216,7 +216,8 @@ def test_a_decoy_in_the_metadata_does_not_make_it_cheap() -> None:
 )
 def test_vectors_in_a_completion_need_a_mode_and_a_feature(given: Any, choices: int) -> None:
     request = completion(prompt_embeds=given, n=3)
-    assert request.needs() == {Feature.PROMPT_EMBEDS}
+    text = {Feature.MIXED_PROMPTS} if '"text"' in json.dumps(given) else set()
+    assert request.needs() == {Feature.PROMPT_EMBEDS, *text}
     assert request.modes == {Mode.QUERY, Mode.EMBED}
     assert request.choices == 3 * choices
     assert request.parameters() == {"n": 3}
@@ -225,8 +226,9 @@ def test_vectors_in_a_completion_need_a_mode_and_a_feature(given: Any, choices: 
 def test_vectors_in_a_message_do_too() -> None:
     part = {"type": "prompt_embeds", "prompt_embeds": npy(2)}
     request = read(model="a", messages=[{"role": "user", "content": [{"type": "text", "text": "a"}, part]}])
-    assert request.needs() == {Feature.PROMPT_EMBEDS}
+    assert request.needs() == {Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS}
     assert request.modes == {Mode.QUERY, Mode.EMBED}
+    assert read(model="a", messages=[{"role": "user", "content": [part]}]).needs() == {Feature.PROMPT_EMBEDS}
     text = read(model="a", messages=[{"role": "user", "content": "prompt_embeds"}, "odd", {"content": ["odd"]}])
     assert text.needs() == frozenset()
     assert text.modes == {Mode.QUERY}

@@ -1,6 +1,8 @@
 """vLLM as the gateway sees it: a command line, and a client of its OpenAI server. Imports no vLLM."""
 
+import asyncio
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import orjson
@@ -11,8 +13,18 @@ from terascope.engines.contract import Endpoint, Engine, EngineAnswer, EngineCal
 from terascope.engines.http1 import HttpAnswer
 from terascope.engines.made import MadeAnswer
 from terascope.engines.upstream import HttpEngine, words
-from terascope.engines.vllm.command import TOOL_PARSER, arguments_of, command_of, environment_of, rows_of
-from terascope.engines.vllm.requests import body_of
+from terascope.engines.vllm.adapters import Adapters, Renamed
+from terascope.engines.vllm.command import (
+    LORA,
+    PROMPT_EMBEDS,
+    TOOL_PARSER,
+    arguments_of,
+    command_of,
+    environment_of,
+    rows_of,
+)
+from terascope.engines.vllm.requests import body_of, vectors_of
+from terascope.engines.vllm.vectors import Form
 from terascope.protocol.errors import engine_error, error_body, error_json, text_of
 
 _WORDS = frozenset({"tokenize", "detokenize"})
@@ -23,6 +35,10 @@ _FEATURES = frozenset(map(str, (
 )))  # fmt: skip
 """What the conformance suite sees working. An enforced tool call is not among them: in 0.32 its arguments are no
 object. Nor are several choices at temperature 0, which vLLM refuses."""
+_BY_ARGUMENT = {
+    TOOL_PARSER: str(Feature.TOOLS), PROMPT_EMBEDS: str(Feature.PROMPT_EMBEDS), LORA: str(Feature.ADAPTERS),
+}  # fmt: skip
+"""What vLLM can do only when it is started for it."""
 _DEAD = (b"EngineCore encountered an issue", b"EngineDeadError")
 _MOST_ERROR = 1 << 20  # bytes; some errors of a wrong request quote it
 
@@ -34,16 +50,41 @@ class VllmEngine(HttpEngine):
         super().__init__(endpoint, served_name=launch.served_name, tells_terms=False)
         self._name = launch.served_name
         self._launch = launch
+        self._adapters = Adapters(self._told, Path(launch.version.directory))
+        takes_vectors = Feature.PROMPT_EMBEDS in capabilities(launch).features
+        version, dtype = launch.version, launch.deployment.dtype
+        self._form = Form.of(version.directory, dtype) if takes_vectors else None
 
     async def generate(self, call: EngineCall) -> EngineAnswer:
         """As the contract says; a server whose engine has died beneath it is unreachable."""
         try:
-            body = body_of(call)
+            return await self._answer(call)
         except BadRequest as error:
             return MadeAnswer(error.status, error_body(error, call.request_id))
-        sent = EngineCall(call.request_id, call.endpoint, body)
-        answer = await self.send(sent)
+
+    async def _answer(self, call: EngineCall) -> EngineAnswer:
+        name = await self._adapters.name_of(call.adapter) if call.adapter else ""
+        call = await self._with_vectors(call)
+        answer = await self._sent(call, name)
+        if call.adapter and answer.status == 404:  # this server is not the one that had read it
+            self._adapters.forget(call.adapter)
+            answer = await self._sent(call, await self._adapters.name_of(call.adapter))
+        return Renamed(answer, name, self._name) if name else answer
+
+    async def _sent(self, call: EngineCall, adapter: str) -> EngineAnswer:
+        body = body_of(call, vectors=self._form is not None, adapter=adapter)
+        answer = await self.send(EngineCall(call.request_id, call.endpoint, body))
         return await _failed(answer, call.request_id) if answer.status >= 400 else answer
+
+    async def _with_vectors(self, call: EngineCall) -> EngineCall:
+        """Vectors take time to check and to write: in a thread, so that others do not wait."""
+        if self._form is None or b'"prompt_embeds"' not in call.body:
+            return call
+        return await asyncio.to_thread(vectors_of, call, self._form) or call
+
+    async def _told(self, call: EngineCall) -> tuple[int, bytes]:
+        answer = await self.send(call)
+        return answer.status, await answer.read(_MOST_ERROR)
 
     async def probe(self) -> EngineInfo:
         """As the contract says; a server that does not take our secret or serves another model is unreachable."""
@@ -91,8 +132,11 @@ def capabilities(launch: Launch) -> Capabilities:
     """Return what vLLM can do when it is started so."""
     if launch.version.task is Task.EMBED:
         return Capabilities(_EMBEDS, frozenset({str(Feature.TOKEN_PROMPTS)}))
-    tools = {str(Feature.TOOLS)} if TOOL_PARSER in arguments_of(launch) else set()
-    return Capabilities(_GENERATES, _FEATURES | tools)
+    given = arguments_of(launch)
+    found = {feature for name, feature in _BY_ARGUMENT.items() if name in given}
+    if launch.deployment.device == "cpu":  # in 0.32 rows without an adapter get that of others in the batch there
+        found -= {str(Feature.ADAPTERS)}
+    return Capabilities(_GENERATES, _FEATURES | found)
 
 
 class VllmKind:

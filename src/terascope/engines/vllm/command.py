@@ -15,11 +15,15 @@ MODULE = "vllm.entrypoints.openai.api_server"
 _HEADLESS = "vllm.entrypoints.cli.main"
 TOOL_PARSER = "tool-call-parser"
 """The argument without which vLLM finds no tool calls in what a model says."""
+PROMPT_EMBEDS = "enable-prompt-embeds"
+"""The argument with which vLLM takes vectors in place of a prompt."""
+LORA = "enable-lora"
+"""The argument with which vLLM takes adapters."""
 _OURS = frozenset({
     "api-key", "api-server-count", "cors", "data-parallel-address", "data-parallel-rpc-port", "data-parallel-size",
     "data-parallel-size-local", "data-parallel-start-rank", "distributed-executor-backend", "dtype",
-    "enable-expert-parallel", "headless", "host", "master-addr", "master-port", "max-model-len", "max-num-seqs",
-    "middleware", "model", "nnodes", "node-rank", "pipeline-parallel-size", "port", "quantization",
+    "enable-expert-parallel", "headless", "host", "lora-modules", "master-addr", "master-port", "max-model-len",
+    "max-num-seqs", "middleware", "model", "nnodes", "node-rank", "pipeline-parallel-size", "port", "quantization",
     "root-path", "runner", "scheduling-policy", "served-model-name", "ssl-certfile", "ssl-keyfile",
     "tensor-parallel-size", "uds", "enable-log-requests", "enable-log-outputs",
 })  # fmt: skip
@@ -46,7 +50,8 @@ def command_of(launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
 def environment_of(launch: Launch, endpoint: Endpoint) -> dict[str, str]:
     """Return what vLLM must find: its secret, no network, and on a CPU of this machine which cores are its own."""
     own = {"VLLM_API_KEY": endpoint.secret} if endpoint.secret else {}
-    return {**_QUIET, **_cores(launch.deployment), **launch.program.environment, **own}
+    at_run_time = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if LORA in arguments_of(launch) else {}
+    return {**_QUIET, **at_run_time, **_cores(launch.deployment), **launch.program.environment, **own}
 
 
 def arguments_of(launch: Launch) -> Mapping[str, str]:

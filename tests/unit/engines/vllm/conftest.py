@@ -1,5 +1,6 @@
 """A real vLLM for CPUs behind a gateway, started once for all tests of a run, and small checkpoints for others."""
 
+import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,6 +13,8 @@ from harness import install, vllm
 from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
 
 from terascope.core.config import Config, DeploymentConfig, EngineConfig, ModelConfig, SiteConfig
+from terascope.engines.adapter_files import AdapterFiles
+from terascope.internals.lora import CONFIG, WEIGHTS
 from terascope.testing.gateway import Served, running_gateway
 
 CACHE = Path.home() / ".cache" / "terascope-tests"
@@ -19,6 +22,12 @@ _CHECKPOINT = Path(install.__file__).with_name("checkpoint.py")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 Gateways = Callable[..., AbstractContextManager[Served]]
+
+
+def files_of(directory: Path) -> AdapterFiles:
+    """What the gateway says of an adapter."""
+    sha256 = {name: hashlib.sha256((directory / name).read_bytes()).hexdigest() for name in (CONFIG, WEIGHTS)}
+    return AdapterFiles(f"smol:{directory.name}", sha256[WEIGHTS], directory, sha256)
 
 
 @pytest.fixture(scope="session")
@@ -104,7 +113,11 @@ def vllm_gateway(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture(scope="session")
 def smol_gateway(vllm_gateway: Gateways, smol_checkpoint: Path) -> Iterator[Served]:
-    """SmolLM2 in vLLM behind a gateway."""
-    with vllm_gateway("smol", smol_checkpoint, context_length=4096) as served:
+    """SmolLM2 in vLLM behind a gateway, started so that it takes vectors and adapters, too."""
+    options = {
+        "enforce-eager": "", "enable-prompt-embeds": "", "enable-lora": "", "max-lora-rank": "8", "max-loras": "2",
+        "max-cpu-loras": "2",
+    }  # fmt: skip
+    with vllm_gateway("smol", smol_checkpoint, context_length=4096, options=options) as served:
         assert [one.served_name for one in served.services.fleet.ready()] == ["smol@1"]
         yield served

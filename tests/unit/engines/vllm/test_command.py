@@ -90,6 +90,16 @@ def test_arguments_for_all_deployments_come_last() -> None:
     assert Feature.TOOLS not in capabilities(launch()).features
 
 
+def test_what_it_is_started_for_is_what_it_says() -> None:
+    options = {"enable_prompt_embeds": "", "enable-lora": ""}
+    started = launch(options=options)
+    assert {Feature.PROMPT_EMBEDS, Feature.ADAPTERS} <= capabilities(started).features
+    assert KIND.environment(started, SOCKET)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
+    assert Feature.MIXED_PROMPTS not in capabilities(started).features
+    assert Feature.ADAPTERS not in capabilities(launch(options=options, device="cpu")).features
+    assert not {Feature.PROMPT_EMBEDS, Feature.ADAPTERS} & capabilities(launch()).features
+
+
 def test_a_model_of_embeddings_is_pooled() -> None:
     version = replace(VERSION, task=Task.EMBED)
     assert "--runner pooling" in command(version=version)
