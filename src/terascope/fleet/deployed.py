@@ -2,11 +2,13 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 from terascope.core.config import DeploymentConfig, EngineConfig, SiteConfig
 from terascope.core.errors import ConfigError
 from terascope.core.models import ModelVersion
+from terascope.core.projects import Qos
 from terascope.engines.contract import Endpoint, EngineKind, Launch
 from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import IN_PROCESS, choose, launcher_of
@@ -74,6 +76,19 @@ def prepare(
     return tuple(first)
 
 
+def check_numbers(name: str, config: DeploymentConfig) -> None:
+    """Raise `ConfigError` when a deployment's numbers of replicas contradict each other, or its classes are none."""
+    bounds = config.bounds
+    if not 0 <= bounds.least <= bounds.most:
+        raise ConfigError(f"deployment {name}: `min` is {bounds.least} and `max` {bounds.most}; write 0 <= min <= max")
+    if not 0 <= bounds.hot <= bounds.most:
+        raise ConfigError(f"deployment {name}: `hot` is {bounds.hot}; write 0 to {bounds.most}, which is its most")
+    if not 0 < bounds.idle_s < inf:
+        raise ConfigError(f"deployment {name}: `idle_s` is {bounds.idle_s:g}; write a number of seconds above 0")
+    if unknown := set(config.qos) - set(Qos):
+        raise ConfigError(f"deployment {name}: there is no QOS {min(unknown)!r}; choose from {', '.join(Qos)}")
+
+
 def _prepare(
     config: DeploymentConfig,
     version: ModelVersion,
@@ -83,6 +98,7 @@ def _prepare(
     programs: Programs,
 ) -> Deployed:
     name = config.name or version.name
+    check_numbers(name, config)
     programs.check(config, version)
     launch, kind = Launch(replace(config, name=name), version, programs.of(config)), kinds(config.engine)
     external = not kind.command(launch, Endpoint("unix:/endpoint"))
@@ -91,7 +107,7 @@ def _prepare(
         raise ConfigError(f"deployment {name}: engine {config.engine} runs in a process; choose launcher `local`")
     if external:
         patience = limits.external_s
-        limits = replace(limits, start_s=patience, silent_s=patience, last_pause_s=limits.external_pause_s)
+        limits = replace(limits, start_s=patience, silent_s=patience, last_pause_s=limits.external_pause_s, most_lost=0)
     else:
         pause = limits.remote_pause_s if config.site else limits.last_pause_s
         limits = replace(limits, start_s=config.start_timeout_s, last_pause_s=pause)

@@ -16,6 +16,8 @@ from terascope.fleet.reconciler import Action, Kind, Limits, Seen, next_step
 from terascope.fleet.replica import Replica
 from terascope.fleet.waiting import within
 
+Arrived = Callable[[float, float], Awaitable[None]]
+"""Told once, when a replica is ready: how long it waited to be begun, and how long it took from then, in seconds."""
 Verify = Callable[[Replica], Awaitable[bool]]
 """Says whether a replica's numbers are right; asked once it answers, before it gets requests."""
 
@@ -26,7 +28,14 @@ class Supervisor:
     """Watches one replica and the program behind it."""
 
     def __init__(
-        self, life: Life, replica: Replica, program: Program, clock: Clock, limits: Limits, verify: Verify
+        self,
+        life: Life,
+        replica: Replica,
+        program: Program,
+        clock: Clock,
+        limits: Limits,
+        verify: Verify,
+        arrived: Arrived | None = None,
     ) -> None:
         self.replica = replica
         self.was_ready = False
@@ -40,6 +49,9 @@ class Supervisor:
         self._verdict: bool | None = None
         self._silent_since: float | None = None
         self._ready_since: float | None = None
+        self._arrived = arrived
+        self._launched: float | None = None
+        self._began: float | None = None  # when its program did; None while that waits in a queue
         self._wake = asyncio.Event()  # there may be something to do
         self._look_now = asyncio.Event()  # probe without waiting
         self._helpers: list[asyncio.Task[None]] = []
@@ -67,11 +79,22 @@ class Supervisor:
         """Its engine did not answer a request: no new ones until it has answered a probe, and that now."""
         self._suspect(True)
         self._look_now.set()
+        self._wake.set()
 
     @property
     def healthy_s(self) -> float:
         """Seconds since it became ready, 0 if it never did."""
         return self._clock.monotonic() - self._ready_since if self._ready_since is not None else 0.0
+
+    @property
+    def start_s(self) -> tuple[float, float | None]:
+        """How long its start has waited to be begun, and how long it goes on since then (None: not yet), in seconds."""
+        now = self._clock.monotonic()
+        if self._launched is None:
+            return 0.0, None
+        if self._began is None:
+            return now - self._launched, None
+        return self._began - self._launched, now - self._began
 
     async def _live(self, group: asyncio.TaskGroup) -> None:
         while not self._life.over:
@@ -91,6 +114,7 @@ class Supervisor:
             in_flight=0 if life.hurried else self.replica.in_flight,
             in_status_s=life.in_status_s,
             silent_s=0.0 if silent_since is None else self._clock.monotonic() - silent_since,
+            lost=self.replica.breaker.lost,
         )
 
     async def _apply(self, action: Action, group: asyncio.TaskGroup) -> None:
@@ -100,10 +124,14 @@ class Supervisor:
             await self._life.end(action.status, self._reason(action))
         elif action.status:
             await self._life.mark(action.status, action.message)
+            if action.status is ReplicaStatus.READY and not self.was_ready and self._arrived:
+                queue_s, load_s = self.start_s
+                await self._arrived(queue_s, load_s or 0.0)
             self._entered(action.status, group)
 
     async def _launch(self, group: asyncio.TaskGroup) -> None:
         try:
+            self._launched = self._began = self._clock.monotonic()
             await self._life.launch(self._program)
         except OSError as error:
             await self._life.end(ReplicaStatus.FAILED, f"could not be started: {error}")
@@ -196,8 +224,10 @@ class Supervisor:
         """Say how far its start is: what its engine says, or that it has not begun."""
         seen = await self._life.observe() if self._program.listen else None
         if seen and seen.waiting:
+            self._began = None
             self._life.waits(seen.reason)
         else:
+            self._began = self._clock.monotonic() if self._began is None else self._began
             self._life.say(message)
 
     def _suspect(self, suspect: bool) -> None:

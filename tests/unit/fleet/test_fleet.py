@@ -400,8 +400,8 @@ async def test_replicas_are_added_and_retired(fleet: Fleet) -> None:
     await fleet.scale("small", 3)
     await _ready(fleet, 3)
     assert fleet.count("small").ready == 3
-    busy = next(one for one in fleet.replicas_for(MODEL) if one is not first)
-    busy.in_flight = 1
+    busy, idle = [one for one in fleet.replicas_for(MODEL) if one is not first]
+    first.in_flight, busy.in_flight, idle.in_flight = 2, 1, 0
     await fleet.scale("small", 1)
     await until(fleet, lambda: fleet.replicas_for(MODEL) == (first,) and busy.row.status is ReplicaStatus.DRAINING)
     assert marked(busy.id)
