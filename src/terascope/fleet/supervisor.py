@@ -124,10 +124,11 @@ class Supervisor:
             await self._life.end(action.status, self._reason(action))
         elif action.status:
             await self._life.mark(action.status, action.message)
-            if action.status is ReplicaStatus.READY and not self.was_ready and self._arrived:
+            first = action.status is ReplicaStatus.READY and not self.was_ready
+            self._entered(action.status, group)
+            if first and self._arrived:
                 queue_s, load_s = self.start_s
                 await self._arrived(queue_s, load_s or 0.0)
-            self._entered(action.status, group)
 
     async def _launch(self, group: asyncio.TaskGroup) -> None:
         try:
