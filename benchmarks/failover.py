@@ -4,7 +4,7 @@
 
 A real `terascope serve` with two replicas of the echo engine, each a process, 20 ms a token. 50 clients ask for one
 streamed answer of 40 words after the other. Each time both replicas are ready and all clients are busy, one replica is
-killed.
+killed; after four kills the gateway is another, as the pause before a start grows with every death of its replica.
 
 - `silent_losses`: answers that were neither whole nor ended in an explicit error. A broken connection counts.
 - `recover_s`: from a kill until every client has had a whole answer that it asked for after it (median; `recover_max_s`
@@ -76,8 +76,8 @@ async def replicas(http: httpx.AsyncClient) -> list[dict[str, Any]]:
 
 async def both_ready(http: httpx.AsyncClient) -> list[dict[str, Any]]:
     """Return the replicas once both are ready, the one first that was killed least often."""
-    while len(ready := await replicas(http)) < 2:
-        await asyncio.sleep(0.05)  # noqa: ASYNC110 - another process is looked at
+    while len(ready := await replicas(http)) < 2:  # noqa: ASYNC110 - another process is looked at
+        await asyncio.sleep(0.05)
     return sorted(ready, key=lambda one: int(one["restarts"]))
 
 

@@ -22,9 +22,11 @@ from terascope.files.files import Files
 from terascope.fleet.deployed import EngineKinds, Programs
 from terascope.fleet.deployments import Deployments, version_of
 from terascope.fleet.fleet import Fleet
+from terascope.fleet.hardware import hardware
 from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import all_launchers, choose, launcher_of
 from terascope.fleet.lock import DirectoryLock
+from terascope.fleet.node import Node
 from terascope.gateway.metrics import Metrics
 from terascope.gateway.services import Services
 from terascope.inference.inference import Inference
@@ -66,7 +68,10 @@ async def opened(
     it cannot be made.
     """
     clock = clock or SystemClock()
-    launchers, programs = all_launchers(clock, config.sites), Programs(config.engines, config.sites)
+    launchers, programs = (
+        all_launchers(clock, config.sites),
+        Programs(config.engines, config.sites, Node(hardware(config.node))),
+    )
     _check(config, launchers, engine_kind)
     async with AsyncExitStack() as stack:
         make_private(data_dir)

@@ -318,6 +318,15 @@ class DeploymentConfig:
 
 
 @dataclass(frozen=True)
+class NodeConfig:
+    """What this machine has, for replicas that run on it; what is neither said nor found is not checked."""
+
+    gpus: int = _key(0, "GPUs for replicas; 0: as many as NVIDIA's driver, or `CUDA_VISIBLE_DEVICES`, shows.")
+    gpu_memory_gb: float = _key(0.0, "Memory of each GPU, in GB; 0: not known.")
+    memory_gb: float = _key(0.0, "Memory for replicas on the CPU, in GB; 0: what the machine, or its cgroup, has.")
+
+
+@dataclass(frozen=True)
 class SiteConfig:
     """One entry of `sites`: a cluster and its habits."""
 
@@ -360,6 +369,7 @@ class Config:
     limits: LimitsConfig = _part(LimitsConfig, "How fast keys, projects and classes of service may ask.")
     internals: InternalsConfig = _part(InternalsConfig, "The most that one trace may take.")
     tuning: TuningConfig = _part(TuningConfig, "How fine-tuning jobs are run.")
+    node: NodeConfig = _part(NodeConfig, "What this machine has, for replicas that run on it.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
     engines: dict[str, EngineConfig] = _key({}, "How engines are started here: `vllm`, `torch`.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")

@@ -12,6 +12,7 @@ from terascope.core.projects import Qos
 from terascope.engines.contract import Endpoint, EngineKind, Launch
 from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import IN_PROCESS, choose, launcher_of
+from terascope.fleet.node import Need, Node
 from terascope.fleet.reconciler import Limits
 
 Wanted = Sequence[tuple[DeploymentConfig, ModelVersion]]
@@ -24,14 +25,22 @@ class Programs:
 
     engines: Mapping[str, EngineConfig] = field(default_factory=dict)
     sites: Mapping[str, SiteConfig] = field(default_factory=dict)
+    node: Node = field(default_factory=Node)
 
     def of(self, deployment: DeploymentConfig) -> EngineConfig:
         """Return how the engine of a deployment is started where that runs."""
         here, engine = self.engines.get(deployment.engine, EngineConfig()), deployment.engine
         return self.sites[deployment.site].engines.get(engine, here) if deployment.site in self.sites else here
 
+    def need(self, deployment: DeploymentConfig, version: ModelVersion) -> Need:
+        """Return what a replica takes of this machine; nothing where it runs elsewhere."""
+        if deployment.site or deployment.launcher != "local":
+            return Need()
+        return self.node.need(deployment, version, self.of(deployment).environment)
+
     def check(self, deployment: DeploymentConfig, version: ModelVersion) -> None:
-        """Raise `ConfigError` when a model's files are where the nodes of the deployment's site may not see them."""
+        """Raise `ConfigError` when a replica never fits on this machine, or its site may not see the model's files."""
+        self.node.check(deployment.name or version.name, self.need(deployment, version))
         weights = self.sites[deployment.site].weights if deployment.site in self.sites else ""
         if weights and version.directory and not Path(version.directory).is_relative_to(weights):
             raise ConfigError(

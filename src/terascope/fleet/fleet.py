@@ -30,7 +30,7 @@ from terascope.fleet.scaling import Scaling, leavers
 from terascope.fleet.serving import Counted, Serving, best, soonest_s, usable_modes
 from terascope.fleet.slot import ServingState, Slot
 from terascope.fleet.starts import Starts
-from terascope.fleet.supervisor import Supervisor, Verify
+from terascope.fleet.supervisor import Supervisor, Verify, no_check
 from terascope.store.database import Database
 from terascope.store.replicas import ReplicaRow, ReplicaStore
 from terascope.store.starts import StartStore
@@ -42,11 +42,6 @@ KEPT_ROWS = 20
 """Ended replicas of a deployment that are remembered, with their logs."""
 
 _log = logging.getLogger(__name__)
-
-
-async def no_check(replica: Replica) -> bool:
-    """The verification of a fleet that has no fingerprints: every replica passes."""
-    return True
 
 
 class Fleet:
@@ -327,12 +322,15 @@ class Fleet:
             replica.row = row
             if row.status.final:
                 self._endpoints.remove(row.url)
+                self._programs.node.free(row.id)
             self._changed(row)
 
         life = Life(replica.row, deployed.launcher, self._store, self._clock, changed, deployed.limits)
         program = self._program(deployed, replica)
         arrived = partial(self._starts.add, replica.id, deployed)
-        return Supervisor(life, replica, program, self._clock, deployed.limits, self._verify, arrived)
+        need = self._programs.need(deployed.launch.deployment, deployed.launch.version)
+        take = partial(self._programs.node.take, replica.id, need)
+        return Supervisor(life, replica, program, self._clock, deployed.limits, self._verify, arrived, take)
 
     def _new_replica(self, deployed: Deployed, restarts: int) -> Replica:
         replica_id, config = new_id("replica"), deployed.launch.deployment

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from terascope.core.clock import Clock
@@ -12,14 +13,23 @@ from terascope.core.states import ReplicaStatus, ReplicaTarget
 from terascope.fleet.launchers.contract import Observation, Program, Sight
 from terascope.fleet.life import Life
 from terascope.fleet.logs import last_words
+from terascope.fleet.node import VISIBLE
 from terascope.fleet.reconciler import Action, Kind, Limits, Seen, next_step
 from terascope.fleet.replica import Replica
 from terascope.fleet.waiting import within
 
 Arrived = Callable[[float, float], Awaitable[None]]
 """Told once, when a replica is ready: how long it waited to be begun, and how long it took from then, in seconds."""
+Take = Callable[[Callable[[], None]], tuple[str, ...] | str]
+"""Takes what a replica needs of the machine: returns its GPUs, or what is lacking, and calls back when to try again."""
 Verify = Callable[[Replica], Awaitable[bool]]
 """Says whether a replica's numbers are right; asked once it answers, before it gets requests."""
+
+
+async def no_check(replica: Replica) -> bool:
+    """The verification of a fleet that has no fingerprints: every replica passes."""
+    return True
+
 
 _log = logging.getLogger(__name__)
 
@@ -36,6 +46,7 @@ class Supervisor:
         limits: Limits,
         verify: Verify,
         arrived: Arrived | None = None,
+        take: Take = lambda wake: (),
     ) -> None:
         self.replica = replica
         self.was_ready = False
@@ -50,6 +61,7 @@ class Supervisor:
         self._silent_since: float | None = None
         self._ready_since: float | None = None
         self._arrived = arrived
+        self._take = take
         self._launched: float | None = None
         self._began: float | None = None  # when its program did; None while that waits in a queue
         self._wake = asyncio.Event()  # there may be something to do
@@ -131,6 +143,14 @@ class Supervisor:
                 await self._arrived(queue_s, load_s or 0.0)
 
     async def _launch(self, group: asyncio.TaskGroup) -> None:
+        given = self._take(self._wake.set)
+        if isinstance(given, str):
+            self._life.say(given)
+            await self._wake.wait()
+            return
+        if given:
+            environment = {**self._program.environment, VISIBLE: ",".join(given)}
+            self._program = replace(self._program, environment=environment)
         try:
             self._launched = self._began = self._clock.monotonic()
             await self._life.launch(self._program)
