@@ -117,6 +117,26 @@ async def test_putting_is_idempotent(tmp_path: Path) -> None:
         assert fleet.context_length(before.row.model) == 99
 
 
+async def test_its_number_may_follow_the_load(tmp_path: Path) -> None:
+    """None is kept, the first request starts one; bounds are changed while it runs, and outlive the gateway."""
+    async with serving(data_dir=tmp_path) as served:
+        made = await in_thread(served, lambda use: use.create("parrot", DeploymentSettings(**ECHOES, min=0, max=3)))
+        assert (made.min, made.max, made.replicas, made.state) == (0, 3, 0, "cold")
+        assert (await ask(served, "parrot")).status_code == 200
+        raised = await in_thread(served, lambda use: use.scale("parrot", least=2, most=4))
+        assert (raised.min, raised.max, raised.replicas) == (2, 4, 2)
+        with pytest.raises(BadRequest, match="`min` is 5 and `max` 4"):
+            await in_thread(served, lambda use: use.scale("parrot", least=5, most=4))
+    async with serving(data_dir=tmp_path) as served:
+        shown = await in_thread(served, lambda use: use.show("parrot"))
+        assert (shown.min, shown.max, shown.replicas) == (2, 4, 2)
+        fixed = await in_thread(served, lambda use: use.scale("parrot", 1))
+        assert (fixed.min, fixed.max, fixed.replicas) == (1, 1, 1)
+        stopped = await in_thread(served, lambda use: use.stop("parrot"))
+        assert (stopped.target, stopped.state) == ("stopped", "stopped")
+        assert (await ask(served, "parrot")).status_code == 503
+
+
 async def test_what_is_refused(tmp_path: Path) -> None:
     async with serving(data_dir=tmp_path) as served:
         await in_thread(served, lambda use: use.create("parrot", DeploymentSettings(**ECHOES)))
@@ -138,6 +158,9 @@ async def test_what_is_refused(tmp_path: Path) -> None:
             {"launcher": "rocket"},
             {"site": "moon", "launcher": "local"},
             {"modes": ["x"]},
+            {"qos": ["x"]},
+            {"min": 2, "max": 1},
+            {"hot": 2},
         ):
             settings = DeploymentSettings(**{**ECHOES, **fields})
             with pytest.raises(BadRequest):

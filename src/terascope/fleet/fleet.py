@@ -21,7 +21,7 @@ from terascope.fleet.demand import Waiting
 from terascope.fleet.deployed import Deployed, EngineKinds, Programs, Wanted, prepare
 from terascope.fleet.endpoints import Endpoints, new_secret
 from terascope.fleet.launchers.contract import Launcher, Place, Program
-from terascope.fleet.life import Life, put_away
+from terascope.fleet.life import Life, Listener, put_away
 from terascope.fleet.logs import log_file
 from terascope.fleet.preview import Preview, preview
 from terascope.fleet.reconciler import Limits
@@ -34,9 +34,6 @@ from terascope.fleet.supervisor import Supervisor, Verify, no_check
 from terascope.store.database import Database
 from terascope.store.replicas import ReplicaRow, ReplicaStore
 from terascope.store.starts import StartStore
-
-Listener = Callable[[ReplicaRow, str], None]
-"""Called with a replica's row and its message whenever its status or message has changed; must return soon."""
 
 KEPT_ROWS = 20
 """Ended replicas of a deployment that are remembered, with their logs."""
@@ -83,6 +80,7 @@ class Fleet:
         self._hopeful: dict[str, bool] = {}
         self._changes: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
         self._starts = Starts(StartStore(database), clock)
+        self._resizing = asyncio.Lock()
         self.scaling = Scaling(clock, lambda: self._slots, self._resize)
 
     async def start(self, deployments: Wanted) -> None:
@@ -117,7 +115,7 @@ class Fleet:
             raise ConfigError(f"there is a deployment {one.name!r} already")
         self._deployed += (one,)
         self.scaling.keep(one, config.bounds)
-        await self._grow(one, config.bounds.rest)
+        await self._resize(one.name, config.bounds.rest)
 
     async def scale(self, name: str, replicas: int) -> None:
         """Keep so many replicas of a deployment; those over it finish what they are answering. Idempotent."""
@@ -132,12 +130,16 @@ class Fleet:
                 await self._resize(name, min(bounds.most, max(bounds.rest, kept)))
 
     async def _resize(self, name: str, replicas: int) -> None:
-        kept = [slot for slot in self._slots if slot.deployed.name == name and not slot.closing]
-        for slot in leavers(kept, replicas):
-            slot.retire()
-        for one in self._deployed:
-            if one.name == name:
-                await self._grow(one, replicas - len(kept))
+        """Keep so many replicas, as far as the bounds of now allow; one change comes after the other."""
+        async with self._resizing:
+            bounds = self.scaling.bounds(name)
+            wanted = max(bounds.least, min(bounds.most, replicas))
+            kept = [slot for slot in self._slots if slot.deployed.name == name and not slot.closing]
+            for slot in leavers(kept, wanted):
+                slot.retire()
+            for one in self._deployed:
+                if one.name == name:
+                    await self._grow(one, wanted - len(kept))
 
     async def remove(self, name: str) -> None:
         """Keep no replica of a deployment, and forget it; its replicas finish what they are answering."""

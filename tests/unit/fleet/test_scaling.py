@@ -39,7 +39,7 @@ async def fleet(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Fleet]:
         yield fleet
 
 
-def elastic(name: str = "small", **settings: object) -> tuple[DeploymentConfig, ModelVersion]:
+def elastic(name: str = "small", /, **settings: object) -> tuple[DeploymentConfig, ModelVersion]:
     """None to three replicas of one request each."""
     config, version = small_deployment("small")
     wanted = {"name": name, "min": 0, "max": 3, "idle_s": 10.0, "max_in_flight": 1} | settings
