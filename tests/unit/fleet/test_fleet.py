@@ -238,6 +238,20 @@ async def test_a_doubt_is_cleared_by_a_probe(fleet: Fleet) -> None:
     assert await _ready(fleet) == (replica,)
 
 
+async def test_one_that_answers_probes_and_no_request_is_replaced(fleet: Fleet, clock: ManualClock) -> None:
+    await fleet.start([small_deployment()])
+    [replica] = await _ready(fleet)
+    for _ in range(20):
+        replica.breaker.failed(clock.monotonic())
+    fleet.report_lost(replica)
+    await until(fleet, lambda: replica.row.status is ReplicaStatus.FAILED)
+    assert replica.row.message.startswith("answers probes, but has lost its last 20 requests")
+    await clock.slept(1.0)
+    clock.advance(1.0)
+    [other] = await _ready(fleet)
+    assert other is not replica
+
+
 async def test_an_engine_that_hangs_is_replaced(tmp_path: Path, clock: ManualClock) -> None:
     async with running_fleet(tmp_path, clock, limits=Limits(grace_s=0.1)) as fleet:
         await fleet.start([small_deployment()])
