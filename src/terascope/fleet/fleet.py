@@ -248,10 +248,9 @@ class Fleet:
 
     def states(self) -> dict[str, str]:
         """The state of every deployment that wants replicas, by its name."""
-        names = {slot.deployed.name for slot in self._slots} | {
-            one.name for one in self._deployed if self._cold(one.name)
-        }
-        return {name: self.count(name).state for name in sorted(names)}
+        there = {slot.deployed.name for slot in self._slots}
+        names = [one.name for one in self._deployed if one.name in there or self._cold(one.name)]
+        return {name: self.count(name).state for name in names}
 
     def count(self, deployment: str) -> Counted:
         """How a deployment is served, by its name."""
