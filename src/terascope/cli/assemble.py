@@ -68,10 +68,7 @@ async def opened(
     it cannot be made.
     """
     clock = clock or SystemClock()
-    launchers, programs = (
-        all_launchers(clock, config.sites),
-        Programs(config.engines, config.sites, Node(hardware(config.node))),
-    )
+    launchers, programs = all_launchers(clock, config.sites), _programs(config)
     _check(config, launchers, engine_kind)
     async with AsyncExitStack() as stack:
         make_private(data_dir)
@@ -187,6 +184,11 @@ async def _files(config: Config, database: Database, data_dir: Path, clock: Cloc
     ):  # into a data directory nobody else writes; elsewhere `keep_tidying` does it, with patience
         await files.tidy(grace_s=0.0)
     return files
+
+
+def _programs(config: Config) -> Programs:
+    """How engines are started, and what there is for them on this machine."""
+    return Programs(config.engines, config.sites, Node(hardware(config.node)))
 
 
 async def _usage(config: Config, access: Access, clock: Clock) -> Usage:
