@@ -37,7 +37,7 @@ from terascope.retrieval.retrieval import Retrieval
 from terascope.retrieval.retrieval import Rooms as RetrievalRooms
 from terascope.scheduler.usage import Usage
 from terascope.store.blobs import Blobs
-from terascope.store.database import Database
+from terascope.store.database import Database, checked
 from terascope.store.runs import RunStore
 from terascope.store.tuning import TuningStore
 from terascope.tuning.attempt import TRAINER, Attempt
@@ -72,9 +72,7 @@ async def opened(
     _check(config, launchers, engine_kind)
     async with AsyncExitStack() as stack:
         make_private(data_dir)
-        lock = DirectoryLock(data_dir)
-        lock.acquire()
-        stack.callback(lock.release)
+        _lock(settings.database_url(config, data_dir), data_dir, stack)
         database = await Database.open(settings.database_url(config, data_dir), durability=config.database.durability)
         stack.push_async_callback(database.aclose)
         access = Access(database, clock, config.accounting, config.limits, config.auth.issuers)
@@ -184,6 +182,17 @@ async def _files(config: Config, database: Database, data_dir: Path, clock: Cloc
     ):  # into a data directory nobody else writes; elsewhere `keep_tidying` does it, with patience
         await files.tidy(grace_s=0.0)
     return files
+
+
+def _lock(database_url: str, data_dir: Path, stack: AsyncExitStack) -> None:
+    """Hold the data directory, and the file of a SQLite database elsewhere. Raises `ConfigError`."""
+    locks = [DirectoryLock(data_dir)]
+    url = checked(database_url)
+    if url.get_backend_name() == "sqlite" and url.database:
+        locks.append(DirectoryLock(Path(url.database).absolute().parent, Path(url.database).name))
+    for lock in locks:
+        lock.acquire()
+        stack.callback(lock.release)
 
 
 def _programs(config: Config) -> Programs:
