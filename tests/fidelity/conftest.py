@@ -44,8 +44,11 @@ async def impatient(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[B
 
 @pytest.fixture(autouse=True)
 def _engines_as_they_were(request: pytest.FixtureRequest) -> Iterator[None]:
-    """Engines that a test made fail whatever they are asked are well again after it."""
+    """Engines that a test made fail whatever they are asked are well again after it; nothing is held against them."""
     yield
     for name in {"through", "impatient"} & set(request.fixturenames):
-        for engine in request.getfixturevalue(name).engines:
+        shared: Between = request.getfixturevalue(name)
+        for engine in shared.engines:
             engine.fault = engine.ill = ""
+        for replica in shared.gateway.services.fleet.ready():
+            replica.breaker.succeeded()

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from terascope.scheduler.breaker import MOST_LOST
 from terascope.testing.between import Between, between, remote
 from terascope.testing.faults import faulty, hanging, refusing
 from terascope.testing.scripts import TEXT
@@ -65,6 +66,15 @@ async def test_an_answer_that_had_begun_ends_in_an_error(impatient: Between, fau
     assert asked == [impatient.engines[0]]
     record = await impatient.record(got)
     assert (record["outcome"], record["status"], record["attempts"]) == ("failed", 502, 1)
+
+
+async def test_an_engine_that_loses_everything_is_left_alone(impatient: Between) -> None:
+    """It answers its probes: after a few lost requests others go to the other engine, and few try it again."""
+    impatient.engines[0].fault = "die"
+    before = len(impatient.engines[0].received)
+    answers = [await impatient.ask(stream=False) for _ in range(20)]
+    assert all(one.text == SAID for one in answers)
+    assert MOST_LOST <= len(impatient.engines[0].received) - before <= MOST_LOST + 2
 
 
 async def test_heartbeats_do_not_count_as_an_answer(impatient: Between) -> None:

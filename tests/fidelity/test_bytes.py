@@ -13,7 +13,8 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 ENDPOINTS = ("chat/completions", "completions")
 USAGE = {"include_usage": True}
 WRITTEN = (
-    "none", "leading_space", "logprobs", "extra_fields", "usage_details", "usage_everywhere", "usage_null", "no_usage",
+    "none", "leading_space", "logprobs", "extra_fields", "usage_details", "usage_everywhere", "usage_null",
+    "usage_lies", "no_usage",
     "crlf", "cr", "bytewise", "split_characters", "packed", "comments", "other_fields", "interim", "until_close",
     "bare_done", "no_done", "bad_characters", "huge", "words count=5000",
 )  # fmt: skip

@@ -2,7 +2,7 @@
 
 import pytest
 
-from terascope.testing.between import Between, Got
+from terascope.testing.between import OURS, Between, Got
 from terascope.testing.scripts import TEXT
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -60,6 +60,18 @@ async def test_usage_in_every_event_stays(through: Between) -> None:
     assert len(usages(got)) == len(got.events) > 10
     record = await through.record(got)
     assert record["completion_tokens"] == usages(got)[-1]["completion_tokens"]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+async def test_usage_that_cannot_be_is_passed_on_and_not_charged(through: Between, stream: bool) -> None:
+    """What the engine said reaches the client; nobody pays for more tokens than a whole context has."""
+    more = {"stream_options": USAGE} if stream else {}
+    got = await through.ask("usage_lies", model=OURS, stream=stream, **more)
+    [said] = usages(got) if stream else [got.object["usage"]]
+    assert said["completion_tokens"] == 1 << 30
+    record = await through.record(got)
+    assert record["completion_tokens"] < 1000
+    assert record["parameters"]["usage"] == "estimated"
 
 
 async def test_usage_beside_choices_is_never_taken_out(through: Between) -> None:

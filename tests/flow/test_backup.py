@@ -189,4 +189,4 @@ def test_the_data_directory_has_nothing_else_to_back_up(tmp_path: Path) -> None:
         found = {path.name for path in process.data_dir.iterdir()}
         assert process.stop() == 0
     database = {"terascope.db", "terascope.db-wal", "terascope.db-shm"}
-    assert found - database == {"files", "logs", "run", "gateway.lock", "operator.json"}
+    assert found - database == {"files", "logs", "run", "gateway.lock", "terascope.db.lock", "operator.json"}

@@ -1,7 +1,7 @@
 """Deployments made, changed and removed while the gateway runs, over HTTP and by the command line's file."""
 
 import asyncio
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +9,10 @@ import httpx
 import pytest
 
 from terascope.client import Client
-from terascope.core.config import Config, DeploymentConfig, SiteConfig
-from terascope.core.errors import BadRequest, Conflict, NotFound
+from terascope.core.config import Config, DatabaseConfig, DeploymentConfig, SiteConfig
+from terascope.core.errors import BadRequest, ConfigError, Conflict, NotFound
 from terascope.protocol.deployments import DeploymentSettings, Layout
+from terascope.store.database import sqlite_url
 from terascope.testing.fleet import until
 from terascope.testing.gateway import ECHO, Served, serving
 from terascope.testing.slurm import SlurmCluster
@@ -117,6 +118,36 @@ async def test_putting_is_idempotent(tmp_path: Path) -> None:
         assert fleet.context_length(before.row.model) == 99
 
 
+async def test_its_number_may_follow_the_load(tmp_path: Path) -> None:
+    """None is kept, the first request starts one; bounds are changed while it runs, and outlive the gateway."""
+    async with serving(data_dir=tmp_path) as served:
+        made = await in_thread(served, lambda use: use.create("parrot", DeploymentSettings(**ECHOES, min=0, max=3)))
+        assert (made.min, made.max, made.replicas, made.state) == (0, 3, 0, "cold")
+        assert (await ask(served, "parrot")).status_code == 200
+        raised = await in_thread(served, lambda use: use.scale("parrot", least=2, most=4))
+        assert (raised.min, raised.max, raised.replicas) == (2, 4, 2)
+        with pytest.raises(BadRequest, match="`min` is 5 and `max` 4"):
+            await in_thread(served, lambda use: use.scale("parrot", least=5, most=4))
+    async with serving(data_dir=tmp_path) as served:
+        shown = await in_thread(served, lambda use: use.show("parrot"))
+        assert (shown.min, shown.max, shown.replicas) == (2, 4, 2)
+        fixed = await in_thread(served, lambda use: use.scale("parrot", 1))
+        assert (fixed.min, fixed.max, fixed.replicas) == (1, 1, 1)
+        stopped = await in_thread(served, lambda use: use.stop("parrot"))
+        assert (stopped.target, stopped.state) == ("stopped", "stopped")
+        assert (await ask(served, "parrot")).status_code == 503
+
+
+async def test_two_gateways_on_one_database_by_mistake(tmp_path: Path) -> None:
+    """The second is refused, and the replicas of the first go on: their rows are not its own to stop."""
+    shared = replace(ECHO, database=DatabaseConfig(url=sqlite_url(tmp_path / "shared.db")))
+    async with serving(shared, data_dir=tmp_path / "one") as served:
+        with pytest.raises(ConfigError, match=r"another gateway uses .*shared.db; stop it, or choose another"):
+            async with serving(shared, data_dir=tmp_path / "two"):
+                pass
+        assert (await ask(served, "echo")).status_code == 200
+
+
 async def test_what_is_refused(tmp_path: Path) -> None:
     async with serving(data_dir=tmp_path) as served:
         await in_thread(served, lambda use: use.create("parrot", DeploymentSettings(**ECHOES)))
@@ -138,6 +169,9 @@ async def test_what_is_refused(tmp_path: Path) -> None:
             {"launcher": "rocket"},
             {"site": "moon", "launcher": "local"},
             {"modes": ["x"]},
+            {"qos": ["x"]},
+            {"min": 2, "max": 1},
+            {"hot": 2},
         ):
             settings = DeploymentSettings(**{**ECHOES, **fields})
             with pytest.raises(BadRequest):

@@ -22,9 +22,11 @@ from terascope.files.files import Files
 from terascope.fleet.deployed import EngineKinds, Programs
 from terascope.fleet.deployments import Deployments, version_of
 from terascope.fleet.fleet import Fleet
+from terascope.fleet.hardware import hardware
 from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import all_launchers, choose, launcher_of
 from terascope.fleet.lock import DirectoryLock
+from terascope.fleet.node import Node
 from terascope.gateway.metrics import Metrics
 from terascope.gateway.services import Services
 from terascope.inference.inference import Inference
@@ -35,7 +37,7 @@ from terascope.retrieval.retrieval import Retrieval
 from terascope.retrieval.retrieval import Rooms as RetrievalRooms
 from terascope.scheduler.usage import Usage
 from terascope.store.blobs import Blobs
-from terascope.store.database import Database
+from terascope.store.database import Database, checked
 from terascope.store.runs import RunStore
 from terascope.store.tuning import TuningStore
 from terascope.tuning.attempt import TRAINER, Attempt
@@ -66,13 +68,11 @@ async def opened(
     it cannot be made.
     """
     clock = clock or SystemClock()
-    launchers, programs = all_launchers(clock, config.sites), Programs(config.engines, config.sites)
+    launchers, programs = all_launchers(clock, config.sites), _programs(config)
     _check(config, launchers, engine_kind)
     async with AsyncExitStack() as stack:
         make_private(data_dir)
-        lock = DirectoryLock(data_dir)
-        lock.acquire()
-        stack.callback(lock.release)
+        _lock(settings.database_url(config, data_dir), data_dir, stack)
         database = await Database.open(settings.database_url(config, data_dir), durability=config.database.durability)
         stack.push_async_callback(database.aclose)
         access = Access(database, clock, config.accounting, config.limits, config.auth.issuers)
@@ -182,6 +182,22 @@ async def _files(config: Config, database: Database, data_dir: Path, clock: Cloc
     ):  # into a data directory nobody else writes; elsewhere `keep_tidying` does it, with patience
         await files.tidy(grace_s=0.0)
     return files
+
+
+def _lock(database_url: str, data_dir: Path, stack: AsyncExitStack) -> None:
+    """Hold the data directory, and the file of a SQLite database elsewhere. Raises `ConfigError`."""
+    locks = [DirectoryLock(data_dir)]
+    url = checked(database_url)
+    if url.get_backend_name() == "sqlite" and url.database:
+        locks.append(DirectoryLock(Path(url.database).absolute().parent, Path(url.database).name))
+    for lock in locks:
+        lock.acquire()
+        stack.callback(lock.release)
+
+
+def _programs(config: Config) -> Programs:
+    """How engines are started, and what there is for them on this machine."""
+    return Programs(config.engines, config.sites, Node(hardware(config.node)))
 
 
 async def _usage(config: Config, access: Access, clock: Clock) -> Usage:

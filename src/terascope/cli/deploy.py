@@ -1,5 +1,6 @@
 """`terascope deploy`: which models are served, by which engine, where, and how often."""
 
+import re
 import shlex
 from typing import Annotated
 
@@ -30,6 +31,12 @@ def create(
     engine: Annotated[str, typer.Option(help="torch, vllm, remote or echo.")] = "torch",
     site: Annotated[str, typer.Option(help="Entry of `sites` to run on.", show_default="this machine")] = "",
     replicas: Annotated[int, typer.Option(help="How many to keep.")] = 1,
+    least: Annotated[int | None, typer.Option("--min", help="Fewest, where the load says how many.")] = None,
+    most: Annotated[int | None, typer.Option("--max", help="Most, where the load says how many.")] = None,
+    hot: Annotated[int, typer.Option(help="How many stand by beside the busy ones.")] = 0,
+    idle: Annotated[str, typer.Option(help="How long fewer must have been enough: 90s, 10m, 2h.")] = "10m",
+    mode: Annotated[list[str] | None, typer.Option(help="What it is for; may be repeated.")] = None,
+    qos: Annotated[list[str] | None, typer.Option(help="Whose requests it takes; may be repeated.")] = None,
     tensor: Annotated[int, typer.Option(help="vllm: devices that share each layer.")] = 1,
     pipeline: Annotated[int, typer.Option(help="vllm: groups of layers, one after the other.")] = 1,
     data: Annotated[int, typer.Option(help="vllm: copies of the attention.")] = 1,
@@ -51,6 +58,7 @@ def create(
         layout={"tensor": tensor, "pipeline": pipeline, "data": data, "expert": expert, "nodes": nodes},
         url=server, launcher=launcher,
         context_length=context_length, max_batch=max_batch, options=_options(option or []),
+        min=least, max=most, hot=hot, idle_s=_seconds(idle), **_given(modes=mode, qos=qos),
     )  # fmt: skip
     if dry_run:
         preview = client.deployments.preview(name, settings)
@@ -85,7 +93,7 @@ def show(client: Client, name: _Name, as_json: Json = False) -> None:
     origin = "the configuration" if one.declared else f"an operator, {when(one.created)}"
     details([
         ("name", one.name), ("model", one.model), ("engine", one.engine), ("where", _where(one)),
-        ("wanted", f"{one.replicas} replicas" if one.target == "running" else "stopped"),
+        ("wanted", _number(one) if one.target == "running" else "stopped"),
         ("ready", one.ready), ("state", one.state), ("message", one.message), ("made by", origin),
     ])  # fmt: skip
     rows = (
@@ -101,11 +109,15 @@ def show(client: Client, name: _Name, as_json: Json = False) -> None:
 def scale(
     client: Client,
     name: _Name,
-    replicas: Annotated[int, typer.Argument(metavar="REPLICAS", help="How many to keep.")],
+    replicas: Annotated[int | None, typer.Argument(metavar="[REPLICAS]", help="How many to keep.")] = None,
+    least: Annotated[int | None, typer.Option("--min", help="Fewest, where the load says how many.")] = None,
+    most: Annotated[int | None, typer.Option("--max", help="Most, where the load says how many.")] = None,
 ) -> None:
-    """Keep another number of replicas; those over it finish what they are answering."""
-    one = client.deployments.scale(name, replicas)
-    print(f"{one.name} keeps {one.replicas} replicas")
+    """Keep another number of replicas, or let the load say how many; those over it finish what they are answering."""
+    if replicas is least is most is None:
+        raise BadRequest("say how many replicas to keep, or --min and --max; `terascope deploy stop` keeps none")
+    one = client.deployments.scale(name, replicas, least=least, most=most)
+    print(f"{one.name} keeps {_number(one)}")
 
 
 @app.command()
@@ -151,6 +163,24 @@ def logs(
 ) -> None:
     """Print the last lines of a replica's log."""
     print(client.deployments.log(name, replica, lines).text, end="")
+
+
+def _number(one: DeploymentView) -> str:
+    if one.min < one.max:
+        return f"{one.min} to {one.max} replicas by the load, {one.replicas} now"
+    return f"{one.replicas} replicas"
+
+
+def _seconds(text: str) -> float:
+    """A duration as people write it: `90`, `90s`, `10m`, `2h`, `1d`."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([smhd]?)", text.strip())
+    if not found:
+        raise BadRequest(f"--idle {text!r} is no duration; write 90s, 10m or 2h")
+    return float(found[1]) * {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400}[found[2]]
+
+
+def _given(**fields: list[str] | None) -> dict[str, list[str]]:
+    return {name: value for name, value in fields.items() if value}
 
 
 def _where(one: DeploymentView) -> str:

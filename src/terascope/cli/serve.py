@@ -220,7 +220,11 @@ class _Greeting:
             self._key = await _first_key(services, None)
         states = services.states()
         ready = [name for name, state in states.items() if state == "ready"]
-        print(f"\nReady: {', '.join(ready) or 'no deployment'}" + ("" if len(ready) == len(states) else " (not all)"))
+        cold = [name for name, state in states.items() if state == "cold"]
+        missing = "" if len(ready) + len(cold) == len(states) else " (not all)"
+        print(f"\nReady: {', '.join(ready) or 'no deployment'}{missing}")
+        if cold:
+            print(f"  cold      {', '.join(cold)}: the first request starts a replica")
         print(f"  API       {self._url}/v1    (API reference: {self._url}/docs)")
         print(f"  key       {self._key_line()}")
         chat = [version for version in services.catalog.list() if _answers_chat(services, version.public_name)]

@@ -46,9 +46,15 @@ class Deployments(Noun[Sender]):
         return Ask("PUT", _path(name), DeploymentPut, settings)
 
     @call
-    def scale(self, name: str, replicas: int) -> Ask[DeploymentView]:
-        """Keep so many replicas. Raises `NotFound`, and `Conflict` for a deployment of the gateway's configuration."""
-        return Ask("PATCH", _path(name), DeploymentView, ChangeDeployment(replicas=replicas))
+    def scale(
+        self, name: str, replicas: int | None = None, *, least: int | None = None, most: int | None = None
+    ) -> Ask[DeploymentView]:
+        """Keep so many replicas, or from `least` to `most` by the load; without any number it is stopped.
+
+        Raises `NotFound`, and `Conflict` for a deployment of the gateway's configuration.
+        """
+        change = ChangeDeployment(replicas=replicas, min=least, max=most)
+        return Ask("PATCH", _path(name), DeploymentView, change)
 
     @call
     def stop(self, name: str) -> Ask[DeploymentView]:

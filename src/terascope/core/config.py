@@ -8,6 +8,8 @@ room takes only its own part. `help` in a field's metadata is the text of the re
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from terascope.core.bounds import Bounds
+
 
 def _key(default: Any, help: str) -> Any:
     """A setting with a default and the sentence that documents it."""
@@ -279,7 +281,14 @@ class DeploymentConfig:
     served_name: str = _key("", "remote: what the server calls the model; empty means the model's name.")
     launcher: str = _key("local", "What starts its replicas: `local`, or `inprocess` for engines that need no process.")
     site: str = _key("", "Which entry of `sites` it runs on; empty means this machine.")
-    replicas: int = _key(1, "How many replicas to keep.")
+    replicas: int = _key(1, "How many replicas to keep, where neither `min` nor `max` says more.")
+    min: int | None = _key(None, "Fewest replicas, where their number follows the load; 0: none while nobody asks.")
+    max: int | None = _key(None, "Most replicas, where their number follows the load; none: `replicas`, or `min`.")
+    hot: int = _key(0, "How many replicas stand by beside those that are busy, within `max`.")
+    idle_s: float = _key(600.0, "Seconds for which fewer replicas must have been enough before one of them ends.")
+    qos: list[str] = _key(
+        ["urgent", "interactive", "batch"], "Whose requests it takes: `urgent`, `interactive`, `batch`."
+    )
     max_in_flight: int = _key(
         0, "Most requests that a replica gets at once; 0: as many as its engine says it runs, or is found to run."
     )
@@ -307,6 +316,22 @@ class DeploymentConfig:
     options: dict[str, str] = _key(
         {}, "Further options of the engine, passed on as they are: in vllm `name: value` becomes `--name value`."
     )
+
+    @property
+    def bounds(self) -> Bounds:
+        """Between which numbers of replicas it is kept; equal ones are kept whatever the load."""
+        most = max(self.replicas, self.min or 0) if self.max is None else self.max
+        least = min(self.replicas, most) if self.min is None else self.min
+        return Bounds(least, most, self.hot, self.idle_s)
+
+
+@dataclass(frozen=True)
+class NodeConfig:
+    """What this machine has, for replicas that run on it; what is neither said nor found is not checked."""
+
+    gpus: int = _key(0, "GPUs for replicas; 0: as many as NVIDIA's driver, or `CUDA_VISIBLE_DEVICES`, shows.")
+    gpu_memory_gb: float = _key(0.0, "Memory of each GPU, in GB; 0: not known.")
+    memory_gb: float = _key(0.0, "Memory for replicas on the CPU, in GB; 0: what the machine, or its cgroup, has.")
 
 
 @dataclass(frozen=True)
@@ -361,6 +386,7 @@ class Config:
     limits: LimitsConfig = _part(LimitsConfig, "How fast keys, projects and classes of service may ask.")
     internals: InternalsConfig = _part(InternalsConfig, "The most that one trace may take.")
     tuning: TuningConfig = _part(TuningConfig, "How fine-tuning jobs are run.")
+    node: NodeConfig = _part(NodeConfig, "What this machine has, for replicas that run on it.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
     engines: dict[str, EngineConfig] = _key({}, "How engines are started here: `vllm`, `torch`.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")

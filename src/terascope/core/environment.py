@@ -41,6 +41,12 @@ def secret(name: str) -> str:
     return os.environ.get(name, "")
 
 
+def visible_gpus() -> list[str] | None:
+    """The GPUs that CUDA shows to programs here, when somebody has chosen them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return None if chosen is None else [one.strip() for one in chosen.split(",") if one.strip()]
+
+
 def prefer(name: str, value: str) -> None:
     """Set a variable that a library reads when it is loaded, unless the user has set it."""
     os.environ.setdefault(name, value)

@@ -2,14 +2,17 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from math import inf
 from pathlib import Path
 
 from terascope.core.config import DeploymentConfig, EngineConfig, SiteConfig
 from terascope.core.errors import ConfigError
 from terascope.core.models import ModelVersion
+from terascope.core.projects import Qos
 from terascope.engines.contract import Endpoint, EngineKind, Launch
 from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import IN_PROCESS, choose, launcher_of
+from terascope.fleet.node import Need, Node
 from terascope.fleet.reconciler import Limits
 
 Wanted = Sequence[tuple[DeploymentConfig, ModelVersion]]
@@ -24,6 +27,7 @@ class Programs:
 
     engines: Mapping[str, EngineConfig] = field(default_factory=dict)
     sites: Mapping[str, SiteConfig] = field(default_factory=dict)
+    node: Node = field(default_factory=Node)
 
     def of(self, deployment: DeploymentConfig) -> EngineConfig:
         """Return how the engine of a deployment is started where that runs."""
@@ -31,14 +35,21 @@ class Programs:
         there = self.sites[deployment.site].engines.get(engine, here) if deployment.site in self.sites else here
         return replace(there, environment={**there.environment, **deployment.environment})
 
+    def need(self, deployment: DeploymentConfig, version: ModelVersion) -> Need:
+        """Return what a replica takes of this machine; nothing where it runs elsewhere."""
+        if deployment.site or deployment.launcher != "local":
+            return Need()
+        return self.node.need(deployment, version, self.of(deployment).environment)
+
     def check(self, deployment: DeploymentConfig, version: ModelVersion) -> None:
-        """Raise `ConfigError` when a model's files are where the nodes of the deployment's site may not see them."""
+        """Raise `ConfigError` when a replica fits on no machine, or its site may not see the files."""
         if deployment.site in self.sites:
             _check_nodes(deployment, self.sites[deployment.site])
         elif deployment.layout.nodes > 1:
             raise ConfigError(
                 f"layout.nodes is {deployment.layout.nodes}: a replica of several nodes is a job; name its `site`"
             )
+        self.node.check(deployment.name or version.name, self.need(deployment, version))
         weights = self.sites[deployment.site].weights if deployment.site in self.sites else ""
         if weights and version.directory and not Path(version.directory).is_relative_to(weights):
             raise ConfigError(
@@ -108,6 +119,19 @@ def prepare(
     return tuple(first)
 
 
+def check_numbers(name: str, config: DeploymentConfig) -> None:
+    """Raise `ConfigError` when a deployment's numbers of replicas contradict each other, or its classes are none."""
+    bounds = config.bounds
+    if not 0 <= bounds.least <= bounds.most:
+        raise ConfigError(f"deployment {name}: `min` is {bounds.least} and `max` {bounds.most}; write 0 <= min <= max")
+    if not 0 <= bounds.hot <= bounds.most:
+        raise ConfigError(f"deployment {name}: `hot` is {bounds.hot}; write 0 to {bounds.most}, which is its most")
+    if not 0 < bounds.idle_s < inf:
+        raise ConfigError(f"deployment {name}: `idle_s` is {bounds.idle_s:g}; write a number of seconds above 0")
+    if unknown := set(config.qos) - set(Qos):
+        raise ConfigError(f"deployment {name}: there is no QOS {min(unknown)!r}; choose from {', '.join(Qos)}")
+
+
 def _prepare(
     config: DeploymentConfig,
     version: ModelVersion,
@@ -117,6 +141,7 @@ def _prepare(
     programs: Programs,
 ) -> Deployed:
     name = config.name or version.name
+    check_numbers(name, config)
     programs.check(config, version)
     launch, kind = Launch(replace(config, name=name), version, programs.of(config)), kinds(config.engine)
     external = not kind.command(launch, Endpoint("unix:/endpoint"))
@@ -125,7 +150,7 @@ def _prepare(
         raise ConfigError(f"deployment {name}: engine {config.engine} runs in a process; choose launcher `local`")
     if external:
         patience = limits.external_s
-        limits = replace(limits, start_s=patience, silent_s=patience, last_pause_s=limits.external_pause_s)
+        limits = replace(limits, start_s=patience, silent_s=patience, last_pause_s=limits.external_pause_s, most_lost=0)
     else:
         pause = limits.remote_pause_s if config.site else limits.last_pause_s
         limits = replace(limits, start_s=config.start_timeout_s, last_pause_s=pause)

@@ -2,17 +2,19 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from terascope.catalog.catalog import Catalog
+from terascope.core.bounds import Bounds
 from terascope.core.clock import Clock
 from terascope.core.config import DeploymentConfig, LayoutConfig
 from terascope.core.errors import BadRequest, ConfigError, Conflict, ModelNotFound, NotFound, ServiceError
 from terascope.core.models import Mode, ModelVersion
 from terascope.core.states import DeploymentTarget
+from terascope.fleet.deployed import check_numbers
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.logs import log_file
 from terascope.fleet.preview import Preview
@@ -25,6 +27,8 @@ _OF_FILES = ("torch", "vllm")
 """Engines that run a model from its files."""
 _ACTIONS = {"deployment.create": "created", "deployment.change": "changed", "deployment.remove": "removed"}
 _MOST_LOG = 1 << 20  # bytes
+_NUMBERS = ("replicas", "min", "max", "hot", "idle_s")
+_NONE: dict[str, Any] = {"replicas": 0, "min": None, "max": None, "hot": 0}
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +125,8 @@ class Deployments:
     async def put(self, config: DeploymentConfig) -> tuple[Deployment, bool]:
         """Make a deployment what `config` says, or a new one; return whether anything had to change.
 
-        Where only the number of replicas differs, the others go on; else all of them are followed by new ones. Raises
-        as `create` does.
+        Where only their number differs, or what it follows, the replicas go on; else all of them are followed by new
+        ones. Raises as `create` does.
         """
         before = next((row for row in await self._store.all() if row.name == config.name), None)
         if before is None:
@@ -133,7 +137,7 @@ class Deployments:
             if (was.config, was.target) == (config, DeploymentTarget.RUNNING):
                 return was, False
             row = await self._save(replace(before, settings=asdict(config), target=DeploymentTarget.RUNNING))
-            if replace(was.config, replicas=config.replicas) == config:
+            if replace(was.config, **{name: getattr(config, name) for name in _NUMBERS}) == config:
                 await self._follow(row)
             else:
                 await self._fleet.remove(config.name)
@@ -141,13 +145,18 @@ class Deployments:
                 await self._fleet.add(config, version)
             return _deployment(row), True
 
-    async def scale(self, name: str, replicas: int) -> Deployment:
-        """Keep so many replicas; a stopped one runs again. Raises `NotFound`, and `Conflict` for a declared one."""
-        return await self._change(name, DeploymentTarget.RUNNING, replicas)
+    async def scale(
+        self, name: str, replicas: int | None = None, *, least: int | None = None, most: int | None = None
+    ) -> Deployment:
+        """Keep so many replicas, or from `least` to `most` by the load; a stopped deployment runs again.
+
+        Raises `NotFound`, `Conflict` for a declared one, and `BadRequest` for numbers that contradict each other.
+        """
+        return await self._change(name, DeploymentTarget.RUNNING, _scaled(replicas, least, most))
 
     async def stop(self, name: str) -> Deployment:
         """Keep no replica until it is scaled again; those there are finish what they are answering."""
-        return await self._change(name, DeploymentTarget.STOPPED, None)
+        return await self._change(name, DeploymentTarget.STOPPED, {})
 
     async def remove(self, name: str) -> None:
         """Forget a deployment; its replicas finish what they are answering. Raises as `scale` does."""
@@ -190,20 +199,21 @@ class Deployments:
         for one in await self.all():
             if one.declared:
                 continue
-            config = one.config if one.target is DeploymentTarget.RUNNING else replace(one.config, replicas=0)
+            config = one.config if one.target is DeploymentTarget.RUNNING else replace(one.config, **_NONE)
             try:
                 await self._fleet.add(config, await version_of(self._catalog, config))
             except ServiceError as error:
                 self.failed[config.name] = error.message
                 show(config.name, f"failed: {error.message}")
 
-    async def _change(self, name: str, target: DeploymentTarget, replicas: int | None) -> Deployment:
+    async def _change(self, name: str, target: DeploymentTarget, numbers: Mapping[str, int | None]) -> Deployment:
         async with self._changing:
             self._own(name)
             before = next((row for row in await self._store.all() if row.name == name), None)
             if before is None:
                 raise not_found(name)
-            settings = before.settings if replicas is None else {**before.settings, "replicas": replicas}
+            settings = {**before.settings, **numbers}
+            _check_numbers(_config(settings))
             row = await self._save(replace(before, settings=settings, target=target))
             await self._follow(row)
             return _deployment(row)
@@ -211,11 +221,11 @@ class Deployments:
     async def _follow(self, row: DeploymentRow) -> None:
         """Have the fleet keep what `row` wants."""
         one = _deployment(row)
-        replicas = one.config.replicas if one.target is DeploymentTarget.RUNNING else 0
-        if self.failed.pop(row.name, "") and replicas:
+        bounds = one.config.bounds if one.target is DeploymentTarget.RUNNING else Bounds.fixed(0)
+        if self.failed.pop(row.name, "") and bounds.most:
             await self._fleet.add(one.config, await self._possible(one.config))
         else:
-            await self._fleet.scale(row.name, replicas)
+            await self._fleet.bound(row.name, bounds)
 
     async def _save(self, row: DeploymentRow) -> DeploymentRow:
         changed = replace(row, changed=self._clock.now())
@@ -244,6 +254,19 @@ def _deployment(row: DeploymentRow) -> Deployment:
 def _change_of(row: AuditRow) -> Event:
     told = ", ".join(f"{name} {value}" for name, value in row.details.items() if value not in (None, ""))
     return Event(row.time, "", _ACTIONS[row.action], ": ".join(filter(None, [f"by {row.user_id}", told])))
+
+
+def _scaled(replicas: int | None, least: int | None, most: int | None) -> dict[str, int | None]:
+    """The settings that are to change: what is given; a number alone ends what followed the load before."""
+    changed = {"min": least, "max": most} | ({} if replicas is None else {"replicas": replicas})
+    return changed | ({"hot": 0} if least is most is None else {})
+
+
+def _check_numbers(config: DeploymentConfig) -> None:
+    try:
+        check_numbers(config.name, config)
+    except ConfigError as error:
+        raise BadRequest(error.message) from None
 
 
 def _config(settings: Any) -> DeploymentConfig:

@@ -4,70 +4,41 @@ import asyncio
 import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+from terascope.core.bounds import Bounds
 from terascope.core.clock import Clock
 from terascope.core.config import DeploymentConfig
 from terascope.core.environment import REPLICA_SECRET
 from terascope.core.errors import ConfigError, ModelNotFound, ModelUnavailable
 from terascope.core.ids import new_id
-from terascope.core.models import Mode, ModelVersion, Task
+from terascope.core.models import ModelVersion
 from terascope.core.states import ReplicaStatus
 from terascope.engines import registry
 from terascope.engines.contract import Endpoint
+from terascope.fleet.demand import Waiting
 from terascope.fleet.deployed import Deployed, EngineKinds, Programs, Wanted, prepare
 from terascope.fleet.endpoints import Endpoints, new_secret
 from terascope.fleet.launchers.contract import Launcher, Place, Program
-from terascope.fleet.life import Life, put_away
+from terascope.fleet.life import Life, Listener, put_away
 from terascope.fleet.logs import log_file
 from terascope.fleet.preview import Preview, preview
 from terascope.fleet.reconciler import Limits
 from terascope.fleet.replica import Replica
+from terascope.fleet.scaling import Scaling, leavers
+from terascope.fleet.serving import Counted, Serving, best, soonest_s, usable_modes
 from terascope.fleet.slot import ServingState, Slot
-from terascope.fleet.supervisor import Supervisor, Verify
+from terascope.fleet.starts import Starts
+from terascope.fleet.supervisor import Supervisor, Verify, no_check
 from terascope.store.database import Database
 from terascope.store.replicas import ReplicaRow, ReplicaStore
-
-Listener = Callable[[ReplicaRow, str], None]
-"""Called with a replica's row and its message whenever its status or message has changed; must return soon."""
-
-_MODE_ENDPOINTS = {
-    Mode.QUERY.value: frozenset({"chat/completions", "completions"}),
-    Mode.EMBED.value: frozenset({"embeddings"}),
-    Mode.INTERNALS.value: frozenset({"traces"}),
-}
-_TASK_ENDPOINTS = {
-    Task.GENERATE: frozenset({"chat/completions", "completions", "embeddings"}),
-    Task.EMBED: frozenset({"embeddings"}),
-}
+from terascope.store.starts import StartStore
 
 KEPT_ROWS = 20
 """Ended replicas of a deployment that are remembered, with their logs."""
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Serving:
-    """How a model is served: the state, and what there is to say about it."""
-
-    state: ServingState
-    message: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Counted:
-    """How a deployment is served: how many replicas take requests, and its state as that of `Serving`."""
-
-    ready: int
-    state: ServingState
-    message: str
-
-
-async def no_check(replica: Replica) -> bool:
-    """The verification of a fleet that has no fingerprints: every replica passes."""
-    return True
 
 
 class Fleet:
@@ -108,6 +79,9 @@ class Fleet:
         self._ready: dict[str, tuple[Replica, ...]] = {}
         self._hopeful: dict[str, bool] = {}
         self._changes: dict[str, asyncio.Event] = defaultdict(asyncio.Event)
+        self._starts = Starts(StartStore(database), clock)
+        self._resizing = asyncio.Lock()
+        self.scaling = Scaling(clock, lambda: self._slots, self._resize)
 
     async def start(self, deployments: Wanted) -> None:
         """Begin to keep the replicas of `deployments`; return once their rows are there, not when they are ready.
@@ -121,6 +95,7 @@ class Fleet:
             self._endpoints.open()
             (self._data_dir / "logs").mkdir(mode=0o700, exist_ok=True)
             left = await self._store.unfinished()
+            await self._starts.read()
             await self._make_slots()
         except BaseException:
             self._slots = []
@@ -128,6 +103,7 @@ class Fleet:
             raise
         self._tasks = [asyncio.create_task(self._clean(left))]
         self._tasks += [asyncio.create_task(self._keep(slot)) for slot in self._slots]
+        self._tasks.append(asyncio.create_task(self.scaling.run()))
 
     async def add(self, config: DeploymentConfig, version: ModelVersion) -> None:
         """Begin to keep the replicas of one more deployment; return once their rows are there.
@@ -138,22 +114,39 @@ class Fleet:
         if one.name in {other.name for other in self._deployed}:
             raise ConfigError(f"there is a deployment {one.name!r} already")
         self._deployed += (one,)
-        await self._grow(one, config.replicas)
+        self.scaling.keep(one, config.bounds)
+        await self._resize(one.name, config.bounds.rest)
 
     async def scale(self, name: str, replicas: int) -> None:
         """Keep so many replicas of a deployment; those over it finish what they are answering. Idempotent."""
-        kept = [slot for slot in self._slots if slot.deployed.name == name and not slot.closing]
-        for slot in kept[replicas:]:
-            slot.retire()
+        await self.bound(name, Bounds.fixed(replicas))
+
+    async def bound(self, name: str, bounds: Bounds) -> None:
+        """Keep a deployment within `bounds` from now on. Replicas over them finish what they are answering."""
         for one in self._deployed:
             if one.name == name:
-                await self._grow(one, replicas - len(kept))
+                self.scaling.keep(one, bounds)
+                kept = sum(slot.deployed is one and not slot.closing for slot in self._slots)
+                await self._resize(name, min(bounds.most, max(bounds.rest, kept)))
+
+    async def _resize(self, name: str, replicas: int) -> None:
+        """Keep so many replicas, as far as the bounds of now allow; one change comes after the other."""
+        async with self._resizing:
+            bounds = self.scaling.bounds(name)
+            wanted = max(bounds.least, min(bounds.most, replicas))
+            kept = [slot for slot in self._slots if slot.deployed.name == name and not slot.closing]
+            for slot in leavers(kept, wanted):
+                slot.retire()
+            for one in self._deployed:
+                if one.name == name:
+                    await self._grow(one, wanted - len(kept))
 
     async def remove(self, name: str) -> None:
         """Keep no replica of a deployment, and forget it; its replicas finish what they are answering."""
         await self.scale(name, 0)
         gone = {one.model for one in self._deployed if one.name == name}
         self._deployed = tuple(one for one in self._deployed if one.name != name)
+        self.scaling.forget(name)
         for model in gone - self.served():
             self._ready.pop(model, None)
             self._hopeful.pop(model, None)
@@ -169,6 +162,7 @@ class Fleet:
 
         Holds on return: nothing that this fleet started is left, but for what its launcher could not stop.
         """
+        self.scaling.close()
         for slot in self._slots:
             slot.close()
         await asyncio.gather(*self._tasks)
@@ -197,19 +191,30 @@ class Fleet:
             while self.status(model).state is ServingState.STARTING:
                 await self.wait_for_change(model)
 
-    def check_hope(self, public_name: str) -> None:
-        """Raise `ModelUnavailable`, with the reason, when no replica of the model is ready or likely to become so.
+    def check_hope(self, public_name: str, waiting: Waiting | None = None) -> bool:
+        """Return whether a replica of the model, that may take `waiting`, is ready or on its way.
 
-        Raises `ModelNotFound` for a model that no deployment serves.
+        False means that none of its deployments is for such requests. Raises `ModelUnavailable`, with the reason, when
+        none that is can be expected soon, and `ModelNotFound` for a model that no deployment serves.
         """
         if self._deployed and public_name not in self.served():
             raise ModelNotFound(f"{public_name} is not served here; GET /v1/models lists what is", param="model")
-        serving = self.status(public_name)
-        if serving.state in (ServingState.READY, ServingState.STARTING):
-            return
+        names = [one.name for one in self._deployed if one.model == public_name]
+        able = names if waiting is None else self.scaling.able(public_name, waiting)
+        slots = [slot for slot in self._slots_of(public_name) if slot.deployed.name in able]
+        serving = best(slots, cold=any(map(self._cold, able)))
+        if serving.state in (ServingState.READY, ServingState.STARTING, ServingState.COLD):
+            return True
+        if names and not able:
+            return False
         reason = serving.message or "no replica of it is wanted"
-        wait = min((slot.retry_after_s for slot in self._slots_of(public_name)), default=None)
+        wait = min((slot.retry_after_s for slot in slots), default=None)
         raise ModelUnavailable(f"{public_name} cannot be served now: {reason}", retry_after=wait)
+
+    def coming_s(self, public_name: str) -> float | None:
+        """In about how many seconds a replica of the model will be ready, as past starts tell; None: nothing tells."""
+        deployed = [one for one in self._deployed if one.model == public_name]
+        return soonest_s(self._starts, self._slots_of(public_name), deployed)
 
     def report_lost(self, replica: Replica) -> None:
         """A request could not reach the replica's engine: it gets no more until it has answered a probe, made now."""
@@ -227,17 +232,8 @@ class Fleet:
 
     def modes(self, public_name: str) -> frozenset[str]:
         """What a model may and can be used for: what its deployments allow and its engines offer."""
-        allowed = {mode for deployment in self.deployments_for(public_name) for mode in deployment.modes}
-        offered = self._endpoints_of(public_name)
-        return frozenset(mode for mode in allowed if _MODE_ENDPOINTS.get(mode, offered) & offered)
-
-    def _endpoints_of(self, public_name: str) -> frozenset[str]:
-        """What the ready replicas offer; while none is ready, what models of this task have."""
-        infos = [one.info for one in self.replicas_for(public_name) if one.info]
-        tasks = {one.launch.version.task for one in self._deployed if one.model == public_name}
-        if infos:
-            return frozenset().union(*(info.capabilities.endpoints for info in infos))
-        return frozenset().union(*(_TASK_ENDPOINTS[task] for task in tasks))
+        deployed = [one for one in self._deployed if one.model == public_name]
+        return usable_modes([one.launch for one in deployed], [one.info for one in self.replicas_for(public_name)])
 
     def context_length(self, public_name: str) -> int:
         """The longest prompt and answer together, in tokens, that every ready replica takes; 0 when none says."""
@@ -246,7 +242,8 @@ class Fleet:
 
     def status(self, public_name: str) -> Serving:
         """How a model is served: the best of its replicas counts."""
-        return _best(self._slots_of(public_name))
+        cold = any(self._cold(one.name) for one in self._deployed if one.model == public_name)
+        return best(self._slots_of(public_name), cold=cold)
 
     def state(self, public_name: str) -> str:
         """The state of `status`."""
@@ -254,16 +251,21 @@ class Fleet:
 
     def states(self) -> dict[str, str]:
         """The state of every deployment that wants replicas, by its name."""
-        by_name: dict[str, list[Slot]] = defaultdict(list)
-        for slot in self._slots:
-            by_name[slot.deployed.name].append(slot)
-        return {name: _best(slots).state for name, slots in by_name.items()}
+        there = {slot.deployed.name for slot in self._slots}
+        names = [one.name for one in self._deployed if one.name in there or self._cold(one.name)]
+        return {name: self.count(name).state for name in names}
 
     def count(self, deployment: str) -> Counted:
         """How a deployment is served, by its name."""
         slots = [slot for slot in self._slots if slot.deployed.name == deployment]
         ready = sum(slot.state is ServingState.READY for slot in slots)
-        return Counted(ready, _best(slots).state, _best(slots).message)
+        serving = best(slots, cold=self._cold(deployment))
+        return Counted(ready, sum(not slot.closing for slot in slots), serving.state, serving.message)
+
+    def _cold(self, deployment: str) -> bool:
+        """Whether it has no replica because nobody asks."""
+        there = any(slot.deployed.name == deployment and not slot.closing for slot in self._slots)
+        return not there and self.scaling.bounds(deployment).elastic
 
     def listen(self, listener: Listener) -> Callable[[], None]:
         """Have `listener` told of every change from now on; return what ends that."""
@@ -272,7 +274,9 @@ class Fleet:
 
     async def _make_slots(self) -> None:
         for deployed in self._deployed:
-            for _ in range(deployed.launch.deployment.replicas):
+            bounds = deployed.launch.deployment.bounds
+            self.scaling.keep(deployed, bounds)
+            for _ in range(bounds.rest):
                 await self._make_slot(deployed)
         self._refresh()
 
@@ -283,7 +287,7 @@ class Fleet:
         return slot
 
     async def _grow(self, deployed: Deployed, replicas: int) -> None:
-        for _ in range(replicas):
+        for _ in range(0 if self.scaling.closed else replicas):
             self._tasks.append(asyncio.create_task(self._keep(await self._make_slot(deployed))))
         self._refresh()
 
@@ -322,11 +326,15 @@ class Fleet:
             replica.row = row
             if row.status.final:
                 self._endpoints.remove(row.url)
+                self._programs.node.free(row.id)
             self._changed(row)
 
         life = Life(replica.row, deployed.launcher, self._store, self._clock, changed, deployed.limits)
         program = self._program(deployed, replica)
-        return Supervisor(life, replica, program, self._clock, deployed.limits, self._verify)
+        arrived = partial(self._starts.add, replica.id, deployed)
+        need = self._programs.need(deployed.launch.deployment, deployed.launch.version)
+        take = partial(self._programs.node.take, replica.id, need)
+        return Supervisor(life, replica, program, self._clock, deployed.limits, self._verify, arrived, take)
 
     def _new_replica(self, deployed: Deployed, restarts: int) -> Replica:
         replica_id, config = new_id("replica"), deployed.launch.deployment
@@ -385,16 +393,11 @@ class Fleet:
             slots = list(self._slots_of(model))
             replicas = (slot.supervisor.replica for slot in slots if slot.supervisor)
             ready = tuple(replica for replica in replicas if replica.takes_requests)
-            hopeful = any(slot.hopeful for slot in slots)
+            self.scaling.infos |= {one.row.deployment: one.info for one in ready if one.info}
+            hopeful = any(slot.hopeful for slot in slots) or self.status(model).state is ServingState.COLD
             if (ready, hopeful) != (self._ready.get(model), self._hopeful.get(model)):
                 self._ready[model], self._hopeful[model] = ready, hopeful
                 self._changes.pop(model, asyncio.Event()).set()
 
     def _slots_of(self, public_name: str) -> Iterable[Slot]:
         return (slot for slot in self._slots if slot.deployed.model == public_name)
-
-
-def _best(slots: Iterable[Slot]) -> Serving:
-    order = list(ServingState)
-    best = min(slots, key=lambda slot: order.index(slot.state), default=None)
-    return Serving(best.state, best.message) if best else Serving(ServingState.STOPPED)

@@ -14,6 +14,8 @@ from terascope.fleet.waiting import within
 from terascope.store.replicas import ReplicaRow, ReplicaStore
 
 Changed = Callable[[ReplicaRow], None]
+Listener = Callable[[ReplicaRow, str], None]
+"""Called with a replica's row and its message whenever its status or message has changed; must return soon."""
 
 _log = logging.getLogger(__name__)
 _HURRIED_ATTEMPTS = 3

@@ -5,7 +5,8 @@
 | pending     | launch -> starting                                  | end -> stopped                    |
 | starting    | answers -> verifying; too late: end -> failed       | end -> stopped                    |
 | verifying   | right -> ready; wrong -> quarantined                | end -> stopped                    |
-| ready       | wrong -> quarantined; silent too long: end -> failed| -> draining                       |
+| ready       | wrong -> quarantined; silent too long, or lost too  | -> draining                       |
+|             | many requests: end -> failed                        |                                   |
 | quarantined | right -> verifying                                  | end -> stopped                    |
 | draining    | idle or too long: end -> stopped                    | idle or too long: end -> stopped  |
 
@@ -37,6 +38,7 @@ class Limits:
     last_pause_s: float = 0.25
     external_pause_s: float = 5.0  # the same for an engine that is not ours
     remote_pause_s: float = 1.0  # the same for an engine on another machine
+    most_lost: int = 20  # requests in a row that a ready engine may lose although it answers probes; 0: any number
     healthy_s: float = 600.0  # a replica that was ready for so long has no history of failures any more
 
 
@@ -46,7 +48,7 @@ class Seen:
 
     `program`: the last look at it, None before it was started. `answers`: the last probe. `verdict`: whether
     its numbers are right, None when not known yet. `in_status_s`: seconds since its status changed.
-    `silent_s`: seconds since a ready engine stopped to answer.
+    `silent_s`: seconds since a ready engine stopped to answer. `lost`: how many requests in a row it has lost.
     """
 
     program: Observation | None = None
@@ -55,6 +57,7 @@ class Seen:
     in_flight: int = 0
     in_status_s: float = 0.0
     silent_s: float = 0.0
+    lost: int = 0
 
 
 class Kind(StrEnum):
@@ -127,6 +130,8 @@ def _verifying(seen: Seen, _limits: Limits) -> Action:
 def _ready(seen: Seen, limits: Limits) -> Action:
     if seen.silent_s >= limits.silent_s:
         return Action(Kind.END, ReplicaStatus.FAILED, f"has not answered for {limits.silent_s:g} s")
+    if 0 < limits.most_lost <= seen.lost:
+        return Action(Kind.END, ReplicaStatus.FAILED, f"answers probes, but has lost its last {seen.lost} requests")
     return Action(Kind.MARK, ReplicaStatus.QUARANTINED, _WRONG) if seen.verdict is False else REST
 
 

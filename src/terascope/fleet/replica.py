@@ -4,6 +4,7 @@ import asyncio
 
 from terascope.core.states import ReplicaStatus
 from terascope.engines.contract import Endpoint, Engine, EngineInfo, Launch
+from terascope.scheduler.breaker import Breaker
 from terascope.store.replicas import ReplicaRow
 
 
@@ -11,7 +12,8 @@ class Replica:
     """A row, the adapter to its engine, and how much it has to do.
 
     `info` is what the engine said of itself, None until it has answered. `suspect` is set while there is reason
-    to doubt that it answers: then it gets no new requests, but it is not given up yet.
+    to doubt that it answers: then it gets no new requests, but it is not given up yet. `breaker` knows how its last
+    requests ended: one that loses them although it answers probes gets no more while others can take them.
     `listen` is the path of the socket where it runs, when that is another machine.
     """
 
@@ -23,7 +25,9 @@ class Replica:
         self.listen = listen
         self.info: EngineInfo | None = None
         self.suspect = False
+        self.breaker = Breaker()
         self._in_flight = 0
+        self._peak = 0
         self._idle = asyncio.Event()
         self._idle.set()
 
@@ -55,10 +59,16 @@ class Replica:
     @in_flight.setter
     def in_flight(self, count: int) -> None:
         self._in_flight = count
+        self._peak = max(self._peak, count)
         if count:
             self._idle.clear()
         else:
             self._idle.set()
+
+    def take_peak(self) -> int:
+        """The most requests that it answered at once since the last call."""
+        peak, self._peak = self._peak, self._in_flight
+        return peak
 
     async def idle(self) -> None:
         """Return once nothing is in flight."""

@@ -10,6 +10,7 @@ from terascope.core.clock import Clock
 from terascope.core.states import ReplicaStatus
 from terascope.fleet.deployed import Deployed
 from terascope.fleet.reconciler import backoff_s
+from terascope.fleet.starts import Starts
 from terascope.fleet.supervisor import Supervisor
 from terascope.fleet.waiting import within
 
@@ -24,6 +25,7 @@ class ServingState(StrEnum):
 
     READY = "ready"  # answers requests
     STARTING = "starting"  # a replica is on its way; requests wait
+    COLD = "cold"  # no replica is kept while nobody asks; the first request starts one, and waits
     FAILED = "failed"  # none is on its way that is likely to arrive; requests are refused, starts go on
     STOPPED = "stopped"  # no replica is wanted
 
@@ -107,6 +109,10 @@ class Slot:
         if self.supervisor:
             self.supervisor.stop()
         self._refresh()
+
+    def coming_s(self, starts: Starts) -> float | None:
+        """In about how many seconds its replica will be ready, as past starts tell; None when they do not."""
+        return starts.left_s(self.deployed, *(self.supervisor.start_s if self.supervisor else (0.0, None)))
 
     @property
     def closing(self) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from terascope.core.clock import Clock
@@ -12,12 +13,23 @@ from terascope.core.states import ReplicaStatus, ReplicaTarget
 from terascope.fleet.launchers.contract import Observation, Program, Sight
 from terascope.fleet.life import Life
 from terascope.fleet.logs import last_words
+from terascope.fleet.node import VISIBLE
 from terascope.fleet.reconciler import Action, Kind, Limits, Seen, next_step
 from terascope.fleet.replica import Replica
 from terascope.fleet.waiting import within
 
+Arrived = Callable[[float, float], Awaitable[None]]
+"""Told once, when a replica is ready: how long it waited to be begun, and how long it took from then, in seconds."""
+Take = Callable[[Callable[[], None]], tuple[str, ...] | str]
+"""Takes what a replica needs of the machine: returns its GPUs, or what is lacking, and calls back when to try again."""
 Verify = Callable[[Replica], Awaitable[bool]]
 """Says whether a replica's numbers are right; asked once it answers, before it gets requests."""
+
+
+async def no_check(replica: Replica) -> bool:
+    """The verification of a fleet that has no fingerprints: every replica passes."""
+    return True
+
 
 _log = logging.getLogger(__name__)
 
@@ -26,7 +38,15 @@ class Supervisor:
     """Watches one replica and the program behind it."""
 
     def __init__(
-        self, life: Life, replica: Replica, program: Program, clock: Clock, limits: Limits, verify: Verify
+        self,
+        life: Life,
+        replica: Replica,
+        program: Program,
+        clock: Clock,
+        limits: Limits,
+        verify: Verify,
+        arrived: Arrived | None = None,
+        take: Take = lambda wake: (),
     ) -> None:
         self.replica = replica
         self.was_ready = False
@@ -40,6 +60,10 @@ class Supervisor:
         self._verdict: bool | None = None
         self._silent_since: float | None = None
         self._ready_since: float | None = None
+        self._arrived = arrived
+        self._take = take
+        self._launched: float | None = None
+        self._began: float | None = None  # when its program did; None while that waits in a queue
         self._wake = asyncio.Event()  # there may be something to do
         self._look_now = asyncio.Event()  # probe without waiting
         self._helpers: list[asyncio.Task[None]] = []
@@ -67,11 +91,22 @@ class Supervisor:
         """Its engine did not answer a request: no new ones until it has answered a probe, and that now."""
         self._suspect(True)
         self._look_now.set()
+        self._wake.set()
 
     @property
     def healthy_s(self) -> float:
         """Seconds since it became ready, 0 if it never did."""
         return self._clock.monotonic() - self._ready_since if self._ready_since is not None else 0.0
+
+    @property
+    def start_s(self) -> tuple[float, float | None]:
+        """How long its start has waited to be begun, and how long it goes on since then (None: not yet), in seconds."""
+        now = self._clock.monotonic()
+        if self._launched is None:
+            return 0.0, None
+        if self._began is None:
+            return now - self._launched, None
+        return self._began - self._launched, now - self._began
 
     async def _live(self, group: asyncio.TaskGroup) -> None:
         while not self._life.over:
@@ -91,6 +126,7 @@ class Supervisor:
             in_flight=0 if life.hurried else self.replica.in_flight,
             in_status_s=life.in_status_s,
             silent_s=0.0 if silent_since is None else self._clock.monotonic() - silent_since,
+            lost=self.replica.breaker.lost,
         )
 
     async def _apply(self, action: Action, group: asyncio.TaskGroup) -> None:
@@ -100,10 +136,23 @@ class Supervisor:
             await self._life.end(action.status, self._reason(action))
         elif action.status:
             await self._life.mark(action.status, action.message)
+            first = action.status is ReplicaStatus.READY and not self.was_ready
             self._entered(action.status, group)
+            if first and self._arrived:
+                queue_s, load_s = self.start_s
+                await self._arrived(queue_s, load_s or 0.0)
 
     async def _launch(self, group: asyncio.TaskGroup) -> None:
+        given = self._take(self._wake.set)
+        if isinstance(given, str):
+            self._life.say(given)
+            await self._wake.wait()
+            return
+        if given:
+            environment = {**self._program.environment, VISIBLE: ",".join(given)}
+            self._program = replace(self._program, environment=environment)
         try:
+            self._launched = self._began = self._clock.monotonic()
             await self._life.launch(self._program)
         except OSError as error:
             await self._life.end(ReplicaStatus.FAILED, f"could not be started: {error}")
@@ -196,8 +245,10 @@ class Supervisor:
         """Say how far its start is: what its engine says, or that it has not begun."""
         seen = await self._life.observe() if self._program.listen else None
         if seen and seen.waiting:
+            self._began = None
             self._life.waits(seen.reason)
         else:
+            self._began = self._clock.monotonic() if self._began is None else self._began
             self._life.say(message)
 
     def _suspect(self, suspect: bool) -> None:

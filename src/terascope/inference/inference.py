@@ -197,11 +197,15 @@ class Inference:
 
     async def _attempts(self, place: Place, passing: Passing, patience: Patience) -> Ending:
         """Hops four and five, again on another replica while the client has seen nothing."""
+        lost_by: set[str] = set()
         while True:
             async with place.turn() as replica:  # 4. whose turn, and where
                 try:
-                    return await passing.generate(replica, patience)  # 5. the engine's answer, as it comes
+                    ending = await passing.generate(replica, patience)  # 5. the engine's answer, as it comes
+                    self._turns.answered(replica)
+                    return ending
                 except (EngineUnreachable, EngineLost):
-                    self._turns.lost(replica)
+                    self._turns.lost(replica, again=replica.id in lost_by)
+                    lost_by.add(replica.id)
                     if passing.answer_began or passing.run.attempts >= MOST_ATTEMPTS:
                         raise

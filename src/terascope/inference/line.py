@@ -1,6 +1,7 @@
 """The line of one model: its queue, and who waits in it. What `scheduler` decides is done here."""
 
 import asyncio
+import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -9,6 +10,7 @@ from terascope.core.clock import Clock
 from terascope.core.errors import ModelUnavailable, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
 from terascope.core.projects import Qos
+from terascope.fleet.demand import Demand, Waiting, may
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.replica import Replica
 from terascope.protocol.request import Kind, ModelRequest
@@ -31,6 +33,7 @@ class Waiter:
         self.request = request
         self.kind = request.kind
         self.places = request.choices
+        self.since = 0.0
 
     @cached_property
     def replica(self) -> asyncio.Future[Replica]:
@@ -55,7 +58,7 @@ class ModelLine:
         self._clock = clock
         self._waiters: dict[Ticket, Waiter] = {}
         self._able_of: tuple[Replica, ...] = ()
-        self._able_for: dict[Kind, list[Replica]] = {}
+        self._able_for: dict[tuple[Kind, Qos], list[Replica]] = {}
         self._limits: dict[str, InFlightLimit] = {}
         self._watching: asyncio.Task[None] | None = None
 
@@ -70,6 +73,7 @@ class ModelLine:
             self.queue.start_at_once(waiter.ticket)
             return self._begin(waiter, roomy)
         self._check(waiter)
+        waiter.since = self._clock.monotonic()
         self._waiters[waiter.ticket] = waiter
         self.queue.add(waiter.ticket)
         self._serve()
@@ -93,10 +97,26 @@ class ModelLine:
         self._limit(replica).first_byte(seconds, replica.in_flight)
 
     def wait_s(self, ticket: Ticket) -> float | None:
-        """About how long `ticket` has to wait; None when that cannot be said, or it does not wait."""
-        if ticket not in self.queue or not self._fleet.replicas_for(self.version.public_name):
+        """About how long `ticket` has to wait; None when that cannot be said, or it does not wait.
+
+        While no replica is ready that is how long the start of one still takes, and then its turn.
+        """
+        if ticket not in self.queue:
             return None
-        return self.pace.seconds(self.queue.before(ticket) + ticket.expected)
+        served_s = self.pace.seconds(self.queue.before(ticket) + ticket.expected)
+        if self._ready():
+            return served_s
+        coming_s = self._fleet.coming_s(self.version.public_name)
+        return None if coming_s is None else coming_s + (served_s or 0.0)
+
+    def demand(self) -> Demand:
+        """What waits here, and how many places each replica has, as far as that is known."""
+        kinds: dict[tuple[Kind, Qos], list[Waiter]] = {}
+        for waiter in self._waiters.values():
+            kinds.setdefault((waiter.kind, waiter.ticket.qos), []).append(waiter)
+        waiting = (Waiting(*kind, sum(one.places for one in of), of[0].since) for kind, of in kinds.items())
+        places = {one.id: limit.value for one in self._ready() if (limit := self._limit(one)).known}
+        return Demand(tuple(waiting), places=places)
 
     def any_able(self, waiter: Waiter) -> Replica | None:
         """A replica for what needs no turn, as it costs next to nothing."""
@@ -104,6 +124,8 @@ class ModelLine:
         return able[least_loaded([one.in_flight for one in able])] if able else None
 
     async def _wait(self, waiter: Waiter, timeout_s: float) -> None:
+        if not self._able(waiter):
+            self._fleet.scaling.stir()  # perhaps none is kept while nobody asks
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         try:
@@ -114,9 +136,10 @@ class ModelLine:
 
     def _late(self, timeout_s: float) -> ModelUnavailable:
         name = self.version.public_name
-        if self._fleet.replicas_for(name):
+        if self._ready():
             return ModelUnavailable(f"{name} had no place for this request in {timeout_s:g} s", retry_after=60)
-        return ModelUnavailable(f"no replica of {name} became ready in {timeout_s:g} s", retry_after=60)
+        later = math.ceil(self._fleet.coming_s(name) or 60)
+        return ModelUnavailable(f"no replica of {name} became ready in {timeout_s:g} s", retry_after=later)
 
     def _leave(self, waiter: Waiter) -> None:
         self._waiters.pop(waiter.ticket, None)
@@ -144,11 +167,27 @@ class ModelLine:
         waiter.replica.set_exception(error)
 
     def _check(self, waiter: Waiter) -> None:
-        ready = self._fleet.replicas_for(self.version.public_name)
-        if not ready:
-            self._fleet.check_hope(self.version.public_name)
-        elif not self._able(waiter):
-            raise UnsupportedFeature(_lacking(self.version, waiter.request, ready))
+        """Raise when no replica that can do what `waiter` asks is ready, or on its way."""
+        if self._able(waiter):
+            return
+        waiting = Waiting(waiter.kind, waiter.ticket.qos, waiter.places, waiter.since)
+        if not self._fleet.check_hope(self.version.public_name, waiting):
+            raise UnsupportedFeature(self._lacking(waiter))
+
+    def _lacking(self, waiter: Waiter) -> str:
+        """What no deployment or engine of the model does of what is asked, for the user."""
+        name, request, qos = self.version.public_name, waiter.request, waiter.ticket.qos
+        meant = [one for one in self._fleet.deployments_for(name) if request.modes <= set(one.modes)]
+        if not meant:
+            modes = " and ".join(sorted(request.modes))
+            return f"{name} is not there for {modes}; GET /v1/models lists what each model is for"
+        if not any(qos.value in one.qos for one in meant):
+            return f"{name} takes no requests of QOS {qos.value}; name another in X-Terascope-QOS"
+        names = {one.name for one in meant}
+        ready = [one for one in self._ready() if one.row.deployment in names]
+        lacks = [one.lacks(request.endpoint, request.needs()) for one in ready]
+        lacking = min(lacks, key=len, default=frozenset({request.endpoint}))
+        return f"{name} cannot do {', '.join(sorted(lacking))} on the engines that serve it"
 
     def _serve(self) -> None:
         """Give turns for as long as there are places."""
@@ -167,10 +206,10 @@ class ModelLine:
         return replica
 
     def _fits(self, ticket: Ticket) -> bool:
-        return any(self._room(one, ticket.qos) for one in self._able(self._waiters[ticket]))
+        return any(self._room(one, ticket.qos) for one in self._trusted(self._waiters[ticket]))
 
     def _roomy(self, waiter: Waiter) -> list[Replica]:
-        return [one for one in self._able(waiter) if self._room(one, waiter.ticket.qos)]
+        return [one for one in self._trusted(waiter) if self._room(one, waiter.ticket.qos)]
 
     def _room(self, replica: Replica, qos: Qos) -> int:
         return self._limit(replica).room(replica.in_flight, qos)
@@ -187,38 +226,32 @@ class ModelLine:
     def _ready(self) -> tuple[Replica, ...]:
         return self._fleet.replicas_for(self.version.public_name)
 
+    def _trusted(self, waiter: Waiter) -> list[Replica]:
+        """The able ones that did not lose one request after the other of late, and those that are to be tried again.
+
+        Where all of them did, each error is told at once, and nobody waits: then it is all of them.
+        """
+        able = self._able(waiter)
+        closed = [one for one in able if one.breaker.closed]
+        if not closed or len(closed) == len(able):
+            return able
+        now = self._clock.monotonic()
+        return [one for one in able if one.breaker.admits(now, one.in_flight)]
+
     def _able(self, waiter: Waiter) -> list[Replica]:
         """The ready replicas that can do what is asked; remembered for as long as they are the same."""
         ready = self._ready()
         if self._able_of is not ready:
             self._able_of, self._able_for = ready, {}
-        found = self._able_for.get(waiter.kind)
+        kind = (waiter.kind, waiter.ticket.qos)
+        found = self._able_for.get(kind)
         if found is None:
-            found = [one for one in ready if _can(one, waiter.kind)]
+            found = [one for one in ready if may(one.launch, one.info, *kind)]
             if len(self._able_for) < _KINDS:
-                self._able_for[waiter.kind] = found
+                self._able_for[kind] = found
         return found
 
 
 def _limit(replica: Replica) -> InFlightLimit:
     slots, extra = (replica.info.slots, replica.info.extra) if replica.info else (0, 0)
     return InFlightLimit(slots, extra, most=replica.launch.deployment.max_in_flight)
-
-
-def _can(replica: Replica, kind: Kind) -> bool:
-    endpoint, modes, needs = kind
-    return modes <= set(replica.launch.deployment.modes) and replica.can(endpoint, needs)
-
-
-def _for(request: ModelRequest, replica: Replica) -> bool:
-    """Whether the deployment may be used in the request's modes."""
-    return request.modes <= set(replica.launch.deployment.modes)
-
-
-def _lacking(version: ModelVersion, request: ModelRequest, ready: tuple[Replica, ...]) -> str:
-    meant = [one.lacks(request.endpoint, request.needs()) for one in ready if _for(request, one)]
-    if not meant:
-        modes = " and ".join(sorted(request.modes))
-        return f"{version.public_name} is not there for {modes}; GET /v1/models lists what each model is for"
-    lacking = min(meant, key=len)
-    return f"{version.public_name} cannot do {', '.join(sorted(lacking))} on the engines that serve it"

@@ -104,7 +104,7 @@ class Run:
         parameters: dict[str, object] = dict(request.parameters()) if request else {}
         if self._applied is not None:
             parameters["applied"] = self._applied
-        if not told and completion_tokens:
+        if not told and (completion_tokens or self.usage is not None):
             parameters["usage"] = "estimated"
         if used := self.used:
             parameters["used"] = used
@@ -166,9 +166,15 @@ class Run:
 
     def _tokens(self) -> tuple[int, int, bool]:
         """Prompt and completion tokens, and whether the engine said so; else events stand for tokens."""
-        if self.usage is None:
+        if self.usage is None or self._too_much(_count(self.usage, "completion_tokens")):
             return 0, self.events, False
         return _count(self.usage, "prompt_tokens"), _count(self.usage, "completion_tokens"), True
+
+    def _too_much(self, tokens: int) -> bool:
+        """Whether so many tokens are more than all choices of an answer can have: then the engine is not believed."""
+        info = self._replica.info if self._replica else None
+        longest = (info.context_length if info else 0) or (self._version.context_length if self._version else 0)
+        return bool(longest and self._request) and tokens > longest * (self._request.choices if self._request else 1)
 
     def _cached_tokens(self) -> int:
         details = (self.usage or {}).get("prompt_tokens_details")

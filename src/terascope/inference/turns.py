@@ -3,6 +3,7 @@
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 from terascope.access.estimate import Estimate, expected_cost, is_free
 from terascope.access.principal import Grant
@@ -10,6 +11,7 @@ from terascope.core.clock import Clock
 from terascope.core.config import SchedulerConfig, ServerConfig
 from terascope.core.models import ModelVersion
 from terascope.core.projects import Qos
+from terascope.fleet.demand import Demand
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.replica import Replica
 from terascope.inference.line import ModelLine, Waiter
@@ -94,6 +96,7 @@ class Turns:
         self._look_s = look_s
         self._floors = {Qos(name): part for name, part in (scheduler or SchedulerConfig()).floors.items()}
         self._lines: OrderedDict[str, ModelLine] = OrderedDict()
+        fleet.scaling.demands = self.demand
 
     def place(
         self,
@@ -117,13 +120,26 @@ class Turns:
         user = grant.principal.user_id
         return Place(line, Ticket(grant.project, user, grant.qos, expected, request.kind), request, self)
 
+    def demand(self, version: ModelVersion) -> Demand:
+        """What is asked of a model: what waits for it, and what is reserved now or when a replica could be ready."""
+        line = self._lines.get(version.public_name)
+        ready_in_s = self._fleet.coming_s(version.public_name) or 0.0
+        reserved = (sum(self._reserved(version, self._clock.now() + later).values()) for later in (0.0, ready_in_s))
+        return replace(line.demand() if line else Demand(), reserved=max(reserved))
+
     def waiting(self) -> dict[tuple[str, Qos], int]:
         """How many requests wait for their turn, by model and QOS; of every model that was asked."""
         return {(name, qos): count for name, line in self._lines.items() for qos, count in line.queue.waiting().items()}
 
-    def lost(self, replica: Replica) -> None:
-        """The replica's engine did not answer: have it looked at."""
+    def lost(self, replica: Replica, *, again: bool = False) -> None:
+        """The replica's engine did not answer: have it looked at. `again`: a request that it has lost before."""
+        if not again:
+            replica.breaker.failed(self._clock.monotonic())
         self._fleet.report_lost(replica)
+
+    def answered(self, replica: Replica) -> None:
+        """The replica has answered a request to its end."""
+        replica.breaker.succeeded()
 
     def _line(self, version: ModelVersion) -> ModelLine:
         found = self._lines.get(version.public_name)

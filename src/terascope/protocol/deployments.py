@@ -11,6 +11,7 @@ MOST_REPLICAS = 10_000
 DeploymentName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$")]
 _Size = Annotated[int, Field(ge=1, le=1 << 20)]
 _Count = Annotated[int, Field(ge=0, le=1 << 31)]
+_Replicas = Annotated[int, Field(ge=0, le=MOST_REPLICAS)]
 _DEFAULT = DeploymentConfig()
 
 
@@ -36,7 +37,12 @@ class DeploymentSettings(Strict):
     served_name: str = ""
     launcher: str = _DEFAULT.launcher
     site: str = ""
-    replicas: int = Field(default=1, ge=0, le=MOST_REPLICAS)
+    replicas: _Replicas = 1
+    min: _Replicas | None = None
+    max: _Replicas | None = None
+    hot: _Replicas = 0
+    idle_s: float = Field(default=_DEFAULT.idle_s, gt=0, le=1e9)
+    qos: list[str] = _DEFAULT.qos
     max_in_flight: _Count = 0
     start_timeout_s: float = Field(default=_DEFAULT.start_timeout_s, gt=0)
     modes: list[str] = _DEFAULT.modes
@@ -62,9 +68,14 @@ class CreateDeployment(DeploymentSettings):
 
 
 class ChangeDeployment(Strict):
-    """`PATCH /admin/v1/deployments/{name}`: how many replicas to keep; null keeps none, until it is given again."""
+    """`PATCH /admin/v1/deployments/{name}`: how many replicas to keep; null keeps none, until it is given again.
 
-    replicas: int | None = Field(ge=0, le=MOST_REPLICAS)
+    With `min` or `max` the number follows the load between them.
+    """
+
+    replicas: _Replicas | None
+    min: _Replicas | None = None
+    max: _Replicas | None = None
 
 
 class ReplicaView(BaseModel):
@@ -90,7 +101,9 @@ class DeploymentView(BaseModel):
     site: str
     launcher: str
     target: Literal["running", "stopped"]
-    replicas: int = Field(description="How many are wanted.")
+    replicas: int = Field(description="How many are kept now, or wanted where their number is fixed.")
+    min: int = Field(description="Fewest replicas.")
+    max: int = Field(description="Most replicas; where it is more than `min`, the number follows the load.")
     ready: int = Field(description="How many take requests.")
     state: str
     message: str

@@ -33,6 +33,11 @@ class InFlightLimit:
         self._seen = 0
         self._reached = False
 
+    @property
+    def known(self) -> bool:
+        """Whether the limit was said or found out; else it only stands for many."""
+        return self._fixed or self.value < _START
+
     def room(self, in_flight: int, qos: Qos) -> int:
         """How many more requests of `qos` the engine may get while it has `in_flight`."""
         return max(0, self.value + (0 if qos is Qos.BATCH else self.extra) - in_flight)

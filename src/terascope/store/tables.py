@@ -171,6 +171,18 @@ deployments = Table(
     Column("changed", Float, nullable=False),
 )
 
+starts = Table(
+    "starts",
+    metadata,
+    Column("id", String(40), primary_key=True),  # of the replica
+    Column("deployment", String(128), nullable=False, index=True),
+    Column("model", String(200), nullable=False),  # name@version
+    Column("launcher", String(40), nullable=False),
+    Column("ready", Float, nullable=False),
+    Column("queue_s", Float, nullable=False),
+    Column("load_s", Float, nullable=False),
+)
+
 runs = Table(
     "runs",
     metadata,

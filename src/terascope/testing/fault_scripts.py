@@ -92,6 +92,16 @@ def usage_everywhere(asked: Asked) -> Script:
     return asked.script(_changed(asked.right(TEXT), count))
 
 
+def usage_lies(asked: Asked) -> Script:
+    """Usage claims a thousand million tokens, of whole answers and streams."""
+
+    def claim(one: dict[str, Any]) -> None:
+        if one.get("usage"):
+            one["usage"]["completion_tokens"] = 1 << 30
+
+    return asked.script(_changed(asked.right(TEXT), claim))
+
+
 def usage_null(asked: Asked) -> Script:
     """Every event but the usage event says `"usage": null`, as OpenAI does when usage is asked for."""
     return asked.script(_changed(asked.right(TEXT), lambda one: one.setdefault("usage", None)))
@@ -291,6 +301,7 @@ FAULTS: dict[str, Fault] = {
     one.__name__: one
     for one in (
         none, words, huge, leading_space, logprobs, reflect, extra_fields, usage_details, usage_everywhere, usage_null,
+        usage_lies,
         no_usage, crlf, cr, bytewise, split_characters, packed, comments, other_fields, interim, until_close, bare_done,
         other_model, pause, hold, late, slow, silent, stall, die, reset, cut_event, unfinished, one_unfinished, no_done,
         truncated, until_eof, no_answer, half_head, not_http, bad_chunk, bad_characters, *ERRORS,

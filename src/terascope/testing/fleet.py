@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 from terascope.core.clock import Clock
-from terascope.fleet.deployed import EngineKinds
-from terascope.fleet.fleet import Fleet, no_check
+from terascope.fleet.deployed import EngineKinds, Programs
+from terascope.fleet.fleet import Fleet
 from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import all_launchers
 from terascope.fleet.reconciler import Limits
-from terascope.fleet.supervisor import Verify
+from terascope.fleet.supervisor import Verify, no_check
 from terascope.store.database import Database, sqlite_url
 from terascope.testing.small_engine import small_kinds
 
@@ -25,6 +25,7 @@ async def running_fleet(
     engine_kind: EngineKinds = small_kinds,
     verify: Verify = no_check,
     limits: Limits | None = None,
+    programs: Programs | None = None,
 ) -> AsyncIterator[Fleet]:
     """A fleet with a database of its own in `data_dir`, not started; closed in the end."""
     database = await Database.open(sqlite_url(data_dir / "terascope.db"))
@@ -36,6 +37,7 @@ async def running_fleet(
         engine_kind=engine_kind,
         verify=verify,
         limits=limits,
+        programs=programs,
     )
     try:
         yield fleet

@@ -34,6 +34,18 @@ def test_what_the_configuration_declares_is_changed_there(cli: Cli) -> None:
     assert re.search(r"^made by +the configuration$", cli("deploy", "show", name).out, re.MULTILINE)
 
 
+def test_the_load_says_how_many(cli: Cli) -> None:
+    cli("deploy", "create", "echoes", "echoes", *_ECHO, "--min", "0", "--max", "3", "--idle", "5m", "--qos", "batch")
+    shown = cli("deploy", "show", "echoes")
+    assert re.search(r"^wanted +0 to 3 replicas by the load, 0 now$", shown.out, re.MULTILINE)
+    settings = cli("deploy", "show", "echoes", "--json").json["settings"]
+    assert (settings["idle_s"], settings["qos"]) == (300.0, ["batch"])
+    assert cli("deploy", "scale", "echoes", "--min", "1").out == "echoes keeps 1 replicas\n"
+    told = cli("deploy", "scale", "echoes")
+    assert (told.status, "say how many replicas" in told.err) == (1, True)
+    cli("deploy", "remove", "echoes")
+
+
 def test_a_dry_run_starts_nothing(cli: Cli) -> None:
     shown = cli("deploy", "create", "dry", "dry", "--engine", "echo", "--option", "delay_ms=5", "--dry-run").out
     assert "terascope.engines.echo.server" in shown
@@ -47,6 +59,8 @@ def test_a_dry_run_starts_nothing(cli: Cli) -> None:
         (("--replicas", "-1"), "replicas"),
         (("--tensor", "0"), "tensor"),
         (("--option", "alone"), "must be NAME=VALUE"),
+        (("--min", "2", "--max", "1"), "write 0 <= min <= max"),
+        (("--idle", "soon"), "is no duration; write 90s, 10m or 2h"),
         (("--site", "moon"), "there is no site 'moon'"),
         (("--option", "speed=9"), "has no option 'speed'"),
     ],

@@ -238,6 +238,20 @@ async def test_a_doubt_is_cleared_by_a_probe(fleet: Fleet) -> None:
     assert await _ready(fleet) == (replica,)
 
 
+async def test_one_that_answers_probes_and_no_request_is_replaced(fleet: Fleet, clock: ManualClock) -> None:
+    await fleet.start([small_deployment()])
+    [replica] = await _ready(fleet)
+    for _ in range(20):
+        replica.breaker.failed(clock.monotonic())
+    fleet.report_lost(replica)
+    await until(fleet, lambda: replica.row.status is ReplicaStatus.FAILED)
+    assert replica.row.message.startswith("answers probes, but has lost its last 20 requests")
+    await clock.slept(1.0)
+    clock.advance(1.0)
+    [other] = await _ready(fleet)
+    assert other is not replica
+
+
 async def test_an_engine_that_hangs_is_replaced(tmp_path: Path, clock: ManualClock) -> None:
     async with running_fleet(tmp_path, clock, limits=Limits(grace_s=0.1)) as fleet:
         await fleet.start([small_deployment()])
@@ -400,8 +414,8 @@ async def test_replicas_are_added_and_retired(fleet: Fleet) -> None:
     await fleet.scale("small", 3)
     await _ready(fleet, 3)
     assert fleet.count("small").ready == 3
-    busy = next(one for one in fleet.replicas_for(MODEL) if one is not first)
-    busy.in_flight = 1
+    busy, idle = [one for one in fleet.replicas_for(MODEL) if one is not first]
+    first.in_flight, busy.in_flight, idle.in_flight = 2, 1, 0
     await fleet.scale("small", 1)
     await until(fleet, lambda: fleet.replicas_for(MODEL) == (first,) and busy.row.status is ReplicaStatus.DRAINING)
     assert marked(busy.id)

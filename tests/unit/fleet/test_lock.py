@@ -30,6 +30,18 @@ def test_a_second_holder_is_refused(tmp_path: Path) -> None:
     second.release()
 
 
+def test_one_database_has_one_gateway(tmp_path: Path) -> None:
+    """Two data directories with one SQLite file are refused as well; other files beside it are another matter."""
+    first, second = (DirectoryLock(tmp_path, "terascope.db") for _ in range(2))
+    first.acquire()
+    with pytest.raises(ConfigError, match=r"another gateway uses .*terascope.db; stop it, or choose another `database"):
+        second.acquire()
+    other = DirectoryLock(tmp_path, "other.db")
+    other.acquire()
+    other.release()
+    first.release()
+
+
 def test_a_killed_holder_lets_go(tmp_path: Path) -> None:
     with subprocess.Popen([sys.executable, "-c", _HOLDER, str(tmp_path)], stdout=subprocess.PIPE) as holder:
         assert holder.stdout is not None

@@ -26,6 +26,7 @@ sights = st.builds(
     in_flight=st.integers(0, 3),
     in_status_s=seconds,
     silent_s=seconds,
+    lost=st.integers(0, 25),
 )
 targets = st.sampled_from(ReplicaTarget)
 
@@ -101,6 +102,8 @@ def test_absence_is_not_evidence(status: ReplicaStatus, target: ReplicaTarget, s
         ("ready", Seen(program=KNOWN, verdict=False), Kind.MARK, "quarantined"),
         ("ready", Seen(program=KNOWN, silent_s=59.9), Kind.REST, None),
         ("ready", Seen(program=KNOWN, silent_s=60.0), Kind.END, "failed"),
+        ("ready", Seen(program=KNOWN, lost=19), Kind.REST, None),
+        ("ready", Seen(program=KNOWN, lost=20), Kind.END, "failed"),
         ("quarantined", Seen(program=KNOWN, verdict=False), Kind.REST, None),
         ("quarantined", Seen(program=KNOWN, verdict=True), Kind.MARK, "verifying"),
         ("stopped", Seen(program=GONE), Kind.REST, None),

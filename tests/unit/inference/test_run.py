@@ -95,6 +95,16 @@ def test_tokens_as_the_engine_counts_them(run: Run, usage: dict[str, Any], token
     assert record.parameters == {}
 
 
+@pytest.mark.parametrize(("said", "believed"), [(512, 512), (1024, 1024), (1025, 7), (1 << 30, 7)])
+def test_an_engine_that_lies_about_usage_is_not_believed(run: Run, said: int, believed: int) -> None:
+    """Two choices of at most 512 tokens each: nobody pays for a thousand millions."""
+    run.asked(request(n=2))
+    run.resolved(VERSION)
+    run.usage, run.events = {"prompt_tokens": 3, "completion_tokens": said}, 7
+    assert run.record().completion_tokens == run.output_tokens == believed
+    assert run.record().parameters.get("usage", "told") == ("told" if said == believed else "estimated")
+
+
 def test_without_usage_events_stand_for_tokens(run: Run) -> None:
     run.events = 7
     assert (run.record().prompt_tokens, run.record().completion_tokens) == (0, 7)

@@ -21,6 +21,7 @@ from terascope.testing.scripts import TEXT
 
 _RIGHT = (
     "none", "leading_space", "logprobs", "reflect", "extra_fields", "usage_details", "usage_everywhere", "usage_null",
+    "usage_lies",
     "no_usage", "crlf", "cr", "bytewise", "split_characters", "packed", "comments", "other_fields", "interim",
     "until_close", "other_model", "pause", "late", "slow", "huge", "words", "no_done",
 )  # fmt: skip

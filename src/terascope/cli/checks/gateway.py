@@ -30,7 +30,7 @@ def check_gateway(connection: Connection) -> Iterator[Finding]:
 
 def _deployment(name: str, state: str) -> Finding:
     about = f"deployment {name}"
-    if state == "ready":
+    if state in ("ready", "cold"):
         return ok(about, state)
     if state == "starting":
         return warning(about, state, "wait; `terascope models list` shows when it is ready")

@@ -93,10 +93,10 @@ async def put_deployment(
 async def change_deployment(
     name: DeploymentName, asked: ChangeDeployment, use: UseServices, who: Operator
 ) -> DeploymentView:
-    """Keep another number of replicas, or none. Those over it finish what they are answering."""
-    if asked.replicas is None:
+    """Keep another number of replicas, from one to another by the load, or none. Those over it finish their answers."""
+    if asked.replicas is None and asked.min is None and asked.max is None:
         return deployment_view(use, await use.deployments.stop(name))
-    return deployment_view(use, await use.deployments.scale(name, asked.replicas))
+    return deployment_view(use, await use.deployments.scale(name, asked.replicas, least=asked.min, most=asked.max))
 
 
 @router.delete("/deployments/{name}", status_code=204)
@@ -108,12 +108,15 @@ async def remove_deployment(name: DeploymentName, use: UseServices, who: Operato
 
 def deployment_view(use: Services, one: Deployment) -> DeploymentView:
     """A deployment as it is wanted, and how it is."""
-    config = one.config
+    config, bounds = one.config, one.config.bounds
     counted = use.fleet.count(config.name)
     failed = use.deployments.failed.get(config.name, "")
     state = use.preparing.get(config.name) or ("failed" if failed else counted.state)
     return DeploymentView(
-        **{name: getattr(config, name) for name in ("name", "model", "engine", "site", "launcher", "replicas")},
+        **{name: getattr(config, name) for name in ("name", "model", "engine", "site", "launcher")},
+        replicas=counted.kept if bounds.elastic and not failed else bounds.rest,
+        min=bounds.least,
+        max=bounds.most,
         target=one.target.value,
         ready=counted.ready,
         state=state,

@@ -19,9 +19,9 @@ async def health() -> dict[str, str]:
 
 @router.get("/ready", responses={503: {"model": Ready, "description": "Some deployments do not answer yet."}})
 async def ready(use: UseServices, response: Response) -> Ready:
-    """Every deployment has a replica that answers."""
+    """Every deployment has a replica that answers, or starts one at its first request."""
     states = use.states()
-    if all(state == "ready" for state in states.values()):
+    if all(state in ("ready", "cold") for state in states.values()):
         return Ready(status="ready", deployments=states)
     response.status_code = 503
     response.headers["retry-after"] = "1"
