@@ -9,13 +9,16 @@ so that nothing of it is left when the job ends. LISTEN is the path of the Unix 
 in a directory that is made here for this user alone; or empty for a program that nobody talks to. With it, a TCP port
 of this node leads to that socket, for whoever names the secret in TERASCOPE_REPLICA_SECRET in the first request of a
 connection. Where that port is stands in the file `address` of DIRECTORY, in the words of ADDRESS with this node's name
-in place of `{node}`. When the program has ended, its exit code stands in the file `ended`.
+in place of `{node}`. Where DIRECTORY has a file `agent`, the command in it, a list in JSON, runs in place of the port
+as long as the program does, and it alone has the variables TERASCOPE_AGENT_...; what it says goes to `agent.log`. When
+the program has ended, its exit code stands in the file `ended`.
 
 SIGTERM ends it, with the grace in seconds that the file `grace` says, else 10.
 """
 
 import asyncio
 import hmac
+import json
 import os
 import shutil
 import signal
@@ -24,6 +27,8 @@ import sys
 from pathlib import Path
 
 _SECRET = "TERASCOPE_REPLICA_SECRET"  # noqa: S105 - the name of a variable
+_OF_AGENTS = "TERASCOPE_AGENT_"
+_AGENT_PAUSE_S = 5.0  # before an agent that ended is started again
 _MOST_HEAD = 64 * 1024
 _PIECE = 64 * 1024
 _GRACE_S = 10.0
@@ -75,6 +80,32 @@ class Door:
         return False
 
 
+class Agent:
+    """What reaches the gateway from here; started again whenever it ends."""
+
+    def __init__(self, directory: Path, command: "list[str]") -> None:
+        guard, log = str(directory / "guard.py"), str(directory / "agent.log")
+        self._command = [sys.executable, "-I", "-S", guard, "1", log, *command]
+        self._variables = dict(os.environ)
+        for name in [name for name in os.environ if name.startswith(_OF_AGENTS)]:
+            del os.environ[name]  # they are none of the program's business
+
+    async def run(self) -> None:
+        """Run for ever; on cancellation nothing of it is left."""
+        while True:
+            guard = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+                start_new_session=True, env=self._variables,
+            )  # fmt: skip
+            try:
+                _say(guard, "go")
+                await guard.wait()
+            finally:
+                _say(guard, "stop 1")
+                await guard.wait()
+            await asyncio.sleep(_AGENT_PAUSE_S)
+
+
 class Node:
     """One program on this node, from its start to its end."""
 
@@ -88,6 +119,7 @@ class Node:
 
     async def run(self) -> int:
         """Run the program; return its exit code once nothing of it is left."""
+        agent = self._agent()
         guard = await asyncio.create_subprocess_exec(
             *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
         )
@@ -95,20 +127,34 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, guard)
         place = Path(self._listen).parent if self._listen else None
+        reaching = None
         try:
             if place:
                 place.mkdir(mode=0o700)
-                port = await Door(self._listen, os.environ[_SECRET]).open()
-                self._write("address", f"{self._address.replace('{node}', os.uname().nodename)}:{port}")
+                if agent:
+                    reaching = asyncio.ensure_future(agent.run())
+                else:
+                    await self._open_door()
             _say(guard, "go")
             await self._hear(guard)
         finally:
             _say(guard, "stop 0")
             await guard.wait()
+            if reaching:
+                reaching.cancel()
+                await asyncio.gather(reaching, return_exceptions=True)
             if place:
                 shutil.rmtree(place, ignore_errors=True)
         self._write("ended", str(self._code))
         return self._code if self._code >= 0 else 128 - self._code
+
+    def _agent(self) -> "Agent | None":
+        path = self._directory / "agent"
+        return Agent(self._directory, json.loads(path.read_text())) if path.exists() else None
+
+    async def _open_door(self) -> None:
+        port = await Door(self._listen, os.environ[_SECRET]).open()
+        self._write("address", f"{self._address.replace('{node}', os.uname().nodename)}:{port}")
 
     def _stop(self, guard: asyncio.subprocess.Process) -> None:
         try:

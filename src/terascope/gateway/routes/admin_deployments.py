@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from terascope.fleet.deployments import Deployment
 from terascope.gateway.depends import NO_NUL, Operator, UseServices
@@ -57,6 +58,19 @@ async def show_log(
 ) -> DeploymentLog:
     """The last lines of a replica's log."""
     return DeploymentLog(text=await use.deployments.log(name, replica, lines))
+
+
+@router.get("/deployments/{name:path}/log/follow", response_class=PlainTextResponse)
+async def follow_log(
+    name: str,
+    use: UseServices,
+    who: Operator,
+    replica: Annotated[str, Query(pattern=NO_NUL, description="Empty: the newest.")] = "",
+    lines: Annotated[int, Query(ge=0, le=10_000)] = 200,
+) -> StreamingResponse:
+    """The last lines of a replica's log, and what is added to it, until the client leaves."""
+    pieces = await use.deployments.follow_log(name, replica, lines)
+    return StreamingResponse(pieces, media_type="text/plain; charset=utf-8")
 
 
 @router.get("/deployments/{name:path}")
