@@ -73,6 +73,7 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("POST", "/admin/v1/deployments"): OPERATORS,
     ("POST", "/admin/v1/deployment-preview"): OPERATORS,
     ("GET", "/admin/v1/deployments/{name:path}/log"): OPERATORS,
+    ("GET", "/admin/v1/deployments/{name:path}/log/follow"): OPERATORS,
     ("GET", "/admin/v1/deployments/{name:path}"): OPERATORS,
     ("PUT", "/admin/v1/deployments/{name}"): OPERATORS,
     ("PATCH", "/admin/v1/deployments/{name}"): OPERATORS,

@@ -13,9 +13,7 @@ import openai
 import pytest
 
 from terascope.core.config import Config, DeploymentConfig, SiteConfig
-from terascope.core.ids import new_id
 from terascope.fleet.tunnel.gate import hashed
-from terascope.store.replicas import ReplicaRow, ReplicaStore
 from terascope.testing.gateway import Served, serving
 from terascope.testing.slurm import SlurmCluster
 
@@ -145,9 +143,7 @@ async def test_a_stolen_token_opens_nothing_else(slurm: SlurmCluster, tmp_path: 
         [replica] = served.services.fleet.ready()
         [launch] = (tmp_path / "shared" / "launches").iterdir()
         token = (launch / "environment").read_text().partition("TERASCOPE_AGENT_TOKEN=")[2].split()[0].strip("'")
-        row = await ReplicaStore(served.services.catalog._database).get(replica.id)
-        assert row is not None
-        assert row.agent_hash == hashed(token)
+        assert replica.row.agent_hash == hashed(token)
         other = await _agent(served, token, "other")
         assert (other[0], b"of another deployment" in other[1]) == (1, True)
         stranger = await _agent(served, "guessed", "echo")

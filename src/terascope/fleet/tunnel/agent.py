@@ -120,7 +120,7 @@ class Agent:
             pieces = read_log_file(self._target.log, int(rest[0]), follow=rest[1] == "1", clock=self._clock)
             self._have(LogFeed(stream, pieces).run())
         elif word == "engine":
-            self._have(self._lead(stream))
+            self._have(self._connect(stream, Joined(stream)))  # which takes in what comes in the same message
         else:
             stream.reset("the agent has nothing for that")
 
@@ -129,9 +129,9 @@ class Agent:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _lead(self, stream: Stream) -> None:
+    async def _connect(self, stream: Stream, joined: Joined) -> None:
         """Join `stream` and a new connection to the engine."""
-        loop, target, joined = asyncio.get_running_loop(), self._target, Joined(stream)
+        loop, target = asyncio.get_running_loop(), self._target
         try:
             if target.path:
                 await loop.create_unix_connection(lambda: joined, target.path)
