@@ -1,7 +1,7 @@
 """The gateway's ends of all tunnels, one per replica that is behind one."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 from typing import Any, TypeVar
 
 from terascope.core.clock import Clock
@@ -182,7 +182,7 @@ class Tunnels:
             await asyncio.wait(tasks)
 
 
-async def read_log(end: GatewayEnd, *, lines: int, follow: bool) -> AsyncIterator[bytes]:
+async def read_log(end: GatewayEnd, *, lines: int, follow: bool) -> AsyncGenerator[bytes, None]:
     """Yield the last `lines` of the engine's log, as the agent sees it, and with `follow` what is added to it.
 
     Ends when the agent has no more, or the tunnel is lost. Raises `EngineUnreachable` when there is none.

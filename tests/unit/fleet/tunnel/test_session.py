@@ -173,10 +173,10 @@ class AnyCourse(RuleBasedStateMachine):
                 ear.take()
             self.pair.settle()
         for (number, far), wrote in self.wrote.items():
-            ear = self._side(number, not far)
-            assert ear is not None
-            assert ear.heard == wrote
-            assert ear.ends == ((number, far) in self.done)
+            heard = self._side(number, not far)
+            assert heard is not None
+            assert heard.heard == wrote
+            assert heard.ends == ((number, far) in self.done)
 
 
 AnyCourse.TestCase.settings = settings(max_examples=40, stateful_step_count=50)
