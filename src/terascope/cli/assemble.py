@@ -25,7 +25,6 @@ from terascope.fleet.fleet import Fleet
 from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import all_launchers, choose, launcher_of
 from terascope.fleet.lock import DirectoryLock
-from terascope.fleet.tunnel.gate import Gate
 from terascope.gateway.metrics import Metrics
 from terascope.gateway.services import Services
 from terascope.inference.inference import Inference
@@ -96,10 +95,9 @@ async def opened(
         starting = {one.name: "starting" for one in _named(config)}
         rooms = (access, catalog, files, recorder, artefacts)
         tuning = await _tuning(config, data_dir, clock, database, launchers["local"], rooms, trainer, stack)
-        gate = Gate(database, fleet.tunnels)
         known = RetrievalRooms(database, access, catalog, fleet, files, inference, config, clock)
         opened = (config, clock, access, catalog, fleet, inference, recorder, files, metrics)
-        yield Services(*opened, starting, artefacts, deployments, tuning, _retrieval(known, data_dir, stack), gate)
+        yield Services(*opened, starting, artefacts, deployments, tuning, _retrieval(known, data_dir, stack))
 
 
 async def deploy(services: Services, show: Show) -> None:

@@ -25,7 +25,7 @@ from terascope.fleet.reconciler import Limits
 from terascope.fleet.replica import Replica
 from terascope.fleet.slot import ServingState, Slot
 from terascope.fleet.supervisor import Supervisor, Verify
-from terascope.fleet.tunnel.gate import hashed, new_token
+from terascope.fleet.tunnel.gate import Gate, hashed, new_token
 from terascope.fleet.tunnel.gateway_end import Tunnels
 from terascope.store.database import Database
 from terascope.store.replicas import ReplicaRow, ReplicaStore
@@ -101,6 +101,7 @@ class Fleet:
         self._limits = limits or Limits()
         self._endpoints = Endpoints(data_dir)
         self.tunnels = Tunnels(clock)
+        self.gate = Gate(database, self.tunnels)
         self._deployed: tuple[Deployed, ...] = ()
         self._slots: list[Slot] = []
         self._tasks: list[asyncio.Task[None]] = []

@@ -83,7 +83,7 @@ class Gateway:
         self._access = services.access
         services.metrics.in_flight.set_function(lambda: self._running)
         self._other = _rest(services)
-        self._tunnel = TunnelRoute(services.agents)
+        self._tunnel = TunnelRoute(services.fleet.gate)
         self._models = {
             path: ModelRoute(endpoint, mode, services.inference, services.config.server)
             for path, (endpoint, mode) in ENDPOINTS.items()

@@ -10,7 +10,6 @@ from terascope.core.config import Config
 from terascope.files.files import Files
 from terascope.fleet.deployments import Deployments
 from terascope.fleet.fleet import Fleet
-from terascope.fleet.tunnel.gate import Gate
 from terascope.gateway.metrics import Metrics
 from terascope.inference.inference import Inference
 from terascope.provenance.recorder import Recorder
@@ -37,7 +36,6 @@ class Services:
     deployments: Deployments
     tuning: Tuning
     retrieval: Retrieval
-    agents: Gate
 
     def states(self) -> dict[str, str]:
         """The state of every deployment, by its name."""
