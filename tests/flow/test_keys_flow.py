@@ -75,6 +75,7 @@ ROUTES: dict[tuple[str, str], frozenset[str] | None] = {
     ("GET", "/admin/v1/deployments/{name:path}/log"): OPERATORS,
     ("GET", "/admin/v1/deployments/{name:path}/events"): OPERATORS,
     ("GET", "/admin/v1/status"): OPERATORS,
+    ("GET", "/admin/v1/deployments/{name:path}/log/follow"): OPERATORS,
     ("GET", "/admin/v1/deployments/{name:path}"): OPERATORS,
     ("PUT", "/admin/v1/deployments/{name}"): OPERATORS,
     ("PATCH", "/admin/v1/deployments/{name}"): OPERATORS,

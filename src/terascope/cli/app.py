@@ -90,6 +90,10 @@ NOUNS: dict[str, tuple[str, str]] = {
     ),
     "doctor": ("terascope.cli.doctor", "Check the machine, the configuration and each model, and say what to do."),
     "version": ("terascope.cli.version", "Show the versions of Terascope and of what it runs on."),
+    "agent": (
+        "terascope.cli.agent",
+        "Beside an engine on a node that takes no connections: dial out to the gateway, which reaches the engine so.",
+    ),
     "worker": ("terascope.cli.worker", "Run the torch engine's server; `serve` starts it by itself."),
 }
 """Name, module and help. A module is imported when its noun is used, so that `terascope --help` loads none."""

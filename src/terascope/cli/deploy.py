@@ -160,9 +160,15 @@ def logs(
     name: _Name,
     replica: Annotated[str, typer.Option(help="Of this replica.", show_default="the newest")] = "",
     lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 200,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with what is added, until Ctrl-C.")] = False,
 ) -> None:
     """Print the last lines of a replica's log."""
-    print(client.deployments.log(name, replica, lines).text, end="")
+    if not follow:
+        print(client.deployments.log(name, replica, lines).text, end="")
+        return
+    with client.deployments.follow_log(name, replica, lines) as pieces:
+        for piece in pieces:
+            print(piece, end="", flush=True)
 
 
 def _number(one: DeploymentView) -> str:

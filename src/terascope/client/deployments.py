@@ -1,8 +1,12 @@
 """What can be asked about deployments."""
 
+from codecs import getincrementaldecoder
+from collections.abc import Iterator
+from typing import Any, overload
 from urllib.parse import quote
 
-from terascope.client.ask import Ask, Noun, Sender, call
+from terascope.client.ask import Ask, Noun, Sender, Sends, SendsLater, call
+from terascope.client.flow import About, AsyncFlow, Flow
 from terascope.protocol.deployments import (
     ChangeDeployment,
     CreateDeployment,
@@ -76,6 +80,37 @@ class Deployments(Noun[Sender]):
         """Return the last lines that a replica's program has printed; of the newest when none is named."""
         query = {"lines": str(lines)} | ({"replica": replica} if replica else {})
         return Ask("GET", f"{_path(name)}/log", DeploymentLog, query=query)
+
+    @overload
+    def follow_log(self: "Deployments[Sends]", name: str, replica: str = "", lines: int = 200) -> Flow[str]: ...
+    @overload
+    def follow_log(
+        self: "Deployments[SendsLater]", name: str, replica: str = "", lines: int = 200
+    ) -> AsyncFlow[str]: ...
+    def follow_log(self: "Deployments[Any]", name: str, replica: str = "", lines: int = 200) -> Any:
+        """Return pieces of what `log` returns, and then of what is added to it, until it is closed or the log ends.
+
+        The request goes out when the first piece is asked for; what it raises is raised then.
+        """
+        query = {"lines": str(lines)} | ({"replica": replica} if replica else {})
+        ask = Ask("GET", f"{_path(name)}/log/follow", type(None), query=query, patient=True)
+        return self._client.flow(ask, _Text())
+
+
+class _Text:
+    """Reads an answer that is plain text."""
+
+    about = About()
+
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def feed(self, data: bytes) -> Iterator[str]:
+        if text := self._decoder.decode(data):
+            yield text
+
+    def end(self) -> None:
+        """Any end will do."""
 
 
 _DEPLOYMENTS = "/admin/v1/deployments"

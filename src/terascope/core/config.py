@@ -357,6 +357,13 @@ class SiteConfig:
     weights: str = _key("", "Directory that its nodes see, below which the files of models must be; empty: any.")
     caches: str = _key("", "Directory for what engines keep between runs; empty: a directory beside `logs`.")
     logs: str = _key("", "Directory that nodes and gateway see: scripts, logs and addresses of launches. Never $HOME.")
+    reach: Literal["door", "tunnel"] = _key(
+        "door",
+        "How engines are reached: by a `door`, a port of their node, or a `tunnel`, where nodes take no connections.",
+    )
+    gateway: str = _key("", "tunnel: URL of this gateway as nodes see it, `https://...`.")
+    gateway_ca: str = _key("", "tunnel: file of certificates that nodes trust it by; empty: the system's.")
+    agent: list[str] = _key([], "tunnel: command that runs `terascope` on nodes; empty: this gateway's own Python.")
     address: str = _key("{node}", "Name or address of a node for the gateway; `{node}` stands for its host name.")
     head_address: str = _key(
         "{node}", "Name or address of the first node of a replica for its other nodes; `{node}` stands for its name."

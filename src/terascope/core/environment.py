@@ -4,11 +4,23 @@ import os
 from pathlib import Path
 
 REPLICA_SECRET = "TERASCOPE_REPLICA_SECRET"  # noqa: S105 - the name of a variable
+AGENT_TOKEN = "TERASCOPE_AGENT_TOKEN"  # noqa: S105 - the name of a variable
+AGENT_DEPLOYMENT = "TERASCOPE_AGENT_DEPLOYMENT"
 
 
 def replica_secret() -> str:
     """The secret a replica demands of whoever talks to it; set by the launcher."""
     return os.environ.get(REPLICA_SECRET, "")
+
+
+def agent_token() -> str:
+    """The token that an agent shows to the gateway; set by the launcher."""
+    return os.environ.get(AGENT_TOKEN, "")
+
+
+def agent_deployment() -> str:
+    """The deployment whose engine an agent is beside; set by the launcher."""
+    return os.environ.get(AGENT_DEPLOYMENT, "")
 
 
 def url() -> str:

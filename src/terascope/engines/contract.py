@@ -5,9 +5,10 @@ one JSON body to one endpoint, get a status and a stream of bytes. `terascope.te
 conformance suite that every implementation passes.
 """
 
-from collections.abc import AsyncIterator, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from terascope.core.config import DeploymentConfig, EngineConfig
 from terascope.core.models import Capabilities, ModelVersion
@@ -127,12 +128,27 @@ class Engine(Protocol):
         ...
 
 
+_Speaker = TypeVar("_Speaker", bound=asyncio.Protocol)
+
+
+class Dial(Protocol):
+    """Connects to an engine in its own way."""
+
+    def __call__(self, protocol: Callable[[], _Speaker], /) -> Awaitable[tuple[asyncio.Transport, _Speaker]]:
+        """Make a protocol and give it a connection. Raises `OSError` and `EngineUnreachable`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where a replica is reached: `unix:/path` or `http(s)://host:port[/prefix]`, and the secret it demands."""
+    """Where a replica is reached: `unix:/path` or `http(s)://host:port[/prefix]`, and the secret it demands.
+
+    `tunnel:NAME` is reached by `dial` alone.
+    """
 
     url: str
     secret: str = field(default="", repr=False)
+    dial: "Dial | None" = field(default=None, repr=False, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

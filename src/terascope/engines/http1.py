@@ -257,12 +257,15 @@ class Connection(asyncio.Protocol):
 
     def _cut_short(self, answer: HttpAnswer, exc: Exception | None) -> None:
         detail = repr(exc) if exc else "end of file"
+        told = str(exc) if isinstance(exc, ConnectionAbortedError) and not exc.errno else ""  # by a tunnel's other end
         if not answer.status:
-            answer.fail(EngineUnreachable("the engine closed the connection before it answered", detail=detail))
+            told = told or "the engine closed the connection before it answered"
+            answer.fail(EngineUnreachable(told, detail=detail))
         elif self._until_close and exc is None:
             answer.end()
         else:
-            answer.fail(EngineLost("the connection to the engine was lost in mid-answer", detail=detail))
+            words = "the connection to the engine was lost in mid-answer"
+            answer.fail(EngineLost(f"{words}: {told}" if told else words, detail=detail))
 
     def pause_writing(self) -> None:
         self._writable = False

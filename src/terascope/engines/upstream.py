@@ -17,7 +17,7 @@ import orjson
 
 from terascope.core.errors import ConfigError, EngineError, EngineLost, EngineUnreachable
 from terascope.engines.adapter_files import HEADER
-from terascope.engines.contract import Endpoint, EngineAnswer, EngineCall, EngineInfo
+from terascope.engines.contract import Dial, Endpoint, EngineAnswer, EngineCall, EngineInfo
 from terascope.engines.http1 import Connection, HttpAnswer
 from terascope.engines.info import read_info
 from terascope.protocol.errors import engine_error
@@ -31,7 +31,8 @@ _AT_ROOT = frozenset({"tokenize", "detokenize"})  # endpoints that are not below
 class Address:
     """Where requests go: a Unix socket (`path`), or a host and port, with TLS or without; `prefix` begins paths.
 
-    Of a program on a node of a cluster, host and port are known only once it runs: they stand in the file `found_in`.
+    Of a program on a node of a cluster, host and port are known only once it runs: they stand in the file `found_in`;
+    or it is behind the `tunnel` of that name.
     """
 
     host: str
@@ -40,10 +41,16 @@ class Address:
     prefix: str = ""
     tls: bool = False
     found_in: str = ""
+    tunnel: str = ""
 
     @classmethod
     def parse(cls, url: str) -> "Address":
-        """Read `unix:/path`, `at:/file` or `http(s)://host[:port][/prefix]`. Raises `ConfigError` for anything else."""
+        """Read `unix:/path`, `at:/file`, `tunnel:NAME` or `http(s)://host[:port][/prefix]`.
+
+        Raises `ConfigError` for anything else.
+        """
+        if url.startswith("tunnel:"):
+            return cls("localhost", 0, tunnel=url.removeprefix("tunnel:"))
         if url.startswith("unix:/"):
             return cls("localhost", 0, path=url.removeprefix("unix:"))
         if url.startswith("at:/"):
@@ -64,7 +71,8 @@ class Address:
     def authority(self) -> str:
         """What the `Host` header says."""
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return host if self.path or self.found_in or self.port == (443 if self.tls else 80) else f"{host}:{self.port}"
+        bare = self.path or self.found_in or self.tunnel or self.port == (443 if self.tls else 80)
+        return host if bare else f"{host}:{self.port}"
 
 
 class HttpClient:
@@ -78,9 +86,14 @@ class HttpClient:
         connect_timeout_s: float = 10.0,
         idle_s: float = 60.0,
         tls: ssl.SSLContext | None = None,
+        dial: Dial | None = None,
     ) -> None:
-        """Connect to nothing yet; `headers` go with every request. Raises `ConfigError`."""
+        """Connect to nothing yet; `headers` go with every request. Raises `ConfigError`.
+
+        `dial` makes the connections, in place of what the URL says.
+        """
         self._address = Address.parse(url)
+        self._dial = dial
         fixed = [("Host", self._address.authority), ("Accept-Encoding", "identity"), *headers]
         self._headers = b"".join(_line(name, value) for name, value in fixed)
         self._connect_timeout_s = connect_timeout_s
@@ -191,6 +204,8 @@ class HttpClient:
 
     async def _open(self) -> Connection:
         loop, address = asyncio.get_running_loop(), self._address
+        if self._dial is not None:
+            return (await self._dial(lambda: Connection(self)))[1]
         if address.path:
             return (await loop.create_unix_connection(lambda: Connection(self), address.path))[1]
         if address.tls and self._tls is None:
@@ -255,7 +270,7 @@ class HttpEngine:
         Raises `ConfigError` when the endpoint is not the address of an engine.
         """
         secret = [("Authorization", f"Bearer {endpoint.secret}")] if endpoint.secret else []
-        self._client = HttpClient(endpoint.url, headers=secret, tls=tls)
+        self._client = HttpClient(endpoint.url, headers=secret, tls=tls, dial=endpoint.dial)
         self._served_name = served_name
         self._probe_timeout_s = probe_timeout_s
         self._tells_terms = tells_terms

@@ -1,8 +1,7 @@
 """Deployments that operators make while the gateway runs; they outlive it, beside those of its configuration."""
 
 import asyncio
-import os
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from terascope.core.models import Mode, ModelVersion
 from terascope.core.states import DeploymentTarget
 from terascope.fleet.deployed import check_numbers
 from terascope.fleet.fleet import Fleet
-from terascope.fleet.logs import log_file
+from terascope.fleet.logs import log_file, read_log_file, tail
 from terascope.fleet.preview import Preview
+from terascope.fleet.tunnel.gateway_end import read_log
 from terascope.store.audit import AuditRow, AuditStore
 from terascope.store.database import Database
 from terascope.store.deployments import DeploymentRow, DeploymentStore, not_found
@@ -26,7 +26,6 @@ from terascope.store.replicas import ReplicaRow, ReplicaStore
 _OF_FILES = ("torch", "vllm")
 """Engines that run a model from its files."""
 _ACTIONS = {"deployment.create": "created", "deployment.change": "changed", "deployment.remove": "removed"}
-_MOST_LOG = 1 << 20  # bytes
 _NUMBERS = ("replicas", "min", "max", "hot", "idle_s")
 _NONE: dict[str, Any] = {"replicas": 0, "min": None, "max": None, "hot": 0}
 
@@ -189,10 +188,26 @@ class Deployments:
 
     async def log(self, name: str, replica: str = "", lines: int = 200) -> str:
         """Return the last lines of a replica's log, of the newest replica when none is named. Raises `NotFound`."""
+        row = await self._replica(name, replica)
+        text, _ = await asyncio.to_thread(tail, log_file(self._data_dir, row.id), lines)
+        return text.decode(errors="replace")
+
+    async def follow_log(self, name: str, replica: str = "", lines: int = 200) -> AsyncIterator[bytes]:
+        """Return pieces of what `log` returns, and then of what is added to it: until the caller closes it.
+
+        Of a replica behind a tunnel its agent reads it, and it ends when the tunnel is lost. Raises `NotFound`.
+        """
+        row = await self._replica(name, replica)
+        end = self._fleet.tunnels.find(row.id)
+        if end is not None and end.connected:
+            return read_log(end, lines=lines, follow=True)
+        return read_log_file(log_file(self._data_dir, row.id), lines, follow=True, clock=self._clock)
+
+    async def _replica(self, name: str, replica: str) -> ReplicaRow:
         rows = [row for row in await self._replicas.of(name) if replica in ("", row.id)]
         if not rows:
             raise NotFound(f"deployment {name[:60]!r} has no such replica")
-        return await asyncio.to_thread(_tail, log_file(self._data_dir, rows[-1].id), lines)
+        return rows[-1]
 
     async def begin(self, show: Callable[[str, str], None]) -> None:
         """Begin to keep those that were made in an earlier life; tell `show` of each that is impossible now."""
@@ -271,13 +286,3 @@ def _check_numbers(config: DeploymentConfig) -> None:
 
 def _config(settings: Any) -> DeploymentConfig:
     return DeploymentConfig(**{**settings, "layout": LayoutConfig(**settings.get("layout", {}))})
-
-
-def _tail(path: Path, lines: int) -> str:
-    try:
-        with path.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _MOST_LOG))
-            text = file.read().decode(errors="replace")
-    except OSError:
-        return ""
-    return "".join(text.splitlines(keepends=True)[-lines:])

@@ -10,20 +10,19 @@ from pathlib import Path
 from terascope.core.bounds import Bounds
 from terascope.core.clock import Clock
 from terascope.core.config import DeploymentConfig
-from terascope.core.environment import REPLICA_SECRET
 from terascope.core.errors import ConfigError, ModelNotFound, ModelUnavailable
 from terascope.core.ids import new_id
 from terascope.core.models import ModelVersion
 from terascope.core.states import ReplicaStatus
 from terascope.engines import registry
-from terascope.engines.contract import Endpoint
 from terascope.fleet.demand import Waiting
 from terascope.fleet.deployed import Deployed, EngineKinds, Programs, Wanted, prepare
-from terascope.fleet.endpoints import Endpoints, new_secret
-from terascope.fleet.launchers.contract import Launcher, Place, Program
+from terascope.fleet.endpoints import Endpoints
+from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.life import Life, Listener, put_away
 from terascope.fleet.logs import log_file
 from terascope.fleet.preview import Preview, preview
+from terascope.fleet.reaching import TUNNEL, endpoint_of, program_of
 from terascope.fleet.reconciler import Limits
 from terascope.fleet.replica import Replica
 from terascope.fleet.scaling import Scaling, leavers
@@ -31,6 +30,8 @@ from terascope.fleet.serving import Counted, Serving, best, soonest_s, usable_mo
 from terascope.fleet.slot import ServingState, Slot
 from terascope.fleet.starts import Starts
 from terascope.fleet.supervisor import Supervisor, Verify, no_check
+from terascope.fleet.tunnel.gate import Gate, hashed, new_token
+from terascope.fleet.tunnel.gateway_end import Tunnels
 from terascope.store.database import Database
 from terascope.store.replicas import ReplicaRow, ReplicaStore
 from terascope.store.starts import StartStore
@@ -70,6 +71,8 @@ class Fleet:
         self._verify = verify
         self._limits = limits or Limits()
         self._endpoints = Endpoints(data_dir)
+        self.tunnels = Tunnels(clock)
+        self.gate = Gate(database, self.tunnels)
         self._deployed: tuple[Deployed, ...] = ()
         self._slots: list[Slot] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -167,6 +170,7 @@ class Fleet:
             slot.close()
         await asyncio.gather(*self._tasks)
         self._tasks = []
+        await self.tunnels.aclose()
         self._endpoints.close()
 
     def replicas_for(self, public_name: str) -> tuple[Replica, ...]:
@@ -317,7 +321,8 @@ class Fleet:
     async def _begin(self, slot: Slot) -> Supervisor:
         """Make a new replica for `slot`: its row is stored, nothing is started yet."""
         deployed = slot.deployed
-        replica = self._new_replica(deployed, slot.restarts)
+        token = new_token()
+        replica = self._new_replica(deployed, slot.restarts, hashed(token))
         await self._store.add(replica.row)
         for old in await self._store.prune(deployed.name, KEPT_ROWS):
             log_file(self._data_dir, old).unlink(missing_ok=True)
@@ -327,19 +332,20 @@ class Fleet:
             if row.status.final:
                 self._endpoints.remove(row.url)
                 self._programs.node.free(row.id)
+                self.tunnels.forget(row.id)
             self._changed(row)
 
         life = Life(replica.row, deployed.launcher, self._store, self._clock, changed, deployed.limits)
-        program = self._program(deployed, replica)
+        program = program_of(deployed, replica, self._data_dir, token if replica.row.agent_hash else "")
         arrived = partial(self._starts.add, replica.id, deployed)
         need = self._programs.need(deployed.launch.deployment, deployed.launch.version)
         take = partial(self._programs.node.take, replica.id, need)
         return Supervisor(life, replica, program, self._clock, deployed.limits, self._verify, arrived, take)
 
-    def _new_replica(self, deployed: Deployed, restarts: int) -> Replica:
+    def _new_replica(self, deployed: Deployed, restarts: int, agent_hash: str) -> Replica:
         replica_id, config = new_id("replica"), deployed.launch.deployment
         place = None if deployed.external else deployed.launcher.place(replica_id)
-        endpoint = self._endpoint(deployed, replica_id, place)
+        endpoint = endpoint_of(deployed, replica_id, place, self._endpoints, self.tunnels)
         now = self._clock.now()
         row = ReplicaRow(
             id=replica_id,
@@ -352,26 +358,10 @@ class Fleet:
             restarts=restarts,
             created=now,
             changed=now,
+            agent_hash=agent_hash if endpoint.url.startswith(TUNNEL) else "",
         )
         engine = deployed.kind.connect(deployed.launch, endpoint)
         return Replica(row, deployed.launch, endpoint, engine, place.listen if place else "")
-
-    def _endpoint(self, deployed: Deployed, replica_id: str, place: Place | None) -> Endpoint:
-        """Where a replica is reached from here."""
-        if deployed.external:
-            return Endpoint(deployed.launch.deployment.url)
-        return Endpoint(place.reach, new_secret()) if place else self._endpoints.new(replica_id)
-
-    def _program(self, deployed: Deployed, replica: Replica) -> Program:
-        if deployed.external:
-            return Program(replica.id, ())
-        launch, endpoint = deployed.launch, replica.endpoint
-        if replica.listen:  # what it listens at is behind a door of its node
-            endpoint = Endpoint(f"unix:{replica.listen}", endpoint.secret)
-        variables = {**deployed.kind.environment(launch, endpoint), REPLICA_SECRET: endpoint.secret}
-        commands, log = deployed.commands(endpoint), log_file(self._data_dir, replica.id)
-        devices = launch.deployment.layout.devices
-        return Program(replica.id, commands[0], variables, log, replica.listen, devices, commands[1:])
 
     def _changed(self, row: ReplicaRow) -> None:
         self._refresh()

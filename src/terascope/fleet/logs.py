@@ -1,11 +1,17 @@
-"""The log of a program: where it is, and what its last words were."""
+"""The log of a program: where it is, what its last words were, and what is added to it."""
 
+import asyncio
+import os
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
+
+from terascope.core.clock import Clock
 
 _LOOK_BACK = 16 * 1024
 _LONGEST = 300
+_MOST = 1 << 20  # bytes that are looked through for the last lines, and read at a time
+_LOOK_S = 0.5  # between two looks for more
 _NOT_TEXT = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 _TRACEBACK = "Traceback (most recent call last):"
 
@@ -30,6 +36,44 @@ def last_words(path: Path, secrets: Sequence[str] = ()) -> str:
         text = text.replace(secret, "***")
     lines = [line.rstrip() for line in _NOT_TEXT.sub("", text.replace("\r", "\n")).splitlines() if line.strip()]
     return _telling(lines)[:_LONGEST]
+
+
+def tail(path: Path, lines: int) -> tuple[bytes, int]:
+    """Return the last `lines` of a file, as far as they are in its last MiB, and where it ends; empty if it is none."""
+    try:
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            file.seek(max(0, size - _MOST))
+            data = file.read(size - file.tell())
+    except OSError:
+        return b"", 0
+    return b"".join(data.splitlines(keepends=True)[-lines:] if lines else []), size
+
+
+async def read_log_file(path: Path, lines: int, *, follow: bool, clock: Clock) -> AsyncIterator[bytes]:
+    """Yield the last `lines` of a log, and with `follow` what is added to it, for ever; it need not be there yet.
+
+    What is cut off at its end begins anew from there.
+    """
+    data, at = await asyncio.to_thread(tail, path, lines)
+    while True:
+        if data:
+            yield data
+        elif not follow:
+            return
+        else:
+            await clock.sleep(_LOOK_S)
+        data, at = await asyncio.to_thread(_added, path, at)
+
+
+def _added(path: Path, at: int) -> tuple[bytes, int]:
+    try:
+        with path.open("rb") as file:
+            file.seek(min(at, os.fstat(file.fileno()).st_size))
+            data = file.read(_MOST)
+            return data, file.tell()
+    except OSError:
+        return b"", at
 
 
 def _telling(lines: list[str]) -> str:

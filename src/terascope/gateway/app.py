@@ -56,6 +56,7 @@ from terascope.gateway.routes import (
     vector_stores,
 )
 from terascope.gateway.routes.inference import ModelRoute
+from terascope.gateway.routes.tunnel import TunnelRoute
 from terascope.gateway.services import Services
 from terascope.protocol.errors import error_body
 from terascope.protocol.parse import bad_request
@@ -83,12 +84,16 @@ class Gateway:
         self._access = services.access
         services.metrics.in_flight.set_function(lambda: self._running)
         self._other = _rest(services)
+        self._tunnel = TunnelRoute(services.fleet.gate)
         self._models = {
             path: ModelRoute(endpoint, mode, services.inference, services.config.server)
             for path, (endpoint, mode) in ENDPOINTS.items()
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await self._tunnel(scope, receive, send)
+            return
         if scope["type"] != "http":
             await self._other(scope, receive, send)
             return

@@ -7,15 +7,18 @@ from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import WebSocketsSansIOProtocol
 
 from terascope.core.config import ServerConfig
 from terascope.core.errors import BadRequest, RequestTimeout, ServiceError
 from terascope.core.ids import new_id
+from terascope.fleet.tunnel.frames import MOST_MESSAGE
 from terascope.gateway.app import Gateway
 from terascope.gateway.asgi import client_left
 from terascope.protocol.errors import error_body
 
 _MOST_HEADER_BYTES = 64 * 1024
+_ALIVE_S = 10.0  # between two pings of an agent, and how long it may take to answer one
 BACKLOG = 4096  # connections that may wait to be accepted
 
 
@@ -42,7 +45,11 @@ def server(gateway: Gateway, config: ServerConfig) -> Server:
             root_path=config.root_path,
             loop="uvloop",
             http=type("_Protocol", (_PatientProtocol,), {"request_timeout_s": config.request_timeout_s}),
-            ws="none",
+            ws=_TunnelProtocol,
+            ws_max_size=MOST_MESSAGE,
+            ws_ping_interval=_ALIVE_S,
+            ws_ping_timeout=_ALIVE_S,
+            ws_per_message_deflate=False,
             lifespan="off",
             log_config=None,
             access_log=False,
@@ -53,6 +60,30 @@ def server(gateway: Gateway, config: ServerConfig) -> Server:
             backlog=BACKLOG,
         )
     )
+
+
+class _TunnelProtocol(WebSocketsSansIOProtocol):
+    """A WebSocket that stays while the server ends: the answers that are still running may come through it.
+
+    The fleet closes tunnels when it closes, which is after the last answer.
+    """
+
+    _running: asyncio.Task[Any] | None = None
+
+    def shutdown(self) -> None:
+        if self._running is None or not self.handshake_complete:
+            super().shutdown()
+            return
+        self.connections.discard(self)  # nor is it waited for
+        self.tasks.discard(self._running)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.connections.add(self)  # it is removed there, and may have been in `shutdown` already
+        super().connection_lost(exc)
+
+    async def run_asgi(self) -> None:
+        self._running = asyncio.current_task()
+        await super().run_asgi()
 
 
 class _PatientProtocol(HttpToolsProtocol):
@@ -92,6 +123,10 @@ class _PatientProtocol(HttpToolsProtocol):
         self._header_bytes = 0
         if self._timer is None:
             self._await_request()
+
+    def handle_websocket_upgrade(self) -> None:
+        self._stop_timer()
+        super().handle_websocket_upgrade()
 
     def on_headers_complete(self) -> None:
         self._in_headers = False

@@ -24,7 +24,8 @@ class ReplicaRow:
 
     `model` is `name@version`; `url` says where it is reached, never with what secret; `handle` is what its
     launcher needs to find it again, empty while nothing has been started; `restarts` counts the rows that
-    stood in its place before; `created` and `changed` are seconds since the epoch.
+    stood in its place before; `created` and `changed` are seconds since the epoch; `agent_hash` is of the token that
+    its agent shows, empty where it is reached without one.
     """
 
     id: str
@@ -40,6 +41,7 @@ class ReplicaRow:
     restarts: int = 0
     created: float = 0.0
     changed: float = 0.0
+    agent_hash: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +80,11 @@ class ReplicaStore:
     async def get(self, replica_id: str) -> ReplicaRow | None:
         """Return the row of that id."""
         rows = await self._select(replicas.c.id == replica_id)
+        return rows[0] if rows else None
+
+    async def of_agent(self, agent_hash: str) -> ReplicaRow | None:
+        """Return the row whose agent shows the token of that hash, which is not empty."""
+        rows = await self._select((replicas.c.agent_hash == agent_hash) & (replicas.c.agent_hash != ""))
         return rows[0] if rows else None
 
     async def unfinished(self) -> list[ReplicaRow]:

@@ -147,6 +147,9 @@ replicas = Table(
     Column("restarts", Integer, nullable=False),
     Column("created", Float, nullable=False),
     Column("changed", Float, nullable=False),
+    Column(
+        "agent_hash", String(64), nullable=False, server_default="", index=True
+    ),  # of the token that its agent shows
 )
 
 replica_events = Table(

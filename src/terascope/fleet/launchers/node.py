@@ -9,7 +9,9 @@ so that nothing of it is left when the job ends. LISTEN is the path of the Unix 
 in a directory that is made here for this user alone; or empty for a program that nobody talks to. With it, a TCP port
 of this node leads to that socket, for whoever names the secret in TERASCOPE_REPLICA_SECRET in the first request of a
 connection. Where that port is stands in the file `address` of DIRECTORY, in the words of ADDRESS with this node's name
-in place of `{node}`. When the program has ended, its exit code stands in the file `ended`.
+in place of `{node}`. Where DIRECTORY has a file `agent`, the command in it, a list in JSON, runs in place of the port
+as long as the program does, and it alone has the variables TERASCOPE_AGENT_...; what it says goes to `agent.log`. When
+the program has ended, its exit code stands in the file `ended`.
 
 Where the program has several nodes, TERASCOPE_RANK says which of them this is (`1/2`: the second of two). What runs
 there ends together: the first that ends writes `ended`, its rank, their number and its node's name on a second line,
@@ -20,6 +22,7 @@ SIGTERM ends it, with the grace in seconds that the file `grace` says, else 10.
 
 import asyncio
 import hmac
+import json
 import os
 import shutil
 import signal
@@ -28,6 +31,8 @@ import sys
 from pathlib import Path
 
 _SECRET = "TERASCOPE_REPLICA_SECRET"  # noqa: S105 - the name of a variable
+_OF_AGENTS = "TERASCOPE_AGENT_"
+_AGENT_PAUSE_S = 5.0  # before an agent that ended is started again
 _MOST_HEAD = 64 * 1024
 _PIECE = 64 * 1024
 _GRACE_S = 10.0
@@ -80,6 +85,32 @@ class Door:
         return False
 
 
+class Agent:
+    """What reaches the gateway from here; started again whenever it ends."""
+
+    def __init__(self, directory: Path, command: "list[str]") -> None:
+        guard, log = str(directory / "guard.py"), str(directory / "agent.log")
+        self._command = [sys.executable, "-I", "-S", guard, "1", log, *command]
+        self._variables = dict(os.environ)
+        for name in [name for name in os.environ if name.startswith(_OF_AGENTS)]:
+            del os.environ[name]  # they are none of the program's business
+
+    async def run(self) -> None:
+        """Run for ever; on cancellation nothing of it is left."""
+        while True:
+            guard = await asyncio.create_subprocess_exec(
+                *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.DEVNULL,
+                start_new_session=True, env=self._variables,
+            )  # fmt: skip
+            try:
+                _say(guard, "go")
+                await guard.wait()
+            finally:
+                _say(guard, "stop 1")
+                await guard.wait()
+            await asyncio.sleep(_AGENT_PAUSE_S)
+
+
 class Node:
     """One program on this node, from its start to its end."""
 
@@ -96,6 +127,7 @@ class Node:
 
     async def run(self) -> int:
         """Run the program; return its exit code once nothing of it is left."""
+        agent = self._agent()
         guard = await asyncio.create_subprocess_exec(
             *self._command, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, start_new_session=True
         )
@@ -103,11 +135,14 @@ class Node:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop, guard)
         place = Path(self._listen).parent if self._listen else None
+        reaching = None
         try:
             if place:
                 place.mkdir(mode=0o700)
-                port = await Door(self._listen, os.environ[_SECRET]).open()
-                self._write("address", f"{self._address.replace('{node}', os.uname().nodename)}:{port}")
+                if agent:
+                    reaching = asyncio.ensure_future(agent.run())
+                else:
+                    await self._open_door()
             _say(guard, "go")
             others = asyncio.ensure_future(self._end_with_others(guard))
             await self._hear(guard)
@@ -115,6 +150,9 @@ class Node:
         finally:
             _say(guard, "stop 0")
             await guard.wait()
+            if reaching:
+                reaching.cancel()
+                await asyncio.gather(reaching, return_exceptions=True)
             if place:
                 shutil.rmtree(place, ignore_errors=True)
         self._tell_end()
@@ -140,6 +178,14 @@ class Node:
             return
         finally:
             draft.unlink()
+
+    def _agent(self) -> "Agent | None":
+        path = self._directory / "agent"
+        return Agent(self._directory, json.loads(path.read_text())) if path.exists() else None
+
+    async def _open_door(self) -> None:
+        port = await Door(self._listen, os.environ[_SECRET]).open()
+        self._write("address", f"{self._address.replace('{node}', os.uname().nodename)}:{port}")
 
     def _stop(self, guard: asyncio.subprocess.Process) -> None:
         try:

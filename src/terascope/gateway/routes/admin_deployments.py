@@ -4,6 +4,7 @@ from dataclasses import asdict
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Response
+from fastapi.responses import PlainTextResponse, StreamingResponse
 
 from terascope.fleet.deployments import Deployment
 from terascope.gateway.depends import NO_NUL, Operator, UseServices
@@ -68,6 +69,19 @@ async def list_events(
     """What happened to a deployment and its replicas, and why; newest first, also of one that was removed."""
     found = await use.deployments.events(name, limit)
     return DeploymentEvents(data=[DeploymentEvent(**asdict(one)) for one in found])
+
+
+@router.get("/deployments/{name:path}/log/follow", response_class=PlainTextResponse)
+async def follow_log(
+    name: str,
+    use: UseServices,
+    who: Operator,
+    replica: Annotated[str, Query(pattern=NO_NUL, description="Empty: the newest.")] = "",
+    lines: Annotated[int, Query(ge=0, le=10_000)] = 200,
+) -> StreamingResponse:
+    """The last lines of a replica's log, and what is added to it, until the client leaves."""
+    pieces = await use.deployments.follow_log(name, replica, lines)
+    return StreamingResponse(pieces, media_type="text/plain; charset=utf-8")
 
 
 @router.get("/deployments/{name:path}")

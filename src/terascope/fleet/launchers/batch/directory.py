@@ -1,5 +1,6 @@
 """The directory of one launch: its script, its log, and what gateway and node tell each other through files."""
 
+import json
 import shlex
 import shutil
 from collections.abc import Mapping
@@ -33,14 +34,16 @@ class LaunchDirectory:
         """Where the program is reached, once it runs."""
         return self.path / "address"
 
-    def make(self, program: Program) -> None:
-        """Write what the job needs. Raises `OSError`; then nothing is left."""
+    def make(self, program: Program, agent: tuple[str, ...] = ()) -> None:
+        """Write what the job needs; `agent` is run beside the program. Raises `OSError`; then nothing is left."""
         self.path.mkdir(mode=0o700, parents=True)
         try:
             for module in (guard_program, node_program):
                 source = Path(str(module.__file__))
                 shutil.copy(source, self.path / source.name)
             self._write_environment(program.environment)
+            if agent:
+                (self.path / "agent").write_text(json.dumps(agent))
             if program.log and program.log != self.log:
                 program.log.unlink(missing_ok=True)
                 program.log.symlink_to(self.log)

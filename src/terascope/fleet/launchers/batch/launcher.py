@@ -44,6 +44,8 @@ class BatchLauncher:
                 f"sites.{name}.logs must name a directory that the nodes see, for scripts and logs: a whole path of "
                 "letters, digits and `_.+-`"  # Parsl hands it to a shell as it is
             )
+        if site.reach == "tunnel" and not site.gateway:
+            raise ConfigError(f"sites.{name}.gateway must say where nodes reach this gateway: https://host[:port]")
         self._site = site
         self._clock = clock
         self._scheduler = scheduler or scheduler_of(site)
@@ -53,11 +55,12 @@ class BatchLauncher:
 
     def place(self, program_id: str) -> Place | None:
         socket = Path(self._site.node_dir) / f"terascope-{secrets.token_hex(8)}" / "engine.sock"
-        return Place(str(socket), f"at:{self._directory(program_id).address}")
+        at = f"tunnel:{program_id}" if self._site.reach == "tunnel" else f"at:{self._directory(program_id).address}"
+        return Place(str(socket), at)
 
     async def start(self, program: Program) -> AsyncIterator[Handle]:
         directory = self._directory(program.id)
-        await asyncio.to_thread(directory.make, program)
+        await asyncio.to_thread(directory.make, program, self._agent(program, directory))
         handle: dict[str, str | int] = {"name": _NAME + program.id, "directory": str(directory.path)}
         yield handle
         try:
@@ -144,6 +147,16 @@ class BatchLauncher:
             body = across(program, directory, site, python=python, setup=(*setup, *site.setup))
         devices = -(-program.devices // program.nodes)
         return Script(_NAME + program.id, body, directory.path, devices, program.nodes)
+
+    def _agent(self, program: Program, directory: LaunchDirectory) -> tuple[str, ...]:
+        """The command of the agent beside a program; nothing where it needs none."""
+        site = self._site
+        if site.reach != "tunnel" or not program.listen:
+            return ()
+        words = [*(site.agent or (sys.executable, "-m", "terascope")), "agent", "--gateway", site.gateway]
+        words += ["--engine", f"unix:{program.listen}", "--log", str(directory.log)]
+        words += ["--ca", site.gateway_ca] if site.gateway_ca else []
+        return (*words, *(["--plain-http"] if site.gateway.startswith("http:") else []))
 
     def _directory(self, program_id: str) -> LaunchDirectory:
         return LaunchDirectory(self._launches / program_id)
