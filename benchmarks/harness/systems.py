@@ -93,9 +93,13 @@ def terascope(place: Place) -> Iterator[Server]:
 
 
 @contextmanager
-def terascope_with(config: Mapping[str, object], place: Place) -> Iterator[Server]:
-    """Terascope with `config`; its data stay in `place.directory`, where another start finds them."""
-    port, key_file, config_file = free_port(), place.directory / "key", place.directory / "terascope.yaml"
+def terascope_with(config: Mapping[str, object], place: Place, port: int = 0) -> Iterator[Server]:
+    """Terascope with `config`; its data stay in `place.directory`, where another start finds them.
+
+    It listens at `port`, or at any that is free.
+    """
+    port = port or free_port()
+    key_file, config_file = place.directory / "key", place.directory / "terascope.yaml"
     config_file.write_text(json.dumps(config))  # JSON is YAML
     command: list[str | Path] = [
         Path(sys.executable).parent / "terascope", "serve", "--config", config_file,
