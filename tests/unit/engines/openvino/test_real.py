@@ -1,0 +1,105 @@
+"""The conformance suite on a real worker, and log-probabilities against transformers."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from terascope.core.models import Feature
+from terascope.engines.contract import Endpoint
+from terascope.engines.upstream import HttpEngine
+from terascope.testing.engine_subject import Subject, content, user
+from terascope.testing.engines import ENGINE_CHECKS, EngineCheck
+
+from .conftest import NAME
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+_LACKS = {
+    Feature.LOGPROBS, Feature.ECHO, Feature.TOOLS, Feature.ENFORCED_TOOLS, Feature.REPRODUCIBLE, Feature.DIMENSIONS,
+}  # fmt: skip
+_PROMPTS = ["The capital of France is", "Once upon a time, in a village by the sea,", "2 + 2 ="]
+_SCRIPT = Path(__file__).with_name("logprobs.py")
+
+
+@pytest.fixture
+async def subject(worker: Endpoint) -> AsyncIterator[Subject]:
+    engine = HttpEngine(worker, served_name=NAME)
+    yield Subject(engine, NAME, await engine.probe())
+    await engine.aclose()
+
+
+@pytest.mark.parametrize("check", ENGINE_CHECKS, ids=lambda one: one.name)
+async def test_conformance(check: EngineCheck, subject: Subject) -> None:
+    if not check.applies(subject):
+        assert check.endpoint == "embeddings" or check.features & _LACKS
+        return
+    await check.run(subject)
+
+
+async def test_what_it_says_of_itself(subject: Subject) -> None:
+    info = subject.info
+    assert (info.engine, info.context_length, info.dtype, info.slots) == ("openvino", 2048, "float32", 32)
+    assert dict(info.details)["file"] == "model.gguf"
+    await subject.chat("hello", max_tokens=3)
+    metrics = await subject.engine.metrics()
+    assert 'terascope_engine_tokens_total{kind="completion"}' in metrics
+
+
+@pytest.mark.parametrize(
+    ("fields", "param"),
+    [
+        ({"logprobs": True}, "logprobs"),
+        ({"logit_bias": {"5": 1}}, "logit_bias"),
+        ({"reproducible": True}, "reproducible"),
+        ({"guided_choice": ["a", "b"]}, "structured_outputs"),
+        ({"response_format": {"type": "json_schema"}}, "response_format"),
+    ],
+)
+async def test_what_it_cannot_do_is_refused(fields: dict[str, object], param: str, subject: Subject) -> None:
+    said = await subject.ask("chat/completions", messages=user("x"), **fields)
+    assert (said.status, said.error["param"]) == (400, param)
+
+
+async def test_an_answer_follows_its_schema(subject: Subject) -> None:
+    schema = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 12}}, "required": ["city"]}
+    wanted = {"type": "json_schema", "json_schema": {"name": "c", "schema": schema}}
+    answer = await subject.chat("Where is the Louvre?", response_format=wanted, temperature=0, max_tokens=60)
+    assert content(answer).lstrip().startswith("{")
+    assert '"city"' in content(answer)
+
+
+async def test_a_stop_string_ends_the_work(subject: Subject) -> None:
+    """The answer ends before it, and what comes after it is not computed."""
+    asked = {"prompt": "one two three one two three one two", "temperature": 0, "ignore_eos": True, "max_tokens": 1500}
+    async with asyncio.timeout(20):
+        said = (await subject.ask("completions", stop=[" two"], **asked)).good
+    assert said["choices"][0]["finish_reason"] == "stop"
+    assert " two" not in said["choices"][0]["text"]
+    assert said["usage"]["completion_tokens"] < 200
+
+
+def test_log_probabilities_are_those_of_transformers(smol_gguf: Path, smol_checkpoint: Path) -> None:
+    """In a process of its own, where torch is not loaded: those of the first tokens, within 0.05."""
+    done = subprocess.run(
+        [sys.executable, str(_SCRIPT), str(smol_gguf / "model.gguf"), *_PROMPTS],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.split() for line in done.stdout.splitlines() if line.startswith("row ")]
+    assert len(lines) == len(_PROMPTS)
+    model = AutoModelForCausalLM.from_pretrained(smol_checkpoint, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(smol_checkpoint)
+    for prompt, (_, *words) in zip(_PROMPTS, lines, strict=True):
+        pairs = [word.split(":") for word in words]
+        tokens, told = [int(token) for token, _ in pairs], [float(value) for _, value in pairs]
+        before = tokenizer(prompt)["input_ids"]
+        with torch.inference_mode():
+            logits = model(input_ids=torch.tensor([before + tokens])).logits[0, len(before) - 1 : -1]
+        expected = logits.log_softmax(-1).gather(-1, torch.tensor(tokens)[:, None])[:, 0].tolist()
+        assert told == pytest.approx(expected, abs=0.05), prompt
