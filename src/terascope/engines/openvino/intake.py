@@ -122,7 +122,6 @@ class Intake:
         config.presence_penalty = request.presence_penalty or 0.0
         config.frequency_penalty = request.frequency_penalty or 0.0
         config.repetition_penalty = request.repetition_penalty or 1.0
-        config.logprobs = 1
         config.structured_output_config = _grammar(request)
         _validate(config)
         return config

@@ -19,6 +19,7 @@ async def main(model: str, prompts: list[str]) -> None:
     intake = Intake(Words(opened.get_tokenizer()), [2], 2048)
     order = intake.completion(CompletionRequest(model="m", prompt=prompts, temperature=0, max_tokens=6))
     for row in order.rows:
+        row.config.logprobs = 1
         pipeline.submit(row)
     for row in order.rows:
         found: list[str] = []

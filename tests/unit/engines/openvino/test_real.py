@@ -1,6 +1,5 @@
 """The conformance suite on a real worker, and log-probabilities against transformers."""
 
-import asyncio
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -22,6 +21,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 _LACKS = {
     Feature.LOGPROBS, Feature.ECHO, Feature.TOOLS, Feature.ENFORCED_TOOLS, Feature.REPRODUCIBLE, Feature.DIMENSIONS,
 }  # fmt: skip
+_MADE = 'terascope_engine_tokens_total{kind="completion"}'
 _PROMPTS = ["The capital of France is", "Once upon a time, in a village by the sea,", "2 + 2 ="]
 _SCRIPT = Path(__file__).with_name("logprobs.py")
 
@@ -47,7 +47,7 @@ async def test_what_it_says_of_itself(subject: Subject) -> None:
     assert dict(info.details)["file"] == "model.gguf"
     await subject.chat("hello", max_tokens=3)
     metrics = await subject.engine.metrics()
-    assert 'terascope_engine_tokens_total{kind="completion"}' in metrics
+    assert _MADE in metrics
 
 
 @pytest.mark.parametrize(
@@ -75,12 +75,22 @@ async def test_an_answer_follows_its_schema(subject: Subject) -> None:
 
 async def test_a_stop_string_ends_the_work(subject: Subject) -> None:
     """The answer ends before it, and what comes after it is not computed."""
-    asked = {"prompt": "one two three one two three one two", "temperature": 0, "ignore_eos": True, "max_tokens": 1500}
-    async with asyncio.timeout(20):
-        said = (await subject.ask("completions", stop=[" two"], **asked)).good
+    asked = {"prompt": "one two three one two three one two", "temperature": 0, "ignore_eos": True}
+    free = (await subject.ask("completions", max_tokens=12, **asked)).good["choices"][0]["text"]
+    stop = free[len(free) // 2 :][:6]
+    before = await _computed(subject)
+    said = (await subject.ask("completions", stop=[stop], max_tokens=1500, **asked)).good
     assert said["choices"][0]["finish_reason"] == "stop"
-    assert " two" not in said["choices"][0]["text"]
-    assert said["usage"]["completion_tokens"] < 200
+    assert said["choices"][0]["text"] == free[: free.index(stop)]
+    assert said["usage"]["completion_tokens"] <= 12
+    await subject.ask("completions", max_tokens=20, **asked)  # steps in which a row that goes on would go on
+    assert await _computed(subject) - before < 2 * 20 + 12
+
+
+async def _computed(subject: Subject) -> float:
+    """How many tokens of answers the worker has made."""
+    [line] = [one for one in (await subject.engine.metrics()).splitlines() if one.startswith(_MADE)]
+    return float(line.split()[-1])
 
 
 def test_log_probabilities_are_those_of_transformers(smol_gguf: Path, smol_checkpoint: Path) -> None:
