@@ -1,10 +1,8 @@
 """From a request on the wire to rows for the pipeline; everything that can be refused is refused here."""
 
-import json
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import openvino_genai
 
@@ -17,8 +15,10 @@ _MOST_ROWS = 256
 _RANDOM_SEEDS = 2**32
 _REFUSED = (
     "logprobs", "top_logprobs", "logit_bias", "reproducible", "prompt_embeds", "soft_prompt", "tools", "echo", "suffix",
+    "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar",
 )  # fmt: skip
-"""What the pipeline does not offer, or not as it is asked for: it knows the chosen token's log-probability only."""
+"""What the pipeline does not offer, or not as it is asked for (the log-probability of the chosen token only), or what
+could end it (grammars)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,32 +128,18 @@ class Intake:
 
 
 def _grammar(request: SamplingFields) -> openvino_genai.StructuredOutputConfig | None:
-    """What `response_format` or one of vLLM's fields binds the answer to."""
+    """What `response_format` binds the answer to: any JSON object, or nothing.
+
+    A schema that OpenVINO cannot read stops its pipeline for everybody, and there is no way to try one before.
+    """
     wanted = request.response_format if isinstance(request, ChatCompletionRequest | CompletionRequest) else None
-    if wanted is not None and wanted.type == "json_object":
-        return openvino_genai.StructuredOutputConfig(json_schema='{"type": "object"}')
-    if wanted is not None and wanted.type == "json_schema":
-        schema = wanted.json_schema.json_schema if wanted.json_schema else None
-        if schema is None:
-            raise BadRequest("response_format of type json_schema needs json_schema.schema", param="response_format")
-        return openvino_genai.StructuredOutputConfig(json_schema=json.dumps(schema))
-    asked: dict[str, Any] = dict(request.structured_outputs or {})
-    asked |= {"json": request.guided_json} if request.guided_json is not None else {}
-    asked |= {"regex": request.guided_regex} if request.guided_regex is not None else {}
-    if request.guided_choice is not None or request.guided_grammar is not None or set(asked) - {"json", "regex"}:
+    if wanted is None or wanted.type == "text":
+        return None
+    if wanted.type != "json_object":
         raise UnsupportedFeature(
-            "this engine knows `json` and `regex` as structured outputs", param="structured_outputs"
+            "this engine knows `json_object` only; for schemas use the torch engine", param="response_format"
         )
-    if len(asked) > 1:
-        raise BadRequest("structured_outputs: choose one", param="structured_outputs")
-    if "regex" in asked:
-        return openvino_genai.StructuredOutputConfig(regex=str(asked["regex"]))
-    if "json" in asked:
-        schema = asked["json"]
-        return openvino_genai.StructuredOutputConfig(
-            json_schema=schema if isinstance(schema, str) else json.dumps(schema)
-        )
-    return None
+    return openvino_genai.StructuredOutputConfig(json_schema='{"type": "object"}')
 
 
 def _validate(config: openvino_genai.GenerationConfig) -> None:

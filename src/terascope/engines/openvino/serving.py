@@ -34,7 +34,7 @@ from terascope.protocol.sse import DONE, event
 
 Asked = TypeVar("Asked", ChatCompletionRequest, CompletionRequest)
 _CONTEXT_LENGTH = 4096  # of a checkpoint that does not say
-_FEATURES = frozenset(map(str, (Feature.SEED, Feature.JSON_SCHEMA, Feature.TOKEN_PROMPTS, Feature.SEVERAL_GREEDY)))
+_FEATURES = frozenset(map(str, (Feature.SEED, Feature.TOKEN_PROMPTS, Feature.SEVERAL_GREEDY)))
 
 
 def load(
