@@ -10,6 +10,7 @@ from terascope.core.errors import ConfigError
 
 _RIGHT = frozenset({"F32", "F16", "BF16", "Q8_0"})
 """Kinds of weights that OpenVINO's reader takes as they are; it requantizes others, and the answers change."""
+_WORDS = ("openvino_tokenizer.xml", "openvino_detokenizer.xml")
 _CONVERT = "python -m terascope.engines.openvino.convert"
 
 
@@ -24,6 +25,7 @@ class Checkpoint:
 def find(directory: Path) -> Checkpoint:
     """Return the checkpoint in `directory`. Raises `ConfigError` when there is none that would be read rightly."""
     if (directory / "openvino_model.xml").exists():
+        _check_words(directory)
         return Checkpoint(directory, _configured(directory / "config.json"))
     files = sorted(directory.glob("*.gguf"))
     if len(files) != 1:
@@ -32,6 +34,15 @@ def find(directory: Path) -> Checkpoint:
             "GGUF file in F16 or Q8_0, or a model in OpenVINO's own form; for others choose engine `torch`"
         )
     return _checked(files[0])
+
+
+def _check_words(directory: Path) -> None:
+    for name in _WORDS:
+        if not (directory / name).exists():
+            raise ConfigError(
+                f"{directory} has openvino_model.xml but not {name}; make it of the model's tokenizer: "
+                "convert_tokenizer MODEL --with-detokenizer -o DIRECTORY"
+            )
 
 
 def _checked(file: Path) -> Checkpoint:

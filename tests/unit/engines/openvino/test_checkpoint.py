@@ -53,6 +53,10 @@ def test_others_are_refused_with_the_way_out(kind: str, tmp_path: Path) -> None:
 
 def test_a_model_in_openvinos_own_form(tmp_path: Path) -> None:
     (tmp_path / "openvino_model.xml").write_text("<net/>")
+    (tmp_path / "openvino_tokenizer.xml").write_text("<net/>")
+    with pytest.raises(ConfigError, match=r"not openvino_detokenizer\.xml; make it"):
+        find(tmp_path)
+    (tmp_path / "openvino_detokenizer.xml").write_text("<net/>")
     assert find(tmp_path) == Checkpoint(tmp_path, 0)
     (tmp_path / "config.json").write_text('{"max_position_embeddings": 8192}')
     assert find(tmp_path) == Checkpoint(tmp_path, 8192)
