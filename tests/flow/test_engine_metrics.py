@@ -4,7 +4,7 @@ from pathlib import Path
 
 import httpx
 
-from terascope.engines.torch.metrics import Metrics
+from terascope.engines.worker.metrics import Metrics
 from terascope.testing.between import MODEL, OURS, SAME, Between, between
 from terascope.testing.exposition import families
 from terascope.testing.gateway import Served

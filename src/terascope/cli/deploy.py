@@ -28,7 +28,7 @@ def create(
     client: Client,
     name: _Name,
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A model of the catalogue, NAME or NAME@VERSION.")],
-    engine: Annotated[str, typer.Option(help="torch, vllm, remote or echo.")] = "torch",
+    engine: Annotated[str, typer.Option(help="torch, vllm, openvino, remote or echo.")] = "torch",
     site: Annotated[str, typer.Option(help="Entry of `sites` to run on.", show_default="this machine")] = "",
     replicas: Annotated[int, typer.Option(help="How many to keep.")] = 1,
     least: Annotated[int | None, typer.Option("--min", help="Fewest, where the load says how many.")] = None,

@@ -10,7 +10,7 @@ from terascope._version import __version__
 from terascope.cli.show import Json, details, print_json
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-_PACKAGES = ("torch", "transformers", "vllm")
+_PACKAGES = ("torch", "transformers", "vllm", "openvino-genai")
 
 
 @app.command()

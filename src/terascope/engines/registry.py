@@ -8,6 +8,7 @@ from terascope.engines.contract import EngineKind
 
 _KINDS = {
     "echo": "terascope.engines.echo.adapter",
+    "openvino": "terascope.engines.openvino.adapter",
     "remote": "terascope.engines.remote.adapter",
     "torch": "terascope.engines.torch.adapter",
     "vllm": "terascope.engines.vllm.adapter",

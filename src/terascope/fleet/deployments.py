@@ -23,7 +23,7 @@ from terascope.store.database import Database
 from terascope.store.deployments import DeploymentRow, DeploymentStore, not_found
 from terascope.store.replicas import ReplicaRow, ReplicaStore
 
-_OF_FILES = ("torch", "vllm")
+_OF_FILES = ("torch", "vllm", "openvino")
 """Engines that run a model from its files."""
 _ACTIONS = {"deployment.create": "created", "deployment.change": "changed", "deployment.remove": "removed"}
 _NUMBERS = ("replicas", "min", "max", "hot", "idle_s")

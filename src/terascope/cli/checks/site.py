@@ -14,7 +14,7 @@ from terascope.core.errors import ServiceError
 from terascope.fleet.launchers.batch.launcher import BatchLauncher
 
 _COMMANDS = {"slurm": ("sbatch", "squeue", "scancel"), "pbs": ("qsub", "qstat", "qdel")}
-_MODULES = {"vllm": "vllm", "torch": "torch", "echo": "terascope"}
+_MODULES = {"vllm": "vllm", "torch": "torch", "openvino": "openvino_genai", "echo": "terascope"}
 _OF_ONE_NODE = ("/tmp", "/var", "/dev", "/run", "/local", "/scratch/local")  # noqa: S108 - names to warn of
 _PATIENCE_S = 60
 

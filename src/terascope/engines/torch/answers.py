@@ -10,8 +10,8 @@ from terascope.core.ids import new_id
 from terascope.engines.torch.intake import Order
 from terascope.engines.torch.rows import Event
 from terascope.engines.torch.sampling import TokenInfo
-from terascope.engines.torch.text import TokenTable
 from terascope.engines.torch.tools import CallDelta, Pieces, Reader
+from terascope.engines.worker.text import TokenTable
 
 Json = dict[str, Any]
 _LEAST_LOGPROB = -9999.0  # JSON has no minus infinity

@@ -14,10 +14,10 @@ from terascope.engines.torch import memory
 from terascope.engines.torch.batching import Padded
 from terascope.engines.torch.encoder import Encoder
 from terascope.engines.torch.jobs import ComputeThread, Job
-from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.pace import Pace
 from terascope.engines.torch.pooling import Ask
 from terascope.engines.torch.precedence import Precedence
+from terascope.engines.worker.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _LOOK_AHEAD = 256  # waiting texts among which those of like length are sought, where they are filled up

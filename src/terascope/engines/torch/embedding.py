@@ -11,17 +11,17 @@ from torch import Tensor
 from terascope.core.errors import EngineNan, ServiceError
 from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, TextPlan
 from terascope.engines.torch.gathering import Gatherer
-from terascope.engines.torch.httpd import REQUEST_ID
 from terascope.engines.torch.intake import Terms
 from terascope.engines.torch.jobs import Job
 from terascope.engines.torch.loop import BatchLoop, RowJob
 from terascope.engines.torch.packed import PackedModel
 from terascope.engines.torch.pooling import Ask
-from terascope.engines.torch.replies import applied, event_stream, id_header, ignored, json_event, json_reply
 from terascope.engines.torch.rows import RowPlan
 from terascope.engines.torch.sampling import Sampling
 from terascope.engines.torch.vectors import MOST_INPUTS, EmbeddingIntake, EmbeddingOrder, VectorModel, item, usage
 from terascope.engines.torch.windows import Piece
+from terascope.engines.worker.httpd import REQUEST_ID
+from terascope.engines.worker.replies import applied, event_stream, id_header, ignored, json_event, json_reply
 from terascope.protocol.errors import error_body
 from terascope.protocol.openai import EmbeddingRequest
 from terascope.protocol.sse import DONE, event

@@ -15,13 +15,13 @@ from terascope.engines.torch.cache import BLOCK
 from terascope.engines.torch.interruption import Interrupted, Interruptions, worthwhile
 from terascope.engines.torch.jobs import ComputeThread, Job
 from terascope.engines.torch.lora.terms import Adapted
-from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.pace import Pace
 from terascope.engines.torch.packed import PackedModel, Step
 from terascope.engines.torch.rows import Event, Finish, Row, RowPlan, Turn
 from terascope.engines.torch.sampling import Draw, not_a_number, sample, score
 from terascope.engines.torch.schedule import Scheduler
 from terascope.engines.torch.vocabulary import Vocabulary
+from terascope.engines.worker.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 RowJob = Job[RowPlan, Event]

@@ -15,20 +15,20 @@ from terascope.engines.torch.embed_loop import EmbedLoop
 from terascope.engines.torch.embedding import Embeddings, RowComputer, TextComputer
 from terascope.engines.torch.embeds import VectorForm
 from terascope.engines.torch.encoder import Encoder
-from terascope.engines.torch.httpd import REQUEST_ID
 from terascope.engines.torch.intake import Intake, Order, Terms
 from terascope.engines.torch.jobs import Job
 from terascope.engines.torch.loop import BatchLoop, RowJob
 from terascope.engines.torch.lora.shelf import Shelf
 from terascope.engines.torch.lora.weights import Adapter
 from terascope.engines.torch.model import CausalModel
-from terascope.engines.torch.replies import Headers, applied, event_stream, id_header, ignored, json_event, json_reply
 from terascope.engines.torch.rows import Event
-from terascope.engines.torch.text import TokenTable
 from terascope.engines.torch.tracing.route import Traces
 from terascope.engines.torch.tracing.tools import for_decoder, for_encoder
 from terascope.engines.torch.vectors import VectorModel
 from terascope.engines.torch.vocabulary import Vocabulary
+from terascope.engines.worker.httpd import REQUEST_ID
+from terascope.engines.worker.replies import Headers, applied, event_stream, id_header, ignored, json_event, json_reply
+from terascope.engines.worker.text import TokenTable
 from terascope.protocol.errors import error_body
 from terascope.protocol.openai import (
     ChatCompletionRequest,

@@ -11,8 +11,8 @@ from terascope.engines.torch.grammar import Matcher
 from terascope.engines.torch.layout import Span
 from terascope.engines.torch.lora.weights import Adapter
 from terascope.engines.torch.sampling import Chooser, Draw, Sampling, TokenInfo
-from terascope.engines.torch.text import TextStream
 from terascope.engines.torch.vocabulary import Vocabulary
+from terascope.engines.worker.text import TextStream
 
 WORST = 2
 """The worst priority that a row can have."""

@@ -15,15 +15,15 @@ from terascope.core.models import Capabilities, Feature, Task
 from terascope.engines.contract import EngineInfo
 from terascope.engines.torch.embed_loop import EmbedLoop
 from terascope.engines.torch.encoder import load_encoder
-from terascope.engines.torch.httpd import Served
 from terascope.engines.torch.loop import BatchLoop
 from terascope.engines.torch.lora.read import base_of, measure_adapter, read_adapter
 from terascope.engines.torch.lora.shelf import Shelf
 from terascope.engines.torch.lora.weights import Adapter
-from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.model import CausalModel, Report, load_causal, task_of
 from terascope.engines.torch.respond import Embedder, Generator
 from terascope.engines.torch.settings import WorkerSettings
+from terascope.engines.worker.httpd import Served
+from terascope.engines.worker.metrics import Metrics
 
 _WORDS = ("tokenize", "detokenize")
 TRACES = frozenset({"traces", "traces/sites"})

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from terascope.core.ids import new_id
 from terascope.engines.torch.grammar import JSON_STYLE, lark_string
-from terascope.engines.torch.text import beginning_at_end
+from terascope.engines.worker.text import beginning_at_end
 from terascope.protocol.openai import Tool
 
 PREAMBLE = "You can call these functions:\n{tools}\nAnswer with a call, as JSON."

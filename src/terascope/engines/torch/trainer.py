@@ -14,9 +14,9 @@ from pathlib import Path
 
 from terascope.core import environment
 from terascope.core.errors import ServiceError
-from terascope.engines.torch import logs
 from terascope.engines.torch.tuning.job import FAILED, PROGRESS, TuningJob
 from terascope.engines.torch.tuning.progress import Progress
+from terascope.engines.worker import logs
 
 _log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

@@ -12,7 +12,7 @@ from transformers import PreTrainedTokenizerBase
 
 from terascope.core.errors import BadRequest
 from terascope.engines.torch.grammar import GrammarMaker
-from terascope.engines.torch.text import TokenTable
+from terascope.engines.worker.text import TokenTable
 
 _BYTE_255 = ("\u00ff", "<0xFF>")  # how byte-level and SentencePiece vocabularies write it
 

@@ -28,16 +28,16 @@ from terascope.core.models import Capabilities, Feature
 from terascope.engines.contract import EngineInfo
 from terascope.engines.torch.embed_loop import EmbedLoop
 from terascope.engines.torch.encoder import Encoder
-from terascope.engines.torch.httpd import BACKLOG, Shell
 from terascope.engines.torch.loop import BatchLoop
 from terascope.engines.torch.lora.shelf import Shelf
 from terascope.engines.torch.lora.weights import Adapter
-from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.model import CausalModel, load_causal
 from terascope.engines.torch.respond import Embedder, Generator
 from terascope.engines.torch.settings import WorkerSettings
 from terascope.engines.torch.tracing.lens import Lens, Unembedding
 from terascope.engines.torch.tracing.row import Bench
+from terascope.engines.worker.httpd import BACKLOG, Shell
+from terascope.engines.worker.metrics import Metrics
 
 from .reference import Llama
 

@@ -13,11 +13,11 @@ from terascope.engines.torch.attachment import Attachment, Insert, Part
 from terascope.engines.torch.jobs import Job
 from terascope.engines.torch.loop import BatchLoop, RowJob
 from terascope.engines.torch.lora.weights import Adapter
-from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.model import CausalModel
 from terascope.engines.torch.packed import PackedModel
 from terascope.engines.torch.rows import Event, Row, RowPlan, Turn
 from terascope.engines.torch.sampling import Sampling, exponentials
+from terascope.engines.worker.metrics import Metrics
 
 
 class Asked:

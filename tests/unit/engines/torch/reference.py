@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from terascope.engines.torch.text import TokenTable
 from terascope.engines.torch.tracing.tensors import tensor_of
+from terascope.engines.worker.text import TokenTable
 from terascope.internals.plan import (
     AblateMean,
     AblateZero,

@@ -15,8 +15,8 @@ from terascope.engines.torch.batching import Padded
 from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, TextPlan, Vector
 from terascope.engines.torch.encoder import Encoder, load_encoder
 from terascope.engines.torch.jobs import Job
-from terascope.engines.torch.metrics import Metrics
 from terascope.engines.torch.settings import WorkerSettings
+from terascope.engines.worker.metrics import Metrics
 
 Between = Callable[[int], None]
 

@@ -5,7 +5,7 @@ from terascope.engines.torch.cache import BLOCK, BlockPool
 from terascope.engines.torch.rows import Row, RowPlan, Turn
 from terascope.engines.torch.sampling import Sampling, TokenInfo
 from terascope.engines.torch.schedule import Scheduler
-from terascope.engines.torch.text import TokenTable
+from terascope.engines.worker.text import TokenTable
 
 
 class Words:

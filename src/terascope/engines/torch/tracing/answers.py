@@ -10,9 +10,9 @@ import torch
 from aiohttp import web
 
 from terascope.core.errors import ServiceError
-from terascope.engines.torch.text import TokenTable
 from terascope.engines.torch.tracing.call import RowResult
 from terascope.engines.torch.tracing.tensors import array_of, torch_dtype
+from terascope.engines.worker.text import TokenTable
 from terascope.internals.arrays import Array, DType
 from terascope.internals.packing import Layout, Spec, encode
 from terascope.internals.plan import TracePlan

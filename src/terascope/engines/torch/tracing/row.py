@@ -12,12 +12,12 @@ from terascope.core.errors import BadRequest, EngineNan, ServiceError
 from terascope.engines.torch import memory
 from terascope.engines.torch.attachment import Part
 from terascope.engines.torch.taps import Taps
-from terascope.engines.torch.text import TokenTable
 from terascope.engines.torch.tracing.changes import Changer, Now, Sources, changer
 from terascope.engines.torch.tracing.collecting import Collector, Named, collector
 from terascope.engines.torch.tracing.lens import Lens
 from terascope.engines.torch.tracing.places import Chosen, Index, put, select
 from terascope.engines.torch.tracing.tensors import wide
+from terascope.engines.worker.text import TokenTable
 from terascope.internals.plan import AblateMean, Capture, Intervention, Operation, RowTrace, Where
 from terascope.internals.sites import Place, Site
 

@@ -20,7 +20,7 @@ from terascope.core.errors import (
 from terascope.core.ids import new_id
 from terascope.engines.contract import EngineInfo
 from terascope.engines.info import info_json
-from terascope.engines.torch.metrics import Metrics
+from terascope.engines.worker.metrics import Metrics
 from terascope.protocol.errors import error_body
 
 _log = logging.getLogger(__name__)

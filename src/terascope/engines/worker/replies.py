@@ -5,7 +5,7 @@ from urllib.parse import quote
 import orjson
 from aiohttp import web
 
-from terascope.engines.torch.httpd import REQUEST_ID
+from terascope.engines.worker.httpd import REQUEST_ID
 from terascope.protocol.openai import Wire
 from terascope.protocol.parse import ignored_fields
 from terascope.protocol.sse import event

@@ -1,7 +1,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from terascope.engines.torch.text import TextStream, TokenTable, beginning_at_end
+from terascope.engines.worker.text import TextStream, TokenTable, beginning_at_end
 
 STOPS = st.lists(st.text("ab\n", min_size=1, max_size=4), max_size=3)
 

@@ -1,0 +1,33 @@
+"""The openvino worker: `python -m terascope.engines.openvino.worker`; see `worker.process`."""
+
+import asyncio
+from collections.abc import Callable
+
+from terascope.engines.openvino.settings import WorkerSettings, parse_arguments
+from terascope.engines.worker import process
+from terascope.engines.worker.httpd import Served
+from terascope.engines.worker.metrics import Metrics
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Serve until told to end; return the exit status."""
+    settings = parse_arguments(arguments)
+    place = process.Place(settings.socket, settings.host, settings.port)
+    return process.main(place, lambda *told: _load(settings, *told))
+
+
+def _load(
+    settings: WorkerSettings,
+    loop: asyncio.AbstractEventLoop,
+    crashed: Callable[[BaseException], None],
+    metrics: Metrics,
+    report: process.Report,
+) -> Served:
+    report("importing OpenVINO")
+    from terascope.engines.openvino.serving import load
+
+    return load(settings, loop, crashed, metrics, report)
+
+
+if __name__ == "__main__":
+    process.leave(main())
