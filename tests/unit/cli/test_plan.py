@@ -31,6 +31,27 @@ def test_json_has_all_plans_and_refusals(bare: Cli) -> None:
     assert len(report["rejected"]) > 20
 
 
+def test_prompts_and_answers_on_gpus_of_their_own(bare: Cli) -> None:
+    asked = (*K2, "--ttft", "2s", "--itl", "50ms", "--disaggregated")
+    shown = bare(*asked)
+    assert shown.out.splitlines()[1].split()[:2] == ["1", "1"]
+    assert "400" in shown.out.splitlines()[1]
+    assert "one copy of each takes more than the 32 GPUs there are" in shown.out
+    divided = bare(*K2, "--json").json["disaggregated"]
+    assert divided["plans"][0]["prompt"]["gpus"] + divided["plans"][0]["answer"]["gpus"] == 32
+    assert "vllm-router --vllm-pd-disaggregation" in bare(*asked, "--emit", "slurm").out
+    assert "are emitted for slurm, pbs, deploy" in bare(*asked, "--emit", "helm").err
+    assert "divisions, not 999" in bare(*asked, "--emit", "slurm", "--rank", "999").err
+
+
+def test_what_is_not_divided_says_why(bare: Cli) -> None:
+    asked = ("plan", "kimi-k2", "--on", "2x8xH200", "--disaggregated")
+    assert "2x8xH200 is not divided into prompts and answers" in bare(*asked).err
+    assert "does not fit on 8xH200" in bare("plan", "kimi-k2", "--on", "8xH200", "--disaggregated").err
+    torch = ("plan", "qwen3-8b", "--on", "4xH100", "--engine", "torch", "--disaggregated")
+    assert "the engine does not divide prompts from answers" in bare(*torch).err
+
+
 def test_several_are_compared(bare: Cli) -> None:
     shown = bare("plan", "kimi-k2", "deepseek-v3", "--on", "8xH200", "--on", "2x8xH200", "--compare")
     assert shown.status == 0
