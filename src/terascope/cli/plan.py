@@ -60,6 +60,7 @@ def plan(
     if listed:
         show.listed(listed, as_json=as_json)
         return
+    _alone(disaggregated, fit or compare or bool(plot))
     load, wish = make_load(input, output, users, ttft, itl), Wish(engine, quantization, kv_dtype, context, utilization)
     if fit:
         _fit(models or [], on or [], load, wish, constants, as_json=as_json)
@@ -68,14 +69,18 @@ def plan(
     if compare:
         show.compared(found, price, pue, as_json=as_json)
     elif emit:
-        files = divided.files if disaggregated else show.files
-        show.written(files(_only(found), emit, rank), into)
+        show.written((divided.files if disaggregated else show.files)(_only(found), emit, rank), into)
     elif plot:
         _plot(_only(found), plot)
     elif disaggregated and not as_json:
         divided.shown(_only(found), top)
     else:
         show.plans(_only(found), price, pue, top, as_json=as_json)
+
+
+def _alone(disaggregated: bool, others: bool) -> None:
+    if disaggregated and others:
+        raise BadRequest("--disaggregated goes with none of --fit, --compare and --plot", param="disaggregated")
 
 
 def _searched(pairs: list[tuple[str, str]], load: Load, wish: Wish, constants: str) -> list[Plans]:

@@ -158,9 +158,10 @@ def _notes(report: dict[str, Any], found: Plans) -> None:
     for number, one in enumerate(report["plans"], 1):
         if not one["meets"]:
             typer.echo(f"{number} !: {one['why_not']}")
+    _best_memory(report["plans"][0])
     for divided in report["disaggregated"]["plans"][:1]:
         typer.echo(
-            f"\nprompts and answers apart (--disaggregated): {divided['name']}: "
+            f"prompts and answers apart (--disaggregated): {divided['name']}: "
             f"{divided['output_tokens_per_s']:,.0f} tokens/s, {divided['at_once']:,.0f} at once, "
             f"{divided['ttft_s']:.2f} s and {divided['itl_s'] * 1e3:.0f} ms"
             f"{'' if divided['meets'] else '; ' + divided['why_not']}"
@@ -172,6 +173,11 @@ def _notes(report: dict[str, Any], found: Plans) -> None:
         typer.echo(f"- {why}")
     for caution in report["cautions"]:
         typer.echo(f"caution: {caution}")
+
+
+def _best_memory(one: dict[str, Any]) -> None:
+    parts = ", ".join(f"{name.replace('_', ' ')} {held / GIB:.1f}" for name, held in one["memory_per_gpu"].items())
+    typer.echo(f"\nGiB of a GPU in 1: {parts}; the longest sequence: {one['longest_context']:,} tokens")
 
 
 def _distinct(found: Plans, most: int) -> list[str]:

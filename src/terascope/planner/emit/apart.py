@@ -1,6 +1,6 @@
 """Launch files of a division into copies for prompts and copies for answers, with a router before them."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from terascope.core.errors import BadRequest
@@ -17,7 +17,7 @@ from terascope.planner.emit.commands import (
     router,
 )
 from terascope.planner.emit.deployment import deploy_router
-from terascope.planner.emit.environment import VISIBLE
+from terascope.planner.emit.environment import KEY, VISIBLE
 from terascope.planner.emit.shell import (
     BOOTSTRAP_MARK,
     HEAD,
@@ -35,6 +35,11 @@ from terascope.planner.search import Plan, Plans
 
 _SIDE_CHANNEL = 5600
 """First port of NIXL; each group of a copy takes one, from a hundred that the copy has."""
+_OPEN = f"# The router asks nobody for a secret: let only the gateway reach port {ROUTER_PORT}."
+_ROUTER_NOTES: Mapping[str, Sequence[str]] = {
+    "vllm": (_OPEN, f'export OPENAI_API_KEY="${KEY}"  # what the router shows to the copies'),
+    "sglang": (_OPEN,),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +153,7 @@ def _script(plans: Plans, split: Split, head: list[str], hosts: str, start: str)
         "export ALL_HOSTS MODEL NODES",
         *_run(prompt, answer),
         start,
+        *_ROUTER_NOTES[plans.wish.engine],
         shell_words(_router(plans, prompt, answer), "").lstrip() + " &",
         "wait -n  # when one part ends, the job ends: prompts without answers are no service",
     ]

@@ -28,7 +28,6 @@ def deploy_router(plans: Plans, what: str, at_once: int, port: int) -> Mapping[s
         "engine": "remote",
         "url": f"http://HOST:{port}",
         "served_name": plans.shapes.name,
-        **({"api_key_env": KEY} if plans.wish.engine == "vllm" else {}),
         "max_in_flight": max(1, at_once),
     }
     head = f"# {plans.shapes.name}, prompts | answers: {what}, on {plans.cluster.name}.\n"
