@@ -21,7 +21,7 @@ _MODELS = typer.Argument(
 _ON = typer.Option(metavar="CLUSTER", help="4x8xH200, 16xjupiter or 4xmine.yaml.")
 _PLOT = typer.Option(help="Write the frontier of latency and throughput: .png or .svg.")
 _DISAGGREGATED = typer.Option(
-    "--disaggregated", help="Prompts and answers on GPUs of their own; --emit slurm, pbs or deploy writes these."
+    "--disaggregated", help="Prompts and answers on GPUs of their own; --emit writes these, but for compose."
 )
 
 

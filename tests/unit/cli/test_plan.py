@@ -42,7 +42,7 @@ def test_prompts_and_answers_on_gpus_of_their_own(bare: Cli) -> None:
     divided = bare(*K2, "--json").json["disaggregated"]
     assert divided["plans"][0]["prompt"]["gpus"] + divided["plans"][0]["answer"]["gpus"] == 32
     assert "vllm-router --vllm-pd-disaggregation" in bare(*asked, "--emit", "slurm").out
-    assert "are emitted for slurm, pbs, deploy" in bare(*asked, "--emit", "helm").err
+    assert "are emitted for slurm, pbs, kubernetes, deploy" in bare(*asked, "--emit", "helm").err
     for other in ("--fit", "--compare", "--plot=frontier.png"):
         assert "goes with none of --fit, --compare and --plot" in bare(*asked, other).err
     assert "divisions, not 999" in bare(*asked, "--emit", "slurm", "--rank", "999").err

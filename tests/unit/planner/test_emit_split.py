@@ -1,10 +1,13 @@
 """Launch files of copies for prompts and copies for answers: by the engines' parsers, and run by a real shell."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
 import yaml
+from harness import sglang
+from kubernetes_validate import validate
 
 from terascope.cli.settings import parse
 from terascope.core.errors import BadRequest
@@ -12,6 +15,7 @@ from terascope.planner import Plans, Split, Wish, find_model, make_load, parse_c
 from terascope.planner.emit import emit_split
 from terascope.planner.emit.apart import parts_of
 from terascope.planner.emit.commands import ANSWER, PROMPT, nodes_of
+from terascope.planner.emit.environment import ROUTERS
 
 from .scripts import pairs, run_script
 
@@ -84,6 +88,24 @@ def _gpus_are_used_once(engines: list[list[str]]) -> bool:
     return len(used) == len(set(used))
 
 
+@pytest.mark.parametrize(("model", "cluster", "engine"), CASES)
+def test_kubernetes_takes_the_file(model: str, cluster: str, engine: str) -> None:
+    plans = _searched(model, cluster, engine)
+    best = splits(plans).plans[0]
+    documents = list(yaml.safe_load_all(emit_split(plans, best, "kubernetes")["serve.yaml"]))
+    for one in documents:
+        validate(one, "1.31", strict=True)
+    sets = [one for one in documents if one["kind"] == "StatefulSet"]
+    names = [one["metadata"]["name"] for one in documents if one["kind"] == "Service"]
+    assert len(sets) == best.prompt.copies + best.answer.copies
+    (routing,) = (one for one in documents if one["kind"] == "Deployment")
+    words = shlex.split(routing["spec"]["template"]["spec"]["containers"][0]["command"][2].split("exec ")[1])
+    for option, part, count in (("--prefill", PROMPT, best.prompt.copies), ("--decode", ANSWER, best.answer.copies)):
+        addresses = _addresses(words, option)
+        assert len(addresses) == count
+        assert all(f"-{part}-" in one and one[7:-5] in names for one in addresses)
+
+
 def test_parts_share_a_node_only_where_there_is_one() -> None:
     for cluster in ("8xH100", "3x8xH100"):
         plans = _searched("llama-3.1-70b", cluster, "vllm")
@@ -103,5 +125,9 @@ def test_the_deployment_is_the_router() -> None:
 
 def test_other_targets_say_so() -> None:
     plans = _searched("llama-3.1-70b", "8xH100", "vllm")
-    with pytest.raises(BadRequest, match="are emitted for slurm, pbs, deploy, not 'compose'"):
+    with pytest.raises(BadRequest, match="are emitted for slurm, pbs, kubernetes, deploy, not 'compose'"):
         emit_split(plans, splits(plans).plans[0], "compose")
+
+
+def test_the_routers_are_those_that_command_lines_were_checked_for() -> None:
+    assert sorted(one.replace("-", "_") for one in ROUTERS.values()) == sorted(sglang.ROUTERS)

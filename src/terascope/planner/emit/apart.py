@@ -16,6 +16,7 @@ from terascope.planner.emit.commands import (
     nodes_of,
     router,
 )
+from terascope.planner.emit.containers import kubernetes_apart
 from terascope.planner.emit.deployment import deploy_router
 from terascope.planner.emit.environment import KEY, VISIBLE
 from terascope.planner.emit.shell import (
@@ -130,7 +131,11 @@ def _pbs(plans: Plans, split: Split) -> Mapping[str, str]:
     return {"serve.pbs": _script(plans, split, head, hosts, start)}
 
 
-_SCRIPTS: Mapping[str, Callable[[Plans, Split], Mapping[str, str]]] = {"slurm": _slurm, "pbs": _pbs}
+_SCRIPTS: Mapping[str, Callable[[Plans, Split], Mapping[str, str]]] = {
+    "slurm": _slurm,
+    "pbs": _pbs,
+    "kubernetes": kubernetes_apart,
+}
 
 
 def _nodes(plans: Plans, split: Split) -> int:
