@@ -54,6 +54,7 @@ tools: $(VENV)/.installed-dev
 	  { apt-get install -y --no-install-recommends $$missing || { apt-get update && apt-get install -y --no-install-recommends $$missing; }; } >/dev/null; \
 	elif [ -n "$$missing" ]; then echo "not installed, so their tests are skipped:$$missing"; fi
 	@$(BIN)/python benchmarks/harness/vllm.py >/dev/null || echo "vLLM cannot be installed, so its tests are skipped"
+	@$(BIN)/python benchmarks/harness/sglang.py >/dev/null || echo "SGLang cannot be fetched, so tests of its command lines are skipped"
 tools: export RUNLEVEL := 1
 tools: export DEBIAN_FRONTEND := noninteractive
 

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from terascope.cli import plan_disaggregated as divided
 from terascope.cli import plan_show as show
 from terascope.cli.calibrate import known
 from terascope.cli.plan_models import planned_model
@@ -17,14 +18,17 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 _MODELS = typer.Argument(
     metavar="MODEL...", help="Name in the library or the catalogue, or path of a config.json.", show_default=False
 )
+_ON = typer.Option(metavar="CLUSTER", help="4x8xH200, 16xjupiter or 4xmine.yaml.")
+_PLOT = typer.Option(help="Write the frontier of latency and throughput: .png or .svg.")
+_DISAGGREGATED = typer.Option(
+    "--disaggregated", help="Prompts and answers on GPUs of their own; --emit writes these, but for compose."
+)
 
 
 @app.command()
 def plan(
     models: Annotated[list[str] | None, _MODELS] = None,
-    on: Annotated[
-        list[str] | None, typer.Option(metavar="CLUSTER", help="4x8xH200, 16xjupiter or 4xmine.yaml.")
-    ] = None,
+    on: Annotated[list[str] | None, _ON] = None,
     users: Annotated[int, typer.Option(help="Requests in flight at once; 0: as many as go.")] = 0,
     input: Annotated[int, typer.Option(help="Tokens of a prompt.")] = 1024,
     output: Annotated[int, typer.Option(help="Tokens of an answer.")] = 512,
@@ -40,9 +44,8 @@ def plan(
     compare: Annotated[bool, typer.Option("--compare", help="Best plan of each model on each cluster.")] = False,
     fit: Annotated[bool, typer.Option("--fit", help="What to buy for the load; --on limits the GPUs.")] = False,
     top: Annotated[int, typer.Option(min=1, help="How many plans and refusals to show.")] = 5,
-    plot: Annotated[
-        Path | None, typer.Option(help="Write the frontier of latency and throughput: .png or .svg.")
-    ] = None,
+    disaggregated: Annotated[bool, _DISAGGREGATED] = False,
+    plot: Annotated[Path | None, _PLOT] = None,
     emit: Annotated[str, typer.Option(help="Launch files: slurm, pbs, kubernetes, compose or deploy.")] = "",
     rank: Annotated[int, typer.Option(min=1, help="Which of the plans --emit writes.")] = 1,
     into: Annotated[Path | None, typer.Option(help="Directory for launch files; without it they are shown.")] = None,
@@ -57,6 +60,7 @@ def plan(
     if listed:
         show.listed(listed, as_json=as_json)
         return
+    _alone(disaggregated, fit or compare or bool(plot))
     load, wish = make_load(input, output, users, ttft, itl), Wish(engine, quantization, kv_dtype, context, utilization)
     if fit:
         _fit(models or [], on or [], load, wish, constants, as_json=as_json)
@@ -65,11 +69,18 @@ def plan(
     if compare:
         show.compared(found, price, pue, as_json=as_json)
     elif emit:
-        show.emitted(_only(found), emit, rank, into)
+        show.written((divided.files if disaggregated else show.files)(_only(found), emit, rank), into)
     elif plot:
         _plot(_only(found), plot)
+    elif disaggregated and not as_json:
+        divided.shown(_only(found), top)
     else:
         show.plans(_only(found), price, pue, top, as_json=as_json)
+
+
+def _alone(disaggregated: bool, others: bool) -> None:
+    if disaggregated and others:
+        raise BadRequest("--disaggregated goes with none of --fit, --compare and --plot", param="disaggregated")
 
 
 def _searched(pairs: list[tuple[str, str]], load: Load, wish: Wish, constants: str) -> list[Plans]:

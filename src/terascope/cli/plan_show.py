@@ -84,12 +84,16 @@ _LISTS: Mapping[str, tuple[Sequence[str], Callable[[], Iterator[tuple[str, ...]]
 }
 
 
-def emitted(found: Plans, target: str, rank: int, into: Path | None) -> None:
-    """Write the launch files of the plan of that rank into a directory, or print them."""
+def files(found: Plans, target: str, rank: int) -> Mapping[str, str]:
+    """The launch files of the plan of that rank. Raises `BadRequest` where there is none."""
     if rank > len(found.plans) and found.plans:
         raise BadRequest(f"there are {len(found.plans)} plans, not {rank}", param="rank")
-    chosen = found.plans[rank - 1] if found.plans else found.best
-    for name, text in emit_files(found, chosen, target).items():
+    return emit_files(found, found.plans[rank - 1] if found.plans else found.best, target)
+
+
+def written(texts: Mapping[str, str], into: Path | None) -> None:
+    """Write launch files into a directory, which is made, or print them."""
+    for name, text in texts.items():
         if into is None:
             typer.echo(f"# --- {name} ---\n{text}")
             continue
@@ -154,12 +158,13 @@ def _notes(report: dict[str, Any], found: Plans) -> None:
     for number, one in enumerate(report["plans"], 1):
         if not one["meets"]:
             typer.echo(f"{number} !: {one['why_not']}")
-    if divided := report["disaggregated"]:
-        ask, answer = divided["prompt"], divided["answer"]
+    _best_memory(report["plans"][0])
+    for divided in report["disaggregated"]["plans"][:1]:
         typer.echo(
-            f"\nprompts and answers apart: {ask['copies']} x {ask['layout']} and {answer['copies']} x "
-            f"{answer['layout']}: {divided['output_tokens_per_s']:,.0f} tokens/s, {divided['ttft_s']:.2f} s and "
-            f"{divided['itl_s'] * 1e3:.0f} ms"
+            f"prompts and answers apart (--disaggregated): {divided['name']}: "
+            f"{divided['output_tokens_per_s']:,.0f} tokens/s, {divided['at_once']:,.0f} at once, "
+            f"{divided['ttft_s']:.2f} s and {divided['itl_s'] * 1e3:.0f} ms"
+            f"{'' if divided['meets'] else '; ' + divided['why_not']}"
         )
     units = report["plans"][0]["service_units_per_million"]
     typer.echo(f"a million tokens: {units['prompt']:,} service units of prompts, {units['output']:,} of answers")
@@ -168,6 +173,11 @@ def _notes(report: dict[str, Any], found: Plans) -> None:
         typer.echo(f"- {why}")
     for caution in report["cautions"]:
         typer.echo(f"caution: {caution}")
+
+
+def _best_memory(one: dict[str, Any]) -> None:
+    parts = ", ".join(f"{name.replace('_', ' ')} {held / GIB:.1f}" for name, held in one["memory_per_gpu"].items())
+    typer.echo(f"\nGiB of a GPU in 1: {parts}; the longest sequence: {one['longest_context']:,} tokens")
 
 
 def _distinct(found: Plans, most: int) -> list[str]:

@@ -10,7 +10,7 @@ Pure arithmetic on data files: no GPU, no network, nothing is written.
 
 from terascope.planner.configs import parse_config, read_config
 from terascope.planner.cost import Cost, cost
-from terascope.planner.disaggregated import Split, split
+from terascope.planner.disaggregated import RejectedSplit, Split, Splits, split, splits
 from terascope.planner.fit import Need, needs
 from terascope.planner.hardware import Cluster, Gpu, find_gpu, gpus, parse_cluster, systems
 from terascope.planner.layout import Layout, make_layout
@@ -32,7 +32,9 @@ __all__ = [
     "Plan",
     "Plans",
     "Rejected",
+    "RejectedSplit",
     "Split",
+    "Splits",
     "Wish",
     "cost",
     "find_gpu",
@@ -49,5 +51,6 @@ __all__ = [
     "read_config",
     "search",
     "split",
+    "splits",
     "systems",
 ]

@@ -69,11 +69,14 @@ def make_layout(
         raise BadRequest(f"experts cannot be divided {ep} ways over {tp} x {dp} GPUs", param="layout")
     if tp % cp:
         raise BadRequest(f"{tp} GPUs of a tensor group cannot divide the cache {cp} ways", param="layout")
-    if cache not in CACHE_WIDTHS:
-        raise BadRequest(
-            f"there is no KV cache in {cache!r}; choose one of {', '.join(CACHE_WIDTHS)}", param="kv_dtype"
-        )
-    return Layout(tp, pp, dp, ep, cp, weights, cache)
+    return Layout(tp, pp, dp, ep, cp, weights, cache_named(cache))
+
+
+def cache_named(name: str) -> str:
+    """Return `name` where caches are kept so. Raises `BadRequest` that lists how they are."""
+    if name not in CACHE_WIDTHS:
+        raise BadRequest(f"there is no KV cache in {name!r}; choose one of {', '.join(CACHE_WIDTHS)}", param="kv_dtype")
+    return name
 
 
 def refusal(shapes: Architecture, layout: Layout) -> str:

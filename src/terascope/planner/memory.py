@@ -52,6 +52,10 @@ class Memory:
         """How many sequences of `tokens` tokens fit, of those that this GPU takes part in."""
         return max(0, math.floor(self.cache / (tokens * self.per_token + self.per_sequence or 1)))
 
+    def missing(self, tokens: float) -> float:
+        """Bytes that are missing for one sequence of `tokens` tokens; 0 where it fits."""
+        return max(0.0, tokens * self.per_token + self.per_sequence - self.cache)
+
     def context(self, limit: int) -> int:
         """The longest single sequence that fits, at most `limit` tokens."""
         if self.cache < self.per_sequence:

@@ -4,7 +4,7 @@ from typing import Any
 
 from terascope.planner.constants import band
 from terascope.planner.cost import Cost, cost
-from terascope.planner.disaggregated import Split, split
+from terascope.planner.disaggregated import Split, Splits, splits
 from terascope.planner.fit import Need
 from terascope.planner.memory import Memory
 from terascope.planner.search import Plan, Plans
@@ -21,7 +21,6 @@ _CAUTIONS = {
 def plans_report(plans: Plans, *, price: float = 0.0, pue: float = 1.2, most: int = 0) -> dict[str, Any]:
     """Everything about a search; `most`: list so many plans and refusals at most, 0 for all."""
     limit = most or None
-    divided = split(plans)
     return {
         "model": {
             "name": plans.shapes.name,
@@ -47,7 +46,7 @@ def plans_report(plans: Plans, *, price: float = 0.0, pue: float = 1.2, most: in
             plan_report(one, cost(plans.shapes, plans.cluster.gpu, one, price=price, pue=pue))
             for one in plans.plans[:limit]
         ],
-        "disaggregated": split_report(divided) if divided else None,
+        "disaggregated": splits_report(splits(plans), most),
         "rejected": [
             {
                 "layout": one.layout.name,
@@ -104,16 +103,37 @@ def memory_report(held: Memory) -> dict[str, float]:
     }
 
 
+def splits_report(found: Splits, most: int = 0) -> dict[str, Any]:
+    """Divisions into GPUs for prompts and for answers, and what was refused; `most`: so many at most, 0 for all."""
+    limit = most or None
+    return {
+        "plans": [split_report(one) for one in found.plans[:limit]],
+        "rejected": [{"what": one.what, "reason": one.reason} for one in found.rejected[:limit]],
+    }
+
+
 def split_report(one: Split) -> dict[str, Any]:
     """Prompts and answers on GPUs of their own."""
     return {
-        "prompt": {"layout": one.prompt.name, "copies": one.prompt_copies, "gpus": one.prompt.gpus * one.prompt_copies},
-        "answer": {"layout": one.answer.name, "copies": one.answer_copies, "gpus": one.answer.gpus * one.answer_copies},
+        "name": one.name,
+        "prompt": _part_report(one.prompt),
+        "answer": _part_report(one.answer),
+        "prompt_gpus_per_answer_gpu": one.ratio,
+        "gpus": one.gpus,
+        "at_once": one.at_once,
         "ttft_s": one.ttft,
         "itl_s": one.itl,
         "output_tokens_per_s": one.output,
         "output_tokens_per_s_per_gpu": one.output / one.gpus,
+        "meets": one.meets,
+        "why_not": one.why_not,
     }
+
+
+def _part_report(part: Plan) -> dict[str, Any]:
+    layout = part.layout
+    its = {"layout": layout.name, "weights": layout.weights.name, "kv": layout.cache}
+    return its | {"copies": part.copies, "gpus": part.gpus, "memory_per_gpu": memory_report(part.memory)}
 
 
 def need_report(one: Need) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from terascope.planner.calibration import Calibration
 from terascope.planner.constants import Constants, constants
 from terascope.planner.engines import Engine, as_kept, engine_named, engine_refusal, format_refusal
 from terascope.planner.hardware import Cluster
-from terascope.planner.layout import Layout, refusal
+from terascope.planner.layout import Layout, cache_named, refusal
 from terascope.planner.load import Load
 from terascope.planner.memory import GIB, Memory, memory
 from terascope.planner.precision import FORMATS, Format, format_named
@@ -100,13 +100,24 @@ class Plans:
             raise BadRequest(self.failure(), param="on")
         return self.plans[0]
 
+    @property
+    def missing(self) -> float:
+        """Bytes that are missing on each GPU, of what an engine may use, for one sequence in the nearest layout.
+
+        0 where a layout works, or memory is not what is missing.
+        """
+        if self.plans:
+            return 0.0
+        found = [short for one in self.rejected if (short := _missing(self, one.layout)) is not None]
+        return min(found, default=0.0)
+
     def failure(self) -> str:
         """Why nothing works: the memory that is missing, or the most frequent reason."""
-        missing = [short for one in self.rejected if (short := _missing(self, one.layout)) is not None]
-        if missing and (least := min(missing)) > 0:
+        if (least := self.missing) > 0:
             return (
                 f"{self.shapes.name} does not fit on {self.cluster.name}: in the best layout {least / GIB:.1f} GiB are "
-                f"missing on each GPU; take more or larger GPUs, or ask `terascope plan --fit`"
+                f"missing on each GPU for one sequence of {self.wish.context or self.load.length:,} tokens; take more "
+                "or larger GPUs, or ask `terascope plan --fit`"
             )
         reasons = [one.reason for one in self.rejected]
         common = max(set(reasons), key=reasons.count) if reasons else "no layout was tried"
@@ -181,14 +192,19 @@ def _too_large(held: Memory, cluster: Cluster, wish: Wish, longest: int) -> str:
             f"needs {held.needed / GIB:.1f} GiB a GPU before the first token (weights {held.weights / GIB:.1f}), "
             f"{-held.cache / GIB:.1f} more than the {usable / GIB:.1f} there are"
         )
-    return f"leaves {held.cache / GIB:.1f} GiB a GPU, too little for one sequence of {longest:,} tokens"
+    return (
+        f"leaves {held.cache / GIB:.1f} GiB a GPU, {held.missing(longest) / GIB:.1f} too little for one sequence of "
+        f"{longest:,} tokens"
+    )
 
 
 def _missing(plans: Plans, layout: Layout) -> float | None:
-    """Bytes that are missing on each GPU before the first token; negative where it fits, None where it cannot be."""
-    if format_refusal(plans.cluster, layout) or refusal(plans.shapes, layout):
+    """Bytes that are missing on each GPU for one sequence; 0 where it fits, None where it cannot be."""
+    engine = engine_named(plans.wish.engine)
+    if engine_refusal(plans.shapes, engine) or format_refusal(plans.cluster, layout) or refusal(plans.shapes, layout):
         return None
-    return -memory(plans.shapes, plans.cluster, layout, plans.wish.utilization).cache
+    held = memory(as_kept(plans.shapes, engine), plans.cluster, layout, plans.wish.utilization)
+    return held.missing(plans.wish.context or plans.load.length)
 
 
 def layouts(shapes: Architecture, cluster: Cluster, wish: Wish, engine: Engine) -> Iterator[Layout]:
@@ -222,7 +238,7 @@ def formats(shapes: Architecture, cluster: Cluster, wanted: str) -> Sequence[For
 
 def _caches(cluster: Cluster, wanted: str) -> Sequence[str]:
     if wanted != "auto":
-        return (wanted,)
+        return (cache_named(wanted),)
     return ("bf16", "fp8") if "fp8" in cluster.gpu.peaks else ("bf16",)
 
 

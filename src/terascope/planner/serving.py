@@ -1,5 +1,6 @@
 """What a layout does under load: times and rates of one copy of a model with so many sequences at once."""
 
+import math
 from dataclasses import dataclass
 
 from terascope.planner.constants import Constants, constants
@@ -10,7 +11,7 @@ from terascope.planner.memory import STEP_TOKENS
 from terascope.planner.roofline import Roofline
 from terascope.planner.shapes import Architecture
 
-_BUSIEST = 0.95
+BUSIEST = 0.95
 """Beyond this part of its time in prompts a queue is taken to grow no longer: a closed loop limits itself."""
 
 
@@ -52,12 +53,17 @@ class Copy:
         rate = sequences * load.output / (ttft + load.output * itl)
         return Speed(sequences, ttft, itl, rate, rate * load.length / load.output)
 
-    def decode(self, sequences: int) -> Speed:
-        """The same where prompts are computed elsewhere."""
+    def decode(self, sequences: float) -> Speed:
+        """The same where prompts are computed elsewhere; less than one sequence is one for a part of the time."""
         each = max(1.0, sequences / (self._layout.dp * self._layout.pp))
         itl = self._times.decode(each, self._load.input + self._load.output / 2)
         rate = sequences / itl
-        return Speed(sequences, 0.0, itl, rate, rate * self._load.length / self._load.output)
+        return Speed(math.ceil(sequences), 0.0, itl, rate, rate * self._load.length / self._load.output)
+
+    @property
+    def alone(self) -> float:
+        """Seconds for a prompt that finds the copy idle."""
+        return self._times.prompt(self._load.input, self._load.input)
 
     @property
     def prompt_rate(self) -> float:
@@ -71,8 +77,8 @@ class Copy:
 
     def _first(self, step: float, busy: float) -> float:
         """One's own prompt, half a step that is under way, and the queue of prompts before it."""
-        own = self._times.prompt(self._load.input, self._load.input)
-        busy = min(busy, _BUSIEST)
+        own = self.alone
+        busy = min(busy, BUSIEST)
         return own + step / 2 + busy / (2 * (1 - busy)) * own
 
 

@@ -21,6 +21,8 @@ def test_a_table_with_bands_reasons_and_prices(bare: Cli) -> None:
     assert "moonshotai/Kimi-K2-Instruct: 1,026.4 billion parameters, 32.9 active, fp8; 4x8xH200: 32 x H200" in shown.out
     assert "TP2 DP16 EP32" in shown.out or "TP1 DP32 EP32" in shown.out
     assert "layouts work" in shown.out
+    assert "runtime 1.0" in shown.out
+    assert "the longest sequence: 131,072 tokens" in shown.out
     assert "service units of prompts" in shown.out
 
 
@@ -29,6 +31,29 @@ def test_json_has_all_plans_and_refusals(bare: Cli) -> None:
     assert report["cluster"] == {"name": "4x8xH200", "gpu": "H200", "gpus": 32}
     assert len(report["plans"]) > 20
     assert len(report["rejected"]) > 20
+
+
+def test_prompts_and_answers_on_gpus_of_their_own(bare: Cli) -> None:
+    asked = (*K2, "--ttft", "2s", "--itl", "50ms", "--disaggregated")
+    shown = bare(*asked)
+    assert shown.out.splitlines()[1].split()[:2] == ["1", "1"]
+    assert "400" in shown.out.splitlines()[1]
+    assert "one copy of each takes more than the 32 GPUs there are" in shown.out
+    divided = bare(*K2, "--json").json["disaggregated"]
+    assert divided["plans"][0]["prompt"]["gpus"] + divided["plans"][0]["answer"]["gpus"] == 32
+    assert "vllm-router --vllm-pd-disaggregation" in bare(*asked, "--emit", "slurm").out
+    assert "are emitted for slurm, pbs, kubernetes, deploy" in bare(*asked, "--emit", "helm").err
+    for other in ("--fit", "--compare", "--plot=frontier.png"):
+        assert "goes with none of --fit, --compare and --plot" in bare(*asked, other).err
+    assert "divisions, not 999" in bare(*asked, "--emit", "slurm", "--rank", "999").err
+
+
+def test_what_is_not_divided_says_why(bare: Cli) -> None:
+    asked = ("plan", "kimi-k2", "--on", "2x8xH200", "--disaggregated")
+    assert "2x8xH200 is not divided into prompts and answers" in bare(*asked).err
+    assert "does not fit on 8xH200" in bare("plan", "kimi-k2", "--on", "8xH200", "--disaggregated").err
+    torch = ("plan", "qwen3-8b", "--on", "4xH100", "--engine", "torch", "--disaggregated")
+    assert "the engine does not divide prompts from answers" in bare(*torch).err
 
 
 def test_several_are_compared(bare: Cli) -> None:
@@ -87,6 +112,7 @@ def test_a_model_of_one_s_own(bare: Cli, tmp_path: Path) -> None:
         (("plan", "--list", "engines"), "--list shows models or systems, not 'engines'"),
         (("plan", "kimi-k2"), "say on what: --on NODESxGPUSxGPU"),
         (("plan", "kimi-k2", "--on", "8xH200"), "0.8 GiB are missing on each GPU"),
+        ((*K2, "--kv-dtype", "int2"), "there is no KV cache in 'int2'; choose one of"),
         (("plan", "kimi-k2", "--on", "8xH900"), "no GPU or system 'H900'"),
         (("plan", "kimi-k9", "--on", "8xH200"), "knows no model 'kimi-k9'"),
         ((*K2, "--itl", "50"), "--itl is '50'; write a time with its unit"),

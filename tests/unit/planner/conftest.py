@@ -1,12 +1,15 @@
-"""The real engine's parser, where vLLM is installed for the benchmarks."""
+"""The real engines' parsers, where `make tools` has fetched them."""
 
 import json
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+from harness import sglang
+
+from .sglang_parser import Parser, read_parser
 
 ROOT = Path(__file__).parents[3]
 _PARSE = """
@@ -21,20 +24,25 @@ for line in sys.stdin:
     found = {key: value for key, value in vars(arguments).items() if isinstance(value, plain)}
     print("parsed " + json.dumps(found), flush=True)
 """
+_SOURCES = {
+    "sglang.launch_server": (sglang.ENGINE, "sglang/srt/server_args.py"),
+    "sglang_router.launch_router": (sglang.ROUTERS[0], "sglang_router/router_args.py"),
+    "vllm-router": (sglang.ROUTERS[1], "vllm_router/router_args.py"),
+}
 ParseVllm = Callable[[Sequence[Sequence[str]]], list[dict[str, Any]]]
 
 
-def _home() -> Path:
-    """The checkout that has the environments: this one, or the one that this is a worktree of."""
+def _home(name: str) -> Path:
+    """The checkout that has `name` in `.venvs`: this one, or the one that this is a worktree of."""
     command = ["git", "rev-parse", "--path-format=absolute", "--git-common-dir"]
     shared = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-    return ROOT if (ROOT / ".venvs" / "vllm").exists() else Path(shared).parent
+    return ROOT if (ROOT / ".venvs" / name).exists() else Path(shared).parent
 
 
 @pytest.fixture(scope="session")
 def vllm_python() -> Path:
     """The Python that has vLLM; skipped where it is not installed."""
-    python = _home() / ".venvs" / "vllm" / "bin" / "python"
+    python = _home("vllm") / ".venvs" / "vllm" / "bin" / "python"
     if not python.exists():
         pytest.skip("vLLM is not installed; `make tools` installs it")
     return python
@@ -55,3 +63,15 @@ def parse_vllm(vllm_python: Path) -> ParseVllm:
         return [json.loads(line) for line in parsed]
 
     return parse
+
+
+@pytest.fixture(scope="session")
+def parse_sglang() -> Mapping[str, Parser]:
+    """Parsers of SGLang and of the routers, by what a command line starts; skipped where their wheels are not."""
+    found = {}
+    for program, (package, module) in _SOURCES.items():
+        wheel = next((_home("wheels") / ".venvs" / "wheels").glob(f"{package.replace('==', '-')}-*.whl"), None)
+        if wheel is None:
+            pytest.skip(f"the wheel of {package} is not there; `make tools` fetches it")
+        found[program] = read_parser(wheel, module)
+    return found

@@ -1,10 +1,6 @@
 """Launch files: every command line by vLLM's own parser, scripts run by a real shell, files against their schemas."""
 
-import json
-import os
 import shlex
-import subprocess
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +10,13 @@ from kubernetes_validate import validate
 
 from terascope.cli.settings import parse
 from terascope.core.errors import BadRequest
-from terascope.planner import Plans, Wish, find_model, make_load, parse_cluster, search
+from terascope.planner import Plans, Wish, find_model, make_load, parse_cluster, search, splits
 from terascope.planner.emit import emit_files
-from terascope.planner.emit.commands import Node, command, copies_on_a_node, nodes_of
+from terascope.planner.emit.commands import ANSWER, PROMPT, Node, command, copies_on_a_node, nodes_of
 from terascope.planner.search import Plan
 
 from .conftest import ParseVllm
+from .scripts import pairs, run_script
 
 CASES = [
     ("kimi-k2", "16xjupiter", "vllm"),
@@ -32,19 +29,6 @@ CASES = [
     ("gpt-oss-120b", "1x8xMI300X", "vllm"),
     ("qwen3-235b-a22b", "8xfrontier", "sglang"),
 ]
-PROGRAM = """#!/bin/bash
-python3 -c 'import json, os, sys
-print(json.dumps([os.environ.get("RANK_SEEN", "0"), os.environ.get("CUDA_VISIBLE_DEVICES", "")] + sys.argv[1:]))' \
-"$(basename "$0")" "$@" >> "$RECORD"
-"""
-SRUN = """#!/bin/bash
-while [[ $1 == --* ]]; do shift; done
-for ((rank = 0; rank < NODES; rank++)); do SLURM_NODEID=$rank RANK_SEEN=$rank "$@"; done
-"""
-MPIEXEC = """#!/bin/bash
-while [[ $1 != bash ]]; do shift; done
-for ((rank = 0; rank < NODES; rank++)); do PALS_RANKID=$rank RANK_SEEN=$rank "$@"; done
-"""
 
 
 def _plans(model: str, cluster: str, engine: str = "vllm") -> Plans:
@@ -71,8 +55,8 @@ def test_vllm_parses_every_command_line(parse_vllm: ParseVllm) -> None:
         for plan in _some(plans)
         for rank, words in enumerate(_commands(plans, plan))
     ]
-    parsed = parse_vllm([words for *_, words in cases])
-    for (plans, plan, rank, _), found in zip(cases, parsed, strict=True):
+    parsed = parse_vllm([*(words for *_, words in cases), *_apart()])
+    for (plans, plan, rank, _), found in zip(cases, parsed, strict=False):  # those apart come after
         layout = plan.layout
         assert found["model_tag"] == plans.shapes.name
         assert (found["tensor_parallel_size"], found["pipeline_parallel_size"]) == (layout.tp, layout.pp)
@@ -84,11 +68,26 @@ def test_vllm_parses_every_command_line(parse_vllm: ParseVllm) -> None:
         assert found["kv_cache_dtype"] == ("fp8" if layout.cache == "fp8" else "auto")
 
 
+def _apart() -> list[list[str]]:
+    """Command lines of copies for prompts and for answers, of each division."""
+    plans = search(find_model("kimi-k2"), parse_cluster("4x8xH200"), make_load(2000, 500, 40))
+    sides = {
+        (part.layout, kind): part
+        for one in splits(plans).plans
+        for part, kind in ((one.prompt, PROMPT), (one.answer, ANSWER))
+    }
+    return [
+        command(plans, part, Node(rank, "10.0.0.1", part=kind))
+        for (_, kind), part in sides.items()
+        for rank in range(nodes_of(plans, part))
+    ]
+
+
 @pytest.mark.parametrize(("model", "cluster", "engine"), CASES)
 def test_every_gpu_has_one_rank(model: str, cluster: str, engine: str) -> None:
     plans = _plans(model, cluster, engine)
     for plan in _some(plans):
-        words = [dict(_pairs(one)) for one in _commands(plans, plan)]
+        words = [dict(pairs(one)) for one in _commands(plans, plan)]
         assert all(f"{nodes_of(plans, plan)}" == one.get("--nnodes", "1") for one in words) or plan.layout.dp > 1
         if engine == "vllm" and plan.layout.dp > 1:
             local = int(words[0]["--data-parallel-size-local"])
@@ -99,56 +98,26 @@ def test_every_gpu_has_one_rank(model: str, cluster: str, engine: str) -> None:
             assert int(words[0]["--tp-size"]) * int(words[0].get("--pp-size", 1)) == plan.layout.gpus
 
 
-def _pairs(words: list[str]) -> list[tuple[str, str]]:
-    return [(a, b) for a, b in pairwise(words) if a.startswith("--")]
-
-
-def _run(script: str, tmp_path: Path, node: int) -> list[list[str]]:
-    """Run a batch script in bash; the programs it starts write down how they were called."""
-    bin_, record = tmp_path / "bin", tmp_path / "record"
-    bin_.mkdir()
-    programs = {
-        "vllm": PROGRAM,
-        "srun": SRUN,
-        "mpiexec": MPIEXEC,
-        "scontrol": "#!/bin/bash\necho node-a\necho node-b\n",
-    }
-    for name, text in programs.items():
-        (bin_ / name).write_text(text)
-        (bin_ / name).chmod(0o755)
-    (tmp_path / "nodes").write_text("node-a\n" * node + "node-b\n" * node)
-    (tmp_path / "script").write_text(script)
-    environment = {
-        "PATH": f"{bin_}:{os.environ['PATH']}", "RECORD": str(record), "VLLM_API_KEY": "secret",
-        "SLURM_JOB_NODELIST": "node-[a-b]", "PBS_NODEFILE": str(tmp_path / "nodes"),
-    }  # fmt: skip
-    done = subprocess.run(
-        ["bash", str(tmp_path / "script")], env=environment, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in record.read_text().splitlines()]
-
-
 @pytest.mark.parametrize(("model", "cluster"), [(m, c) for m, c, engine in CASES if engine == "vllm"])
 @pytest.mark.parametrize("target", ["slurm", "pbs"])
 def test_scripts_start_what_the_plan_says(model: str, cluster: str, target: str, tmp_path: Path) -> None:
     plans = _plans(model, cluster)
     plan = plans.best
     ((_, script),) = emit_files(plans, plan, target).items()
-    called = _run(script, tmp_path, plans.cluster.gpu.node)
+    called = run_script(script, tmp_path, plans.cluster.gpu.node)
     shared, nodes = copies_on_a_node(plans, plan), nodes_of(plans, plan)
     assert len(called) == (nodes if shared == 1 else shared)
     for rank, (_, _, program, *words) in enumerate(sorted(called)):
-        node = Node(rank if nodes > 1 else 0, "node-a", dict(_pairs(words)).get("--port", "8000"))
+        node = Node(rank if nodes > 1 else 0, "node-a", dict(pairs(words)).get("--port", "8000"))
         assert [program, *words] == command(plans, plan, node)
 
 
 def test_copies_that_share_a_node_have_gpus_and_ports_of_their_own(tmp_path: Path) -> None:
     plans = _plans("llama-3.1-70b", "8xH100")
     plan = next(one for one in plans.plans if one.layout.gpus == 2)
-    called = _run(emit_files(plans, plan, "slurm")["serve.slurm"], tmp_path, 8)
+    called = run_script(emit_files(plans, plan, "slurm")["serve.slurm"], tmp_path, 8)
     assert sorted(one[1] for one in called) == ["0,1", "2,3", "4,5", "6,7"]
-    assert sorted(dict(_pairs(one))["--port"] for one in called) == ["8000", "8001", "8002", "8003"]
+    assert sorted(dict(pairs(one))["--port"] for one in called) == ["8000", "8001", "8002", "8003"]
 
 
 def test_directives_ask_for_whole_nodes_and_one_job_a_copy() -> None:

@@ -206,7 +206,7 @@ def test_the_report_has_every_part(plans: Plans) -> None:
     assert sum(first["memory_per_gpu"].values()) == pytest.approx(0.9 * plans.cluster.gpu.memory)
     for key in ("ttft_s", "itl_s", "output_tokens_per_s"):
         assert first[key]["low"] < first[key]["predicted"] < first[key]["high"]
-    assert report["disaggregated"]["output_tokens_per_s"] > 0
+    assert report["disaggregated"]["plans"][0]["output_tokens_per_s"] > 0
     assert {"layout", "weights", "kv", "reason"} == set(report["rejected"][0])
 
 

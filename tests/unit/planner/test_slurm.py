@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from terascope.planner import Wish, find_model, make_load, parse_cluster, search
-from terascope.planner.emit import emit_files
+from terascope.planner import Wish, find_model, make_load, parse_cluster, search, splits
+from terascope.planner.emit import emit_files, emit_split
 
 NODES, GPUS = 16, 8
 READY = "Running as primary controller"
@@ -131,3 +131,10 @@ def test_slurm_refuses_what_there_is_not(directive: str, tmp_path: Path, would_s
     judged = would_start(script)
     assert judged.returncode != 0
     assert "not available" in judged.stderr or "More processors requested than permitted" in judged.stderr
+
+
+def test_slurm_takes_a_script_of_prompts_and_answers_apart(tmp_path: Path, would_start: Judge) -> None:
+    plans = search(find_model("kimi-k2"), parse_cluster("4x8xH200"), make_load(2000, 500, 40))
+    script = tmp_path / "serve.slurm"
+    script.write_text(emit_split(plans, splits(plans).plans[0], "slurm")["serve.slurm"])
+    assert "to start at" in would_start(script).stderr

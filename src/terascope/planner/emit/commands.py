@@ -9,6 +9,13 @@ from terascope.planner.search import Plan, Plans
 PORT = 8000
 _MASTER_PORT = 29501
 _DATA_PORT = 13345
+ROUTER_PORT = 9000
+BOOTSTRAP = 8998
+"""Where copies for prompts tell SGLang's copies for answers how to reach their caches."""
+PROMPT, ANSWER = "prompt", "answer"
+_CONNECTORS = {PROMPT: "kv_producer", ANSWER: "kv_consumer"}
+_SGLANG_ROUTER = ("python3", "-m", "sglang_router.launch_router")
+_MODES = {PROMPT: "prefill", ANSWER: "decode"}
 _SEQUENCES = 1024
 """Sequences of a group that are run at once at most, whatever the cache would hold."""
 
@@ -26,6 +33,9 @@ class Node:
     """What to load, where that is not the model's name: a directory."""
     counted: str = ""
     """A word for the rank that is filled in when the command is run; the number of its multiples follows it."""
+    part: str = ""
+    """`PROMPT` or `ANSWER` where its copy does only one of them."""
+    bootstrap: str = str(BOOTSTRAP)
 
     def times(self, number: int) -> str:
         """The rank times `number`, as a word."""
@@ -67,8 +77,15 @@ def _vllm(plans: Plans, plan: Plan, node: Node) -> list[str]:
     words += ["--kv-cache-dtype", "fp8"] if plan.layout.cache == "fp8" else []
     words += ["--quantization", "fp8"] if _made_while_loading(plans, plan) else []
     words += _experts(plans, plan)
+    words += _connector(node.part)
     words += ["--enforce-eager"] if plans.cluster.gpu.vendor == "intel" else []
     return [*words, "--trust-remote-code"]
+
+
+def _connector(part: str) -> list[str]:
+    if not part:
+        return []
+    return ["--kv-transfer-config", json.dumps({"kv_connector": "NixlConnector", "kv_role": _CONNECTORS[part]})]
 
 
 def _stages(plan: Plan) -> list[str]:
@@ -126,7 +143,22 @@ def _sglang(plans: Plans, plan: Plan, node: Node) -> list[str]:
     words += ["--mem-fraction-static", f"{plans.wish.utilization:g}"]
     words += ["--kv-cache-dtype", "fp8_e4m3"] if layout.cache == "fp8" else []
     words += ["--quantization", "fp8"] if _made_while_loading(plans, plan) else []
+    words += ["--disaggregation-mode", _MODES[node.part]] if node.part else []
+    words += ["--disaggregation-bootstrap-port", node.bootstrap] if node.part == PROMPT else []
     return [*words, "--trust-remote-code"]
+
+
+def router(plans: Plans, prompts: list[tuple[str, str]], answers: list[str]) -> list[str]:
+    """Return the words of the command that sends requests to copies for prompts, each with its address and the port
+    where SGLang's copies ask for caches, and to copies for answers."""
+    vllm = plans.wish.engine == "vllm"
+    words = ["vllm-router", "--vllm-pd-disaggregation"] if vllm else [*_SGLANG_ROUTER, "--pd-disaggregation"]
+    words += ["--host", "0.0.0.0", "--port", str(ROUTER_PORT)]
+    for address, bootstrap in prompts:
+        words += ["--prefill", address, *([] if vllm else [bootstrap])]
+    for address in answers:
+        words += ["--decode", address]
+    return [*words, "--policy", "round_robin", "--worker-startup-timeout-secs", "7200"]
 
 
 def context(plans: Plans, plan: Plan) -> int:

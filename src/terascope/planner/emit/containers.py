@@ -8,12 +8,25 @@ from typing import Any
 import yaml
 
 from terascope.core.errors import BadRequest
-from terascope.planner.emit.commands import PORT, Node, command, copies_on_a_node, nodes_of
-from terascope.planner.emit.environment import IMAGES, KEY, RESOURCES, VISIBLE, fabric
+from terascope.planner.disaggregated import Split
+from terascope.planner.emit.commands import (
+    ANSWER,
+    BOOTSTRAP,
+    PORT,
+    PROMPT,
+    ROUTER_PORT,
+    Node,
+    command,
+    copies_on_a_node,
+    nodes_of,
+    router,
+)
+from terascope.planner.emit.environment import IMAGES, KEY, RESOURCES, ROUTERS, VISIBLE, fabric
 from terascope.planner.search import Plan, Plans
 
 _SHARED_MEMORY = "64Gi"
 _MODELS = "/models"
+_PYTHON = "python:3.11-slim"
 
 
 def kubernetes(plans: Plans, plan: Plan) -> Mapping[str, str]:
@@ -31,6 +44,27 @@ def kubernetes(plans: Plans, plan: Plan) -> Mapping[str, str]:
     return {"serve.yaml": head + yaml.safe_dump_all(documents, sort_keys=False, width=110)}
 
 
+def kubernetes_apart(plans: Plans, split: Split) -> Mapping[str, str]:
+    """The same for copies for prompts and copies for answers, and a router before them with a service of its own."""
+    documents: list[Any] = []
+    names: dict[str, list[str]] = {PROMPT: [], ANSWER: []}
+    for part, plan in ((PROMPT, split.prompt), (ANSWER, split.answer)):
+        for copy in range(plan.copies):
+            name = f"{_name(plans)}-{part}-{copy}"
+            names[part].append(f"http://{name}:{PORT}")
+            documents += [_inner_service(name), _service(name), _stateful_set(plans, plan, name, part)]
+    prompts = [(one, str(BOOTSTRAP)) for one in names[PROMPT]]
+    documents += _router(plans, router(plans, prompts, names[ANSWER]))
+    head = (
+        f"# {plans.shapes.name}, prompts | answers: {split.name}.\n"
+        f"# Make the secret first: kubectl create secret generic {_name(plans)} --from-literal=key=...\n"
+        f"# and a volume claim `models` with the weights below {_MODELS}.\n"
+        "# The router is installed when its pod starts; where there is no network, take an image that has it.\n"
+        "# It asks nobody for a secret: let only the gateway reach its service.\n"
+    )
+    return {"serve.yaml": head + yaml.safe_dump_all(documents, sort_keys=False, width=110)}
+
+
 def compose(plans: Plans, plan: Plan) -> Mapping[str, str]:
     """A service for each copy, on one machine. Raises `BadRequest` for copies that need several."""
     if nodes_of(plans, plan) > 1 or plan.copies > copies_on_a_node(plans, plan):
@@ -42,6 +76,35 @@ def compose(plans: Plans, plan: Plan) -> Mapping[str, str]:
     services = {f"copy-{copy}": _compose_service(plans, plan, copy) for copy in range(plan.copies)}
     head = f"# {plans.shapes.name}, {plan.layout.name}. Run: {KEY}=... MODELS=/where/weights/are docker compose up\n"
     return {"compose.yaml": head + yaml.safe_dump({"services": services}, sort_keys=False, width=110)}
+
+
+def _router(plans: Plans, words: list[str]) -> list[dict[str, Any]]:
+    """The router's deployment and its service."""
+    name = f"{_name(plans)}-router"
+    secret = {"secretKeyRef": {"name": _name(plans), "key": "key"}}
+    container = {
+        "name": "router",
+        "image": _PYTHON,
+        "command": ["bash", "-c", f"pip install {ROUTERS[plans.wish.engine]} && exec {shlex.join(words)}"],
+        "env": [{"name": "OPENAI_API_KEY", "valueFrom": secret}],  # what vLLM's router shows to the copies
+        "ports": [{"containerPort": ROUTER_PORT}],
+    }
+    pod = {"metadata": {"labels": {"app": name}}, "spec": {"containers": [container]}}
+    ports = [{"port": ROUTER_PORT, "targetPort": ROUTER_PORT}]
+    return [
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": name},
+            "spec": {"replicas": 1, "selector": {"matchLabels": {"app": name}}, "template": pod},
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": name},
+            "spec": {"selector": {"app": name}, "ports": ports},
+        },
+    ]
 
 
 def _compose_service(plans: Plans, plan: Plan, copy: int) -> dict[str, Any]:
@@ -92,7 +155,7 @@ def _service(name: str) -> dict[str, Any]:
     }
 
 
-def _stateful_set(plans: Plans, plan: Plan, name: str) -> dict[str, Any]:
+def _stateful_set(plans: Plans, plan: Plan, name: str, part: str = "") -> dict[str, Any]:
     return {
         "apiVersion": "apps/v1",
         "kind": "StatefulSet",
@@ -105,7 +168,7 @@ def _stateful_set(plans: Plans, plan: Plan, name: str) -> dict[str, Any]:
             "template": {
                 "metadata": {"labels": {"app": name}},
                 "spec": {
-                    "containers": [_container(plans, plan, name)],
+                    "containers": [_container(plans, plan, name, part)],
                     "volumes": [
                         {"name": "models", "persistentVolumeClaim": {"claimName": "models", "readOnly": True}},
                         {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _SHARED_MEMORY}},
@@ -117,19 +180,25 @@ def _stateful_set(plans: Plans, plan: Plan, name: str) -> dict[str, Any]:
     }
 
 
-def _container(plans: Plans, plan: Plan, name: str) -> dict[str, Any]:
+def _container(plans: Plans, plan: Plan, name: str, part: str) -> dict[str, Any]:
     gpus = min(plan.layout.gpus, plans.cluster.gpu.node)
     rank = {"fieldRef": {"fieldPath": "metadata.labels['apps.kubernetes.io/pod-index']"}}
+    address = {"fieldRef": {"fieldPath": "status.podIP"}}
     secret = {"secretKeyRef": {"name": _name(plans), "key": "key"}}
     answers = {"httpGet": {"path": "/health", "port": PORT}, "periodSeconds": 10, "failureThreshold": 360}
     container = {
         "name": "engine",
         "image": _image(plans),
-        "command": ["bash", "-c", _by_rank(plans, plan, name)],
+        "command": ["bash", "-c", _by_rank(plans, plan, name, part)],
         "env": [
             {"name": "RANK", "valueFrom": rank},
             {"name": KEY, "valueFrom": secret},
             {"name": "HF_HUB_OFFLINE", "value": "1"},
+            *(
+                [{"name": "VLLM_NIXL_SIDE_CHANNEL_HOST", "valueFrom": address}]
+                if part and plans.wish.engine == "vllm"
+                else []
+            ),
             *({"name": key, "value": value} for key, value in fabric(plans.cluster).items()),
         ],
         "ports": [{"containerPort": PORT}],
@@ -143,10 +212,10 @@ def _container(plans: Plans, plan: Plan, name: str) -> dict[str, Any]:
     return container | ({"startupProbe": answers} if nodes_of(plans, plan) == 1 else {})
 
 
-def _by_rank(plans: Plans, plan: Plan, name: str) -> str:
+def _by_rank(plans: Plans, plan: Plan, name: str, part: str) -> str:
     head = f"{name}-0.{name}-nodes"
     lines = [
-        f"{rank}) exec {shlex.join(command(plans, plan, Node(rank, head, model=_path(plans))))} ;;"
+        f"{rank}) exec {shlex.join(command(plans, plan, Node(rank, head, model=_path(plans), part=part)))} ;;"
         for rank in range(nodes_of(plans, plan))
     ]
     return "\n".join(["case $RANK in", *lines, "esac", ""])

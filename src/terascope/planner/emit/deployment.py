@@ -20,6 +20,21 @@ def deploy(plans: Plans, plan: Plan) -> Mapping[str, str]:
     return {"terascope.yaml": head + yaml.safe_dump(written, sort_keys=False, width=110)}
 
 
+def deploy_router(plans: Plans, what: str, at_once: int, port: int) -> Mapping[str, str]:
+    """A deployment that is the router before copies for prompts and copies for answers."""
+    one = {
+        "name": _name(plans),
+        "model": _name(plans),
+        "engine": "remote",
+        "url": f"http://HOST:{port}",
+        "served_name": plans.shapes.name,
+        "max_in_flight": max(1, at_once),
+    }
+    head = f"# {plans.shapes.name}, prompts | answers: {what}, on {plans.cluster.name}.\n"
+    head += "# Write the address of the job's first node in place of HOST.\n"
+    return {"terascope.yaml": head + yaml.safe_dump({"deployments": [one]}, sort_keys=False, width=110)}
+
+
 def _remote(plans: Plans, plan: Plan) -> dict[str, Any]:
     shared = copies_on_a_node(plans, plan)
     return {

@@ -20,6 +20,8 @@ IMAGES: Mapping[tuple[str, str], str] = {
     ("sglang", "amd"): "lmsysorg/sglang:v0.5.10-rocm700-mi30x",
 }
 """Container images by engine and vendor: a start, to be replaced by what the site has."""
+ROUTERS: Mapping[str, str] = {"vllm": "vllm-router==0.1.17", "sglang": "sglang-router==0.3.2"}
+"""Packages of the routers that send prompts and answers to copies of their own, by engine."""
 RESOURCES: Mapping[str, str] = {"nvidia": "nvidia.com/gpu", "amd": "amd.com/gpu", "intel": "gpu.intel.com/xe"}
 """What Kubernetes calls a GPU, by vendor."""
 
