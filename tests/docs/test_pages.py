@@ -164,7 +164,9 @@ async def test_every_path_is_in_the_reference_and_no_other(tmp_path: Path) -> No
         paths = (await client.get("/openapi.json")).json()["paths"]
     there = {f"{method.upper()} {path}" for path, methods in paths.items() for method in methods}
     listed = set(re.findall(r"`((?:GET|POST|PUT|DELETE|PATCH) /\S*)`", page))
-    assert listed - there == {"GET /docs", "GET /openapi.json"}, "described by themselves"
+    assert listed - there == {"GET /docs", "GET /openapi.json", "GET /agent/v1/tunnel?deployment="}, (
+        "described by themselves, and a WebSocket, which OpenAPI cannot describe"
+    )
     assert there - listed == set()
 
 

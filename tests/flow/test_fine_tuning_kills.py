@@ -3,6 +3,7 @@
 import os
 import signal
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,12 @@ def until(gateway: ServeProcess, job: str, found: Callable[[str], bool]) -> list
     return told
 
 
+def died(times: int) -> Callable[[str], bool]:
+    """Whether a line tells of the trainer's death number `times`, as lines are read from the first on."""
+    deaths = count(1)
+    return lambda line: "ended unexpectedly" in line and next(deaths) == times
+
+
 def finished(gateway: ServeProcess, job: str) -> tuple[Any, list[Any]]:
     """The job when it is over, and all its events, oldest first."""
     until(gateway, job, lambda _: False)
@@ -97,9 +104,10 @@ def test_killed_again_and_again_the_result_is_the_same(gateway: ServeProcess, da
     whole, _ = finished(gateway, begin(gateway, data))
     assert whole.status == "succeeded"
     job = begin(gateway, data)
-    for step in ("Step 3/", "Step 200/", "Step 330/"):
+    for times, step in enumerate(("Step 3/", "Step 200/", "Step 330/"), 1):
         until(gateway, job, lambda line, step=step: step in line)  # type: ignore[misc]
         os.kill(trainer(gateway).pid, signal.SIGKILL)
+        until(gateway, job, died(times))
     until(gateway, job, lambda line: "Step 420/" in line)
     trainers = gateway.children(TRAINER)
     gateway.stop(signal.SIGKILL)

@@ -92,7 +92,7 @@ NOUNS: dict[str, tuple[str, str]] = {
     "version": ("terascope.cli.version", "Show the versions of Terascope and of what it runs on."),
     "agent": (
         "terascope.cli.agent",
-        "Beside an engine on a node that takes no connections: dial out to the gateway, which reaches the engine so.",
+        "Keep a tunnel to the gateway open until SIGINT or SIGTERM; jobs of sites with `reach: tunnel` start it.",
     ),
     "worker": ("terascope.cli.worker", "Run the torch engine's server; `serve` starts it by itself."),
 }
