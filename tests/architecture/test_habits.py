@@ -124,7 +124,7 @@ def test_public_names_exist_and_are_exported_once(source: list[Any]) -> None:
         assert len(names) == len(set(names)), f"{file.name}: a name stands twice in __all__"
         missing = [name for name in names if not hasattr(module, name)]
         assert missing == [], file.name
-        if file.path.name == "__init__.py":
+        if file.path.name == "__init__.py" and file.module != "terascope":  # which shows the SDK's clients, too
             for name in names:
                 homes[id(getattr(module, name))].append(f"{file.module}.{name}")
     assert [places for places in homes.values() if len(places) > 1] == []
