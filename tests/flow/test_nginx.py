@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -18,9 +18,17 @@ import httpx
 import orjson
 import pytest
 
+from terascope.core.clock import SystemClock
 from terascope.core.config import Config, DeploymentConfig, ServerConfig
 from terascope.engines.echo.httpd import Exchange, HttpServer
-from terascope.testing.gateway import serving
+from terascope.engines.upstream import HttpClient
+from terascope.fleet.tunnel.agent import Agent
+from terascope.fleet.tunnel.dial import engine_target, tunnel_dial
+from terascope.fleet.tunnel.gate import hashed
+from terascope.fleet.tunnel.gateway_end import ENGINE, GatewayEnd
+from terascope.store.database import Database, sqlite_url
+from terascope.store.replicas import ReplicaStore
+from terascope.testing.gateway import Served, serving
 
 pytestmark = pytest.mark.slow
 
@@ -64,6 +72,9 @@ class Front:
     client: httpx.AsyncClient
     engine: DrivenEngine
     plain_url: str
+    served: Served
+    upstream_url: str
+    certificate: Path
 
     @asynccontextmanager
     async def stream(self, *words: str) -> AsyncIterator[AsyncIterator[str]]:
@@ -100,7 +111,7 @@ def front(need_program: Callable[[str], str], tmp_path: Path) -> Open:
                 async with _nginx(nginx, openssl, text, served.url, tmp_path) as (url, plain_url):
                     context = ssl.create_default_context(cafile=str(tmp_path / "cert.pem"))
                     async with httpx.AsyncClient(base_url=url, verify=context, headers=served.headers) as client:
-                        yield Front(client, engine, plain_url)
+                        yield Front(client, engine, plain_url, served, upstream.url, tmp_path / "cert.pem")
         finally:
             await upstream.aclose()
 
@@ -219,3 +230,38 @@ async def test_plain_http_leads_to_tls(front: Open) -> None:
         answer = await through.client.get(f"{through.plain_url}/v1/models", headers={"host": "models.example.org"})
         assert answer.status_code == 301
         assert answer.headers["location"] == "https://models.example.org/v1/models"
+
+
+async def _expected(served: Served, token: str) -> GatewayEnd:
+    """The gateway's end of a tunnel for one more replica of the deployment, whose agent shows `token`."""
+    [replica] = served.services.fleet.ready()
+    database = await Database.open(sqlite_url(served.data_dir / "terascope.db"))
+    try:
+        row = replace(replica.row, id="replica_far", url="tunnel:replica_far", agent_hash=hashed(token))
+        await ReplicaStore(database).add(row)
+    finally:
+        await database.aclose()
+    return served.services.fleet.tunnels.expect("replica_far")
+
+
+async def test_an_agent_comes_through_with_tls(front: Open) -> None:
+    """The engine is asked through nginx by the agent's connection, over the certificate that the agent is told of."""
+    async with front() as through:
+        end = await _expected(through.served, "a-token")
+        url = str(through.client.base_url)
+        with pytest.raises(ConnectionError, match="certificate"):
+            async with tunnel_dial(url, "driven", "a-token")():
+                pass
+        dial = tunnel_dial(url, "driven", "a-token", ca=through.certificate)
+        running = asyncio.create_task(Agent(dial, engine_target(through.upstream_url, None), SystemClock()).run())
+        client = HttpClient("tunnel:replica_far", dial=lambda protocol: end.connect(ENGINE, protocol))
+        try:
+            async with asyncio.timeout(30):
+                while not end.connected:  # noqa: ASYNC110 - the agent is seen from here only
+                    await asyncio.sleep(0)
+                answer = await client.request("GET", "/v1/models")
+                assert b'"driven"' in await answer.read(1000)
+        finally:
+            await client.aclose()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)

@@ -61,7 +61,7 @@ class Project:
     shares: int = 1
     unlimited: str = ""
     """Its allocation without a limit, if one may be used now."""
-    _found: set[tuple[str, Mode, Qos]] = field(default_factory=set, compare=False, repr=False)
+    _found: set[tuple[str, Mode, Qos]] = field(default_factory=set, init=False, compare=False, repr=False)
     """What `check` has allowed; a project that changes is another object."""
 
     def allows(self, who: Principal, right: Right) -> bool:

@@ -7,7 +7,8 @@ from terascope.core.config import DeploymentConfig
 from terascope.core.errors import ConfigError
 from terascope.core.models import Task
 from terascope.engines.contract import Endpoint, Engine, Launch
-from terascope.engines.upstream import Address, HttpEngine
+from terascope.engines.upstream import HttpEngine
+from terascope.engines.worker.arguments import place
 
 _WORKER = "terascope.engines.openvino.worker"
 _DTYPES = ("", "float32", "bfloat16")
@@ -32,7 +33,7 @@ class OpenvinoKind:
         }
         words = [word for flag, value in flags.items() if value for word in (flag, str(value))]
         python = launch.program.python or sys.executable
-        return (python, "-m", _WORKER, *_place(endpoint), *words, *launch.program.arguments)
+        return (python, "-m", _WORKER, *place(endpoint), *words, *launch.program.arguments)
 
     def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
         """See `EngineKind.environment`."""
@@ -66,13 +67,6 @@ def _check_numbers(deployment: DeploymentConfig, name: str) -> None:
             raise ConfigError(
                 f"deployment {name}: the openvino engine has the option cache_gib, a whole number from 1 on"
             )
-
-
-def _place(endpoint: Endpoint) -> tuple[str, ...]:
-    address = Address.parse(endpoint.url)
-    if address.path:
-        return ("--socket", address.path)
-    return ("--host", address.host, "--port", str(address.port))
 
 
 KIND = OpenvinoKind()

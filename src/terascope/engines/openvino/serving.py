@@ -9,7 +9,7 @@ import openvino_genai
 from aiohttp import web
 
 from terascope._version import __version__
-from terascope.core.errors import BadRequest, ModelNotFound, ServiceError, UnsupportedFeature
+from terascope.core.errors import BadRequest, ModelNotFound, UnsupportedFeature
 from terascope.core.models import Capabilities, Feature
 from terascope.engines.contract import EngineInfo
 from terascope.engines.openvino.answers import Answer
@@ -18,10 +18,16 @@ from terascope.engines.openvino.intake import Intake, Order
 from terascope.engines.openvino.pipeline import News, Pipeline, open_pipeline
 from terascope.engines.openvino.settings import WorkerSettings
 from terascope.engines.openvino.words import Words
-from terascope.engines.worker.httpd import REQUEST_ID
 from terascope.engines.worker.metrics import Metrics
-from terascope.engines.worker.replies import applied, event_stream, id_header, ignored, json_event, json_reply
-from terascope.protocol.errors import error_body
+from terascope.engines.worker.replies import (
+    applied,
+    event_stream,
+    id_header,
+    ignored,
+    json_event,
+    json_reply,
+    send_events,
+)
 from terascope.protocol.openai import (
     ChatCompletionRequest,
     CompletionRequest,
@@ -30,7 +36,7 @@ from terascope.protocol.openai import (
     TokenizeRequest,
 )
 from terascope.protocol.parse import parse
-from terascope.protocol.sse import DONE, event
+from terascope.protocol.sse import DONE
 
 Asked = TypeVar("Asked", ChatCompletionRequest, CompletionRequest)
 _CONTEXT_LENGTH = 4096  # of a checkpoint that does not say
@@ -143,7 +149,11 @@ class Generator:
             first = await anext(events)  # an error before the first token is an answer with its own status
             if asked.stream:
                 usage = bool(asked.stream_options and asked.stream_options.include_usage)
-                return await _stream(request, event_stream(headers), first, events, answer, usage=usage)
+                parts = (_told(made, usage=usage) async for made in events)
+                return await send_events(
+                    request, event_stream(headers), _told(first, usage=usage), parts,
+                    lambda: json_event(answer.usage_event()) + DONE if usage else DONE,
+                )  # fmt: skip
             async for _ in events:
                 pass
             return json_reply(answer.whole(), headers)
@@ -176,27 +186,6 @@ async def _events(order: Order, answer: Answer, pipeline: Pipeline) -> AsyncIter
             task.cancel()
 
 
-async def _stream(
-    request: web.Request,
-    response: web.StreamResponse,
-    first: list[dict[str, object]],
-    events: AsyncIterator[list[dict[str, object]]],
-    answer: Answer,
-    *,
-    usage: bool,
-) -> web.StreamResponse:
+def _told(made: list[dict[str, object]], *, usage: bool) -> bytes:
     extra = {"usage": None} if usage else {}
-    try:
-        await response.prepare(request)
-        await response.write(b"".join(json_event(one | extra) for one in first))
-        try:
-            async for made in events:
-                await response.write(b"".join(json_event(one | extra) for one in made))
-            last = json_event(answer.usage_event()) + DONE if usage else DONE
-        except ServiceError as error:
-            last = event(error_body(error, request[REQUEST_ID]))
-        await response.write(last)
-        await response.write_eof()
-    except ConnectionResetError:
-        pass  # the client has left
-    return response
+    return b"".join(json_event(one | extra) for one in made)

@@ -1,8 +1,9 @@
 """What the worker is started with."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
+
+from terascope.engines.worker.arguments import at_least_one, parser_of
 
 DTYPES = ("float32", "bfloat16")
 
@@ -25,17 +26,8 @@ class WorkerSettings:
 
 def parse_arguments(arguments: list[str] | None = None) -> WorkerSettings:
     """Read the command line. Exits with a message when it is wrong."""
-    parser = argparse.ArgumentParser("openvino worker", description="Serve one model over OpenAI's HTTP API.")
+    parser = parser_of("openvino worker")
     add = parser.add_argument
-    add("--model-dir", type=Path, required=True, help="directory of the checkpoint")
-    add("--served-name", required=True, help="the model's name in requests and answers")
-    place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--socket", default="", help="Unix socket to serve at; made with mode 0600")
-    place.add_argument("--port", type=int, default=0, help="port to serve at; needs TERASCOPE_REPLICA_SECRET")
-    add("--host", default="127.0.0.1", help="address of the port")
     add("--dtype", default="float32", choices=DTYPES, help="what is computed in")
-    add("--threads", type=int, default=0, help="CPU threads; default: all cores")
-    add("--max-batch", type=int, default=32, help="most requests in the running batch")
-    add("--context-length", type=int, default=0, help="longest prompt and answer together, in tokens")
-    add("--cache-gib", type=int, default=1, help="memory for keys and values, in GiB")
+    add("--cache-gib", type=at_least_one, default=1, help="memory for keys and values, in GiB")
     return WorkerSettings(**vars(parser.parse_args(arguments)))

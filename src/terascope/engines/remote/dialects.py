@@ -66,7 +66,8 @@ _DIALECTS = {
 }
 NAMES = tuple(_DIALECTS)
 """What `kind` of a deployment may be."""
-_OWNERS = {"terascope": "terascope", "vllm": "vllm", "sglang": "sglang", "llamacpp": "llamacpp"}
+_TELLING = frozenset(NAMES) - {"openai"}
+"""Servers that list themselves as the owner of their models. Others that say `openai` may be anything."""
 
 
 def dialect(name: str) -> Dialect:
@@ -78,4 +79,5 @@ def found(model: Mapping[str, Any]) -> Dialect:
     """Return the dialect of the server that lists `model` so; `UNKNOWN` when it does not say what it is."""
     if "digest" in model and "modes" in model:
         return _DIALECTS["terascope"]  # where models belong to projects, too
-    return dialect(_OWNERS.get(str(model.get("owned_by")), ""))
+    owner = str(model.get("owned_by"))
+    return dialect(owner if owner in _TELLING else "")

@@ -11,7 +11,8 @@ from terascope.core.config import DeploymentConfig
 from terascope.core.errors import ConfigError
 from terascope.core.models import ModelVersion
 from terascope.engines.contract import Endpoint, Engine, Launch
-from terascope.engines.upstream import Address, HttpEngine
+from terascope.engines.upstream import HttpEngine
+from terascope.engines.worker.arguments import place
 
 _WORKER = "terascope.engines.torch.worker"
 _MAX_BATCH = 32
@@ -46,7 +47,7 @@ class TorchKind:
         }
         words = [word for flag, value in flags.items() if value for word in (flag, str(value))]
         python = launch.program.python or sys.executable
-        return (python, "-m", _WORKER, *_place(endpoint), *words, *launch.program.arguments)
+        return (python, "-m", _WORKER, *place(endpoint), *words, *launch.program.arguments)
 
     def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
         """See `EngineKind.environment`."""
@@ -78,13 +79,6 @@ def _check(deployment: DeploymentConfig, directory: str) -> None:
             raise ConfigError(
                 f"deployment {name}: option {key} is {text!r}; write a whole number from {_OPTIONS[key]} on"
             )
-
-
-def _place(endpoint: Endpoint) -> tuple[str, ...]:
-    address = Address.parse(endpoint.url)
-    if address.path:
-        return ("--socket", address.path)
-    return ("--host", address.host, "--port", str(address.port))
 
 
 def _cache_dir() -> Path:

@@ -8,7 +8,7 @@ from typing import Any, Protocol
 from aiohttp import web
 from torch import Tensor
 
-from terascope.core.errors import EngineNan, ServiceError
+from terascope.core.errors import EngineNan
 from terascope.engines.torch.embed_loop import EmbedLoop, TextJob, TextPlan
 from terascope.engines.torch.gathering import Gatherer
 from terascope.engines.torch.intake import Terms
@@ -21,10 +21,17 @@ from terascope.engines.torch.sampling import Sampling
 from terascope.engines.torch.vectors import MOST_INPUTS, EmbeddingIntake, EmbeddingOrder, VectorModel, item, usage
 from terascope.engines.torch.windows import Piece
 from terascope.engines.worker.httpd import REQUEST_ID
-from terascope.engines.worker.replies import applied, event_stream, id_header, ignored, json_event, json_reply
-from terascope.protocol.errors import error_body
+from terascope.engines.worker.replies import (
+    applied,
+    event_stream,
+    id_header,
+    ignored,
+    json_event,
+    json_reply,
+    send_events,
+)
 from terascope.protocol.openai import EmbeddingRequest
-from terascope.protocol.sse import DONE, event
+from terascope.protocol.sse import DONE
 
 _AT_ONCE = 256  # inputs of a stream that are computed for one event
 
@@ -110,7 +117,8 @@ class Embeddings:
             first = await anext(parts)  # an error before the first vector is an answer with its own status
             if not asked.stream:
                 return json_reply(first, headers)
-            return await _stream(request, headers, first, parts)
+            events = (json_event(part) async for part in parts)
+            return await send_events(request, event_stream(headers), json_event(first), events, lambda: DONE)
 
     async def _parts(
         self, request_id: str, order: EmbeddingOrder, size: int, priority: int
@@ -145,24 +153,3 @@ def _items(
         found.append(item(order, index, one, vectors[at : at + len(one)]))
         at += len(one)
     return found
-
-
-async def _stream(
-    request: web.Request, headers: dict[str, str], first: dict[str, Any], parts: AsyncGenerator[dict[str, Any], None]
-) -> web.StreamResponse:
-    """Send an event for each part. An error takes the place of `[DONE]`."""
-    response = event_stream(headers)
-    try:
-        await response.prepare(request)
-        await response.write(json_event(first))
-        try:
-            async for part in parts:
-                await response.write(json_event(part))
-            last = DONE
-        except ServiceError as error:
-            last = event(error_body(error, request[REQUEST_ID]))
-        await response.write(last)
-        await response.write_eof()
-    except ConnectionResetError:
-        pass  # the client has left
-    return response

@@ -1,10 +1,10 @@
 """What the worker is started with."""
 
-import argparse
 from dataclasses import dataclass
 from pathlib import Path
 
 from terascope.core.models import Task
+from terascope.engines.worker.arguments import count, parser_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,35 +32,15 @@ class WorkerSettings:
 
 def parse_arguments(arguments: list[str] | None = None) -> WorkerSettings:
     """Read the command line. Exits with a message when it is wrong."""
-    parser = argparse.ArgumentParser("terascope worker", description="Serve one model over OpenAI's HTTP API.")
+    parser = parser_of("terascope worker")
     add = parser.add_argument
-    add("--model-dir", type=Path, required=True, help="directory of the checkpoint")
-    add("--served-name", required=True, help="the model's name in requests and answers")
-    place = parser.add_mutually_exclusive_group(required=True)
-    place.add_argument("--socket", default="", help="Unix socket to serve at; made with mode 0600")
-    place.add_argument("--port", type=_count, help="port to serve at; needs TERASCOPE_REPLICA_SECRET")
-    add("--host", default="127.0.0.1", help="address of the port")
     add("--task", type=Task, choices=list(Task), help="default: what the checkpoint is")
     add("--dtype", default="", choices=("", "float32", "bfloat16", "float16"), help="default: float32 on a CPU")
     add("--device", default="", help="cpu, cuda, cuda:1, ...; default: a GPU if there is one")
-    add("--threads", type=_count, default=0, help="CPU threads; default: all cores")
-    add("--max-batch", type=_count, default=32, help="most requests in the running batch")
-    add("--context-length", type=_count, default=0, help="longest prompt and answer together, in tokens")
     add("--converted-dir", type=Path, help="where a GGUF checkpoint, unpacked, is kept for the next start")
-    add("--cache-tokens", type=_count, default=0, help="size of the KV cache, in tokens; default: what fits")
-    add("--step-tokens", type=_count, default=0, help="most tokens computed in one step; default: 512, on a GPU 2048")
-    add("--extra-rows", type=_count, default=4, help="requests of priority 0 and 1 that may run beyond --max-batch")
-    add("--adapter-mib", type=_count, default=512, help="memory that LoRA adapters may take, in MiB; 0: none are taken")
-    add("--adapter-rank", type=_count, default=256, help="largest rank of an adapter")
-    found = vars(parser.parse_args(arguments))
-    if found["max_batch"] < 1:
-        parser.error("--max-batch must be at least 1")
-    found["port"] = found["port"] or 0
-    return WorkerSettings(**found)
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"{value} is negative")
-    return value
+    add("--cache-tokens", type=count, default=0, help="size of the KV cache, in tokens; default: what fits")
+    add("--step-tokens", type=count, default=0, help="most tokens computed in one step; default: 512, on a GPU 2048")
+    add("--extra-rows", type=count, default=4, help="requests of priority 0 and 1 that may run beyond --max-batch")
+    add("--adapter-mib", type=count, default=512, help="memory that LoRA adapters may take, in MiB; 0: none are taken")
+    add("--adapter-rank", type=count, default=256, help="largest rank of an adapter")
+    return WorkerSettings(**vars(parser.parse_args(arguments)))

@@ -16,6 +16,7 @@ from terascope.core.errors import BadRequest, ModelUnavailable
 from terascope.engines.adapter_files import AdapterFiles
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
 from terascope.internals.lora import CONFIG, WEIGHTS, modules_of, read_spec
+from terascope.internals.packing import LENGTH, LONGEST_HEADER
 from terascope.protocol.errors import engine_error
 
 _MOST_TOLD = 2000  # characters of what vLLM says of an adapter
@@ -127,7 +128,7 @@ def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors in a safetensors file, by name. Raises `BadRequest` for one that is damaged."""
     try:
         with path.open("rb") as file:
-            header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+            header = json.loads(file.read(min(int.from_bytes(file.read(LENGTH), "little"), LONGEST_HEADER)))
         return {name: tuple(said["shape"]) for name, said in header.items() if name != "__metadata__"}
     except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
         raise BadRequest(f"{path.name} cannot be read: {error!r}"[:200], param="model") from None

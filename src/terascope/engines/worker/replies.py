@@ -1,11 +1,14 @@
 """Answers of the worker's routes: JSON, and the headers that all have."""
 
+from collections.abc import AsyncIterator, Callable
 from urllib.parse import quote
 
 import orjson
 from aiohttp import web
 
+from terascope.core.errors import ServiceError
 from terascope.engines.worker.httpd import REQUEST_ID
+from terascope.protocol.errors import error_body
 from terascope.protocol.openai import Wire
 from terascope.protocol.parse import ignored_fields
 from terascope.protocol.sse import event
@@ -28,6 +31,33 @@ def event_stream(headers: Headers) -> web.StreamResponse:
     """Return an answer of server-sent events, which is to be prepared."""
     response = web.StreamResponse(headers=headers | {"Cache-Control": "no-cache"})
     response.content_type = "text/event-stream"
+    return response
+
+
+async def send_events(
+    request: web.Request,
+    response: web.StreamResponse,
+    first: bytes,
+    parts: AsyncIterator[bytes],
+    last: Callable[[], bytes],
+) -> web.StreamResponse:
+    """Send `first`, the `parts` as they come, and `last`; an error among the parts takes the place of what is left.
+
+    A client that leaves ends it without a word.
+    """
+    try:
+        await response.prepare(request)
+        await response.write(first)
+        try:
+            async for part in parts:
+                await response.write(part)
+            end = last()
+        except ServiceError as error:
+            end = event(error_body(error, request[REQUEST_ID]))
+        await response.write(end)
+        await response.write_eof()
+    except ConnectionResetError:
+        pass  # the client has left
     return response
 
 

@@ -28,9 +28,10 @@ from terascope.planner.emit.shell import (
     PORT_MARK,
     RANK,
     about,
-    job_name,
+    pbs_head,
     shell_line,
     shell_words,
+    slurm_head,
 )
 from terascope.planner.search import Plan, Plans
 
@@ -94,38 +95,14 @@ def parts_of(plans: Plans, split: Split) -> tuple[Part, Part]:
 
 
 def _slurm(plans: Plans, split: Split) -> Mapping[str, str]:
-    nodes = _nodes(plans, split)
-    directives = [
-        f"--job-name={job_name(plans)}",
-        f"--nodes={nodes}",
-        "--ntasks-per-node=1",
-        f"--gpus-per-node={plans.cluster.gpu.node}",
-        "--exclusive",
-        "--time=24:00:00",
-        "--output=%x-%j.log",
-    ]
-    head = [
-        *(f"#SBATCH {one}" for one in directives),
-        "# Add what your site asks for: #SBATCH --account=..., #SBATCH --partition=..., #SBATCH --qos=...",
-    ]
+    head = slurm_head(plans, _nodes(plans, split), "%x-%j.log")
     hosts = 'mapfile -t HOSTS < <(scontrol show hostnames "$SLURM_JOB_NODELIST")'
     start = 'srun --kill-on-bad-exit=1 --ntasks-per-node=1 bash -c "$(declare -f run); run" &'
     return {"serve.slurm": _script(plans, split, head, hosts, start)}
 
 
 def _pbs(plans: Plans, split: Split) -> Mapping[str, str]:
-    nodes = _nodes(plans, split)
-    directives = [
-        f"-N {job_name(plans)[:15]}",
-        f"-l select={nodes}:ngpus={plans.cluster.gpu.node}",
-        "-l place=scatter:excl",
-        "-l walltime=24:00:00",
-        "-j oe",
-    ]
-    head = [
-        *(f"#PBS {one}" for one in directives),
-        "# Add what your site asks for: #PBS -A ..., #PBS -q ..., #PBS -l filesystems=...",
-    ]
+    head = pbs_head(plans, _nodes(plans, split))
     hosts = 'mapfile -t HOSTS < <(uniq "$PBS_NODEFILE")'
     start = 'export -f run; mpiexec --envall -n "$NODES" --ppn 1 bash -c run &'
     return {"serve.pbs": _script(plans, split, head, hosts, start)}
@@ -145,7 +122,6 @@ def _nodes(plans: Plans, split: Split) -> int:
 def _script(plans: Plans, split: Split, head: list[str], hosts: str, start: str) -> str:
     prompt, answer = parts_of(plans, split)
     lines = [
-        "#!/bin/bash",
         *head,
         *about(
             plans,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 from terascope.core.errors import BadRequest
 from terascope.planner.emit.commands import PORT, Node, copies_on_a_node, nodes_of
 from terascope.planner.emit.environment import VISIBLE
-from terascope.planner.emit.shell import HEAD, MODEL, OWN_RANK, PORT_MARK, RANK, about, job_name, shell_line
+from terascope.planner.emit.shell import HEAD, MODEL, OWN_RANK, PORT_MARK, RANK, about, pbs_head, shell_line, slurm_head
 from terascope.planner.search import Plan, Plans
 
 
@@ -13,20 +13,9 @@ def slurm(plans: Plans, plan: Plan) -> Mapping[str, str]:
     """A script for `sbatch`."""
     _only_whole_nodes(plans, plan)
     nodes, jobs = nodes_of(plans, plan), _jobs(plans, plan)
-    directives = [
-        f"--job-name={job_name(plans)}",
-        f"--nodes={nodes}",
-        "--ntasks-per-node=1",
-        f"--gpus-per-node={plans.cluster.gpu.node}",
-        "--exclusive",
-        "--time=24:00:00",
-        "--output=%x-%A_%a.log",
-        *([f"--array=0-{jobs - 1}"] if jobs > 1 else []),
-    ]
+    array = [f"--array=0-{jobs - 1}"] if jobs > 1 else []
     body = [
-        "#!/bin/bash",
-        *(f"#SBATCH {one}" for one in directives),
-        "# Add what your site asks for: #SBATCH --account=..., #SBATCH --partition=..., #SBATCH --qos=...",
+        *slurm_head(plans, nodes, "%x-%A_%a.log", *array),
         *about(plans, _copies(plans, plan), f"each job serves on port {PORT} of its first node."),
         'HEAD=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | sed -n 1p)',
         *_ranks(plans, plan, nodes),
@@ -40,18 +29,9 @@ def pbs(plans: Plans, plan: Plan) -> Mapping[str, str]:
     """A script for `qsub`."""
     _only_whole_nodes(plans, plan)
     nodes, jobs = nodes_of(plans, plan), _jobs(plans, plan)
-    directives = [
-        f"-N {job_name(plans)[:15]}",
-        f"-l select={nodes}:ngpus={plans.cluster.gpu.node}",
-        "-l place=scatter:excl",
-        "-l walltime=24:00:00",
-        "-j oe",
-        *([f"-J 0-{jobs - 1}"] if jobs > 1 else []),
-    ]
+    array = [f"-J 0-{jobs - 1}"] if jobs > 1 else []
     body = [
-        "#!/bin/bash",
-        *(f"#PBS {one}" for one in directives),
-        "# Add what your site asks for: #PBS -A ..., #PBS -q ..., #PBS -l filesystems=...",
+        *pbs_head(plans, nodes, *array),
         *about(plans, _copies(plans, plan), f"each job serves on port {PORT} of its first node."),
         'HEAD=$(sed -n 1p "$PBS_NODEFILE")',
         *_ranks(plans, plan, nodes),

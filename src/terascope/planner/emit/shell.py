@@ -34,6 +34,36 @@ def about(plans: Plans, what: str, where: str) -> list[str]:
     ]
 
 
+def slurm_head(plans: Plans, nodes: int, output: str, *more: str) -> list[str]:
+    """The directives of a script for `sbatch`, whose output goes to the file `output`."""
+    directives = [
+        f"--job-name={job_name(plans)}",
+        f"--nodes={nodes}",
+        "--ntasks-per-node=1",
+        f"--gpus-per-node={plans.cluster.gpu.node}",
+        "--exclusive",
+        "--time=24:00:00",
+        f"--output={output}",
+        *more,
+    ]
+    site = "# Add what your site asks for: #SBATCH --account=..., #SBATCH --partition=..., #SBATCH --qos=..."
+    return ["#!/bin/bash", *(f"#SBATCH {one}" for one in directives), site]
+
+
+def pbs_head(plans: Plans, nodes: int, *more: str) -> list[str]:
+    """The directives of a script for `qsub`."""
+    directives = [
+        f"-N {job_name(plans)[:15]}",
+        f"-l select={nodes}:ngpus={plans.cluster.gpu.node}",
+        "-l place=scatter:excl",
+        "-l walltime=24:00:00",
+        "-j oe",
+        *more,
+    ]
+    site = "# Add what your site asks for: #PBS -A ..., #PBS -q ..., #PBS -l filesystems=..."
+    return ["#!/bin/bash", *(f"#PBS {one}" for one in directives), site]
+
+
 def shell_line(plans: Plans, plan: Plan, node: Node, start: str) -> str:
     """A command in which the shell fills in head, port, model and rank, an option with its value in one piece."""
     return shell_words(command(plans, plan, node), start)
