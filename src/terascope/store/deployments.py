@@ -13,6 +13,8 @@ from terascope.store.changes import one_by_one
 from terascope.store.database import Database
 from terascope.store.tables import deployments
 
+_TOLD = ("model", "replicas", "min", "max")  # by the audit log
+
 
 @dataclass(frozen=True, slots=True)
 class DeploymentRow:
@@ -56,7 +58,8 @@ def not_found(name: str) -> NotFound:
 
 
 def _told(row: DeploymentRow) -> dict[str, Any]:
-    return {"model": row.settings.get("model"), "replicas": row.settings.get("replicas"), "wanted": row.target.value}
+    told = {name: value for name in _TOLD if (value := row.settings.get(name)) is not None}
+    return told | {"wanted": row.target.value}
 
 
 def _values(row: DeploymentRow) -> dict[str, Any]:

@@ -30,6 +30,13 @@ async def test_from_its_making_to_its_end(database: Database) -> None:
     assert told[-1].details == {"model": "m", "replicas": 2, "wanted": "running"}
 
 
+async def test_the_audit_log_tells_between_which_numbers(database: Database) -> None:
+    settings = {"model": "m", "replicas": 1, "min": 0, "max": 3, "hot": 0}
+    await DeploymentStore(database).add(replace(ROW, settings=settings))
+    [told] = await AuditStore(database).newest(10)
+    assert told.details == {"model": "m", "replicas": 1, "min": 0, "max": 3, "wanted": "running"}
+
+
 async def test_what_contradicts_what_is_there(database: Database) -> None:
     store = DeploymentStore(database)
     await store.add(ROW)
