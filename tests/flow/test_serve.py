@@ -165,7 +165,7 @@ def listeners(port: int) -> set[str]:
     [
         ("server: {prot: 90}", ["server.prot", "did you mean port"]),
         ("server: [1", ["not YAML"]),
-        ("deployments: [{model: echo, engine: ekko}]", ["ekko", "echo, remote, torch, vllm"]),
+        ("deployments: [{model: echo, engine: ekko}]", ["ekko", "echo, openvino, remote, torch, vllm"]),
         ("deployments: [{model: echo, engine: echo, modes: [chat]}]", ["chat", "query, embed"]),
         ("deployments: [{model: a, engine: echo}, {model: a@1, engine: echo}]", ["two deployments", "name"]),
     ],

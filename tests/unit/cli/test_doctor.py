@@ -234,5 +234,5 @@ def test_a_program_reads_it_as_json(
     assert {tuple(one) for one in found} == {("part", "about", "level", "says", "advice")}
     (wrong,) = (one for one in found if one["level"] == "error")
     assert wrong["about"] == "deployment m"
-    assert wrong["says"] == "there is no engine 'steam'; choose one of echo, remote, torch, vllm"
+    assert wrong["says"] == "there is no engine 'steam'; choose one of echo, openvino, remote, torch, vllm"
     assert wrong["advice"] == "mend it under `deployments:`"

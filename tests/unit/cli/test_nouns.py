@@ -220,5 +220,5 @@ def test_long_listings_are_read_page_by_page(gateway: Served, visitor: str) -> N
 def test_version(bare: Cli) -> None:
     found = bare("version", "--json").json
     assert found["terascope"] == __version__
-    assert set(found) == {"terascope", "python", "torch", "transformers", "vllm"}
+    assert set(found) == {"terascope", "python", "openvino-genai", "torch", "transformers", "vllm"}
     assert re.search(rf"^terascope +{re.escape(__version__)}$", bare("version").out, re.MULTILINE)
