@@ -81,7 +81,7 @@ def vllm_gateway(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) ->
 
     def make(name: str, checkpoint: Path, **fields: object) -> AbstractContextManager[Served]:
         deployment = DeploymentConfig(
-            model=name, engine="vllm", dtype="float32", device="cpu",
+            model=name, engine="vllm", dtype="float32", device="cpu", threads=1,  # two would wait for each other
             **{"options": {"enforce-eager": ""}, **fields},  # type: ignore[arg-type]
         )  # fmt: skip
         logs = tmp_path_factory.mktemp("cluster")
