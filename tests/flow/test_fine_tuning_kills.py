@@ -2,6 +2,7 @@
 
 import os
 import signal
+import time
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -88,7 +89,7 @@ def finished(gateway: ServeProcess, job: str) -> tuple[Any, list[Any]]:
 def trainer(gateway: ServeProcess) -> Process:
     """The trainer, as soon as there is one."""
     while not (alive := [one for one in gateway.children(TRAINER) if "guard.py" not in command_line(one.pid)]):
-        os.sched_yield()
+        time.sleep(0.01)
     return alive[0]
 
 

@@ -2,6 +2,7 @@
 
 import random
 import signal
+import time
 from pathlib import Path
 
 import httpx
@@ -63,6 +64,7 @@ def test_a_key_that_is_void_by_then(tmp_path: Path) -> None:
             while not states or "in_progress" in states:
                 found = http.get(f"/v1/vector_stores/{store}/files?limit=100").json()["data"]
                 states = {file["status"] for file in found}
+                time.sleep(0.01)
             assert len(found) == len(files)
             told = {file["last_error"]["message"] for file in found if file["last_error"]}
         assert told == {"this API key has been revoked; ask an operator for a new one"}

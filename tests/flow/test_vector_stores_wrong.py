@@ -1,6 +1,7 @@
 """What goes wrong with vector stores: files that are no text, things that are deleted meanwhile, other projects."""
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -50,6 +51,7 @@ def settled(http: httpx.Client, store: str, file: str) -> dict[str, Any]:
         found = http.get(f"/v1/vector_stores/{store}/files/{file}").raise_for_status().json()
         if found["status"] != "in_progress":
             return dict(found)
+        time.sleep(0.01)
 
 
 def error_of(answer: httpx.Response) -> tuple[int, str]:

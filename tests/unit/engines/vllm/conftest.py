@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness import install, vllm
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaForCausalLM, PreTrainedModel
 
 from terascope.core.config import Config, DeploymentConfig, EngineConfig, ModelConfig, SiteConfig
 from terascope.engines.adapter_files import AdapterFiles
@@ -69,7 +69,19 @@ def deepseek_checkpoint(tmp_path_factory: pytest.TempPathFactory, smol_checkpoin
         qk_nope_head_dim=64, v_head_dim=64, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2,
         topk_method="noaux_tc", scoring_func="sigmoid",
     )  # fmt: skip
-    DeepseekV3ForCausalLM(config).save_pretrained(into)
+    return _saved(DeepseekV3ForCausalLM(config), into, smol_checkpoint)
+
+
+@pytest.fixture(scope="session")
+def short_checkpoint(tmp_path_factory: pytest.TempPathFactory, smol_checkpoint: Path) -> Path:
+    """The first four of SmolLM2's thirty layers: what is compiled takes a time for each layer."""
+    model = LlamaForCausalLM.from_pretrained(smol_checkpoint, num_hidden_layers=4, dtype=torch.float32)
+    return _saved(model, tmp_path_factory.mktemp("short"), smol_checkpoint)
+
+
+def _saved(model: PreTrainedModel, into: Path, smol_checkpoint: Path) -> Path:
+    """A model's files, with the tokenizer of SmolLM2."""
+    model.save_pretrained(into)
     for name in _TOKENIZER:
         shutil.copy(smol_checkpoint / name, into / name)
     return into

@@ -1,9 +1,9 @@
 """The trainer as a process: repeated, killed anywhere and started again, told to stop, given bad data, out of room."""
 
 import json
-import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +68,7 @@ def kill_when(directory: Path, kind: str, step: int, number: signal.Signals) -> 
             if any(one["kind"] == kind and one["step"] == step for one in lines):
                 process.send_signal(number)
                 break
-            os.sched_yield()
+            time.sleep(0.002)
         return process.wait(60)
     finally:
         process.kill()
