@@ -8,9 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 from hypothesis import settings
+from xdist.remote import Producer
 
 from terascope.testing.postgres import PostgresCluster
 from terascope.testing.slurm import SlurmCluster
+
+from .distribution import DearestFirst, in_order
 
 # The same examples every time, however slow the machine is.
 settings.register_profile("terascope", derandomize=True, deadline=None)
@@ -43,6 +46,17 @@ def _is_local(host: object) -> bool:
 
 
 sys.addaudithook(_refuse_strangers)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Of several processes, none shall begin with what takes longest when the others are done."""
+    if hasattr(config, "workerinput"):  # a process of `pytest -n`
+        items[:] = in_order(items)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> DearestFirst | None:
+    """What gives files to the processes of `pytest -n 2 --dist loadfile`."""
+    return DearestFirst(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
 @pytest.fixture(scope="session", autouse=True)
