@@ -3,6 +3,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
+# Where it is set, each of the hundreds of processes that tests start would compile the source again.
+unexport PYTHONDONTWRITEBYTECODE
 .PHONY: help install serve test check format docs bench tools clean
 
 # A command is tried, not only looked up: pyenv leaves a `python3.11` on PATH that refuses to run.
