@@ -21,7 +21,8 @@ def parser_of(program: str) -> argparse.ArgumentParser:
     add("--served-name", required=True, help="the model's name in requests and answers")
     listens = parser.add_mutually_exclusive_group(required=True)
     listens.add_argument("--socket", default="", help="Unix socket to serve at; made with mode 0600")
-    listens.add_argument("--port", type=count, default=0, help="port to serve at; needs TERASCOPE_REPLICA_SECRET")
+    # A default that is the number would make `--port 0`, any free port, look like no port given.
+    listens.add_argument("--port", type=count, default="0", help="port to serve at; needs TERASCOPE_REPLICA_SECRET")
     add("--host", default="127.0.0.1", help="address of the port")
     add("--threads", type=count, default=0, help="CPU threads; default: all cores")
     add("--max-batch", type=at_least_one, default=32, help="most requests in the running batch")
