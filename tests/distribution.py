@@ -47,7 +47,7 @@ def in_order(items: Sequence[pytest.Item]) -> list[pytest.Item]:
     return sorted(items, key=lambda item: place_of(item.path, slow=item.path in slow))
 
 
-class DearestFirst(LoadFileScheduling):
+class DearestFirst(LoadFileScheduling):  # type: ignore[misc] # xdist ships no types
     """What `--dist loadfile` does, in the order that tests were collected in, with several files as one unit."""
 
     def _split_scope(self, nodeid: str) -> str:
