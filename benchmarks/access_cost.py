@@ -3,18 +3,20 @@
     make bench NAME=access_cost
 
 One gateway with the echo engine on a core of its own; the client (wrk, whole answers) and PostgreSQL share the others.
-PostgreSQL waits for the disk at every commit, as it does by default. Four kinds, interleaved, each with a database of
-its own:
+PostgreSQL waits for the disk at every commit, as it does by default. Kinds, interleaved, each with a database of its
+own:
 
-- `before`: the gateway before there were projects and a ledger (commit 2e7775d, taken from git): keys and run records.
+- `before`: the gateway before there were projects and a ledger (commit 2e7775d, taken from git): keys and run records,
+  and none of what else has come since. Only with `--kinds`.
+- `without`: this gateway with keys and run records alone (harness/without.py).
 - `free`: this gateway, ten keys of ten projects, the model priced at 0: nothing is held, nothing is charged.
 - `held`: the same with a price: every request is held and settled.
 - `many`: `held` by the same ten keys beside 100,000 keys, 10,000 projects and 10 million ledger entries.
 
-Reported of each database, for `held` against `before` (`free` where git has no such commit): `added_p50_ms` at 1
-connection, `rps_lost` (the part of its requests/s at 32 connections), and `many_p50_ms`, `many_rps` (over those of
-`held`). Figures are medians over the rounds. `cpu_N_us` is the processor time of the gateway for a request at N
-connections: it is less disturbed by what else the machine does.
+Reported of each database, for `held` against `without`: `added_p50_ms` at 1 connection, `rps_lost` (the part of its
+requests/s at 32 connections), and `many_p50_ms`, `many_rps` (over those of `held`). Figures are medians over the
+rounds. `cpu_N_us` is the processor time of the gateway for a request at N connections: it is less disturbed by what
+else the machine does.
 """
 
 import argparse
@@ -23,6 +25,7 @@ import io
 import json
 import os
 import subprocess
+import sys
 import tarfile
 import tempfile
 import time
@@ -40,7 +43,8 @@ from terascope.store.database import sqlite_url
 from terascope.testing.postgres import PostgresCluster
 
 DATABASES = ("sqlite", "postgresql")
-KINDS = ("before", "free", "held", "many")
+KINDS = ("without", "free", "held", "many")
+WITHOUT = [sys.executable, HERE / "without.py"]
 BEFORE = "2e7775d"
 KEYS = 10  # that ask
 CONNECTIONS = (1, 32)
@@ -73,7 +77,10 @@ def extracted(directory: Path) -> Path | None:
 def gateway(kind: Kind, cores: set[int]) -> Iterator[Server]:
     """The gateway of that kind, with the price that it has."""
     place = Place(None, kind.directory, cores, kind.env)
-    with systems.terascope_with({"deployments": [ECHO], "database": {"url": kind.url}}, place) as server:
+    program = WITHOUT if kind.name == "without" else ()
+    with systems.terascope_with(
+        {"deployments": [ECHO], "database": {"url": kind.url}}, place, program=program
+    ) as server:
         if kind.name == "free":
             set_price(server, 0)
         yield server
@@ -125,7 +132,7 @@ def prepared(names: Sequence[str], database: str, many: ledger.Size, stack: Exit
         directory.mkdir()
         source = extracted(directory / "before") if name == "before" else None
         if name == "before" and source is None:
-            install.say(f"git has no commit {BEFORE}: `free` stands in for `before`")
+            install.say(f"git has no commit {BEFORE}: `before` is left out")
             continue
         url = cluster.url(cluster.create()) if cluster else sqlite_url(directory / "bench.db")
         if name != "before":
@@ -151,9 +158,7 @@ def take(
 
 def result(database: str, middle: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
     """The benchmark's keys of one database."""
-    held, many, without = (
-        middle.get(name, {}) for name in ("held", "many", "before" if "before" in middle else "free")
-    )
+    held, many, without = (middle.get(name, {}) for name in ("held", "many", "without"))
     kept = ratio(held.get("rps_32"), without.get("rps_32"))
     found = {
         "added_p50_ms": difference(held.get("p50_1_ms"), without.get("p50_1_ms")),

@@ -5,7 +5,7 @@ import secrets
 import subprocess
 import sys
 import urllib.request
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -93,16 +93,18 @@ def terascope(place: Place) -> Iterator[Server]:
 
 
 @contextmanager
-def terascope_with(config: Mapping[str, object], place: Place, port: int = 0) -> Iterator[Server]:
+def terascope_with(
+    config: Mapping[str, object], place: Place, port: int = 0, program: Sequence[str | Path] = ()
+) -> Iterator[Server]:
     """Terascope with `config`; its data stay in `place.directory`, where another start finds them.
 
-    It listens at `port`, or at any that is free.
+    It listens at `port`, or at any that is free. `program` stands in for the command `terascope`.
     """
     port = port or free_port()
     key_file, config_file = place.directory / "key", place.directory / "terascope.yaml"
     config_file.write_text(json.dumps(config))  # JSON is YAML
     command: list[str | Path] = [
-        Path(sys.executable).parent / "terascope", "serve", "--config", config_file,
+        *(program or [Path(sys.executable).parent / "terascope"]), "serve", "--config", config_file,
         "--data-dir", place.directory / "data", "--port", str(port), "--key-file", key_file,
     ]  # fmt: skip
     with _gateway(command, place, port, "/ready", env=place.env) as (url, process, ready_s):

@@ -2,7 +2,7 @@
 
 import hmac
 import secrets
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from terascope.access.accounts import Accounts
@@ -12,7 +12,7 @@ from terascope.access.issuance import Issuance
 from terascope.access.keys import Keys
 from terascope.access.limits import Limits
 from terascope.access.principal import Grant, Principal
-from terascope.access.projects import Projects
+from terascope.access.projects import Granted, Projects
 from terascope.access.reservations import Reservations
 from terascope.access.scopes import OPERATOR
 from terascope.core.clock import Clock
@@ -89,20 +89,26 @@ class Access:
         *,
         project: str = "",
         qos: Qos = Qos.INTERACTIVE,
-        also: Collection[Mode] = (),
+        also: frozenset[Mode] = frozenset(),
     ) -> Grant:
         """Return the right to one request in `mode`, and in those of `also`, paid by `project` or the key's own.
 
         Nothing is held yet: that is for `accounts.hold`. Raises `NotAllowed`.
         """
-        modes = sorted({mode, *also}) if also else (mode,)
+        name = project or principal.project
+        known, asked = self.projects.known(name), (principal.key_id, version.public_name, mode, qos, also)
+        if known is not None and (before := known.granted.get(asked)) and before.holds_for(principal, version):
+            return before.grant
+        modes = sorted({mode, *also})
         for one in modes:
             principal.require(one)
-        payer = await self.projects.for_use(principal, project or principal.project)
+        payer = await self.projects.for_use(principal, name)
         for one in modes:
             payer.check(version, one, qos)
         paid = (payer.name, qos, version.price, payer.shares, payer.unlimited)
-        return Grant(principal, mode, version.public_name, *paid)
+        grant = Grant(principal, mode, version.public_name, *paid)
+        payer.granted[asked] = Granted(version, grant)
+        return grant
 
 
 def _tokens(database: Database, clock: Clock, projects: Projects, issuers: Sequence[IssuerConfig]) -> "Tokens | None":

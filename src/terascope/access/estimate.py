@@ -1,6 +1,5 @@
 """What a request may cost at most, as far as that can be said without a tokenizer."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import orjson
@@ -16,7 +15,6 @@ _MESSAGE_TOKENS = 16  # and around each message
 _FREE = ("tokenize", "detokenize", "traces/sites")
 _NO_OUTPUT = ("embeddings",)
 _IN_WINDOWS = 4  # times that a token is computed at most: two windows have it, half of whose tokens only stand around
-_LIMITS = ("max_completion_tokens", "max_tokens")
 _BYTES_A_TOKEN = 4  # of ordinary text: what a prompt probably has when nobody counted
 
 
@@ -28,6 +26,8 @@ class Estimate:
     output: int | None
     choices: int = 1
     captured_bytes: int = 0
+    probable: int = 0
+    """Tokens that the prompt probably has, where nobody counted them; no bound."""
 
     @classmethod
     def exact(cls, cost: Cost) -> "Estimate":
@@ -45,21 +45,22 @@ class Estimate:
         """Estimate `request`: every byte of it may be a token, and a template adds to it."""
         if is_free(request):
             return cls(0, 0)
-        messages = request.fields.get("messages")
-        around = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * (len(messages) if isinstance(messages, list) else 1)
         if request.endpoint == "traces":
             return _trace(request, version)
-        inputs = request.fields.get("input")
+        fields = request.fields
+        messages, inputs = fields.get("messages"), fields.get("input")
+        around = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * (len(messages) if isinstance(messages, list) else 1)
         parts = len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
         text, vectors = _text_and_vectors(request)
         prompt = _capped(text + vectors + around, version, max(parts, request.choices))
-        if request.endpoint in _NO_OUTPUT and request.fields.get("windows") is not None:
-            prompt = _IN_WINDOWS * (text + around)  # long inputs are welcome there, and windows may overlap
+        probable = _probable(text, vectors, request, version)
         if request.endpoint in _NO_OUTPUT:
-            return cls(prompt, 0)
-        choices = max(request.choices, _positive(request.fields.get("best_of")))
-        limit = next((_positive(request.fields[name]) for name in _LIMITS if _positive(request.fields.get(name))), 0)
-        return cls(prompt, _capped(limit, version, 1) * choices if limit else None, choices)
+            if fields.get("windows") is not None:
+                prompt = _IN_WINDOWS * (text + around)  # long inputs are welcome there, and windows may overlap
+            return cls(prompt, 0, probable=probable)
+        choices = max(request.choices, _positive(fields.get("best_of")))
+        limit = _positive(fields.get("max_completion_tokens")) or _positive(fields.get("max_tokens"))
+        return cls(prompt, _capped(limit, version, 1) * choices if limit else None, choices, probable=probable)
 
 
 def _trace(request: ModelRequest, version: ModelVersion) -> Estimate:
@@ -68,20 +69,10 @@ def _trace(request: ModelRequest, version: ModelVersion) -> Estimate:
     prompts, gradient = request.fields.get("prompts"), request.fields.get("gradient")
     rows = len(prompts) if isinstance(prompts, list) and prompts else 1
     steps = max(1, _positive(gradient.get("steps"))) if isinstance(gradient, dict) else 0
-    prompt = _capped(_text_and_vectors(request)[0] + rows * _TEMPLATE_TOKENS, version, rows) * (
-        1 + GRADIENT_SHARE * steps
-    )
-    return Estimate(prompt, _capped(_positive(request.fields.get("max_tokens")), version, 1) * rows)
-
-
-def expected_cost(
-    request: ModelRequest, version: ModelVersion, price: Price, estimate: Estimate, answer: Callable[[int | None], int]
-) -> int:
-    """What the request will probably cost, in micro service units: at least 1, so that every request counts.
-
-    `estimate` is the most that it may take; `answer` says how many tokens answers with such a limit have.
-    """
-    return max(1, price.cost(probable_prompt_tokens(request, version), answer(estimate.output)))
+    text, vectors = _text_and_vectors(request)
+    prompt = _capped(text + rows * _TEMPLATE_TOKENS, version, rows) * (1 + GRADIENT_SHARE * steps)
+    output = _capped(_positive(request.fields.get("max_tokens")), version, 1) * rows
+    return Estimate(prompt, output, probable=_probable(text, vectors, request, version))
 
 
 def is_free(request: ModelRequest) -> bool:
@@ -93,7 +84,10 @@ def probable_prompt_tokens(request: ModelRequest, version: ModelVersion) -> int:
     """How many tokens the prompt probably had, where no engine said."""
     if is_free(request):
         return 0
-    text, vectors = _text_and_vectors(request)
+    return _probable(*_text_and_vectors(request), request, version)
+
+
+def _probable(text: int, vectors: int, request: ModelRequest, version: ModelVersion) -> int:
     return _capped(text // _BYTES_A_TOKEN + vectors, version, _prompts(request))
 
 
@@ -110,6 +104,8 @@ def _text_and_vectors(request: ModelRequest) -> tuple[int, int]:
     if request.endpoint == "traces":
         return len(orjson.dumps(request.fields.get("prompts"))), 0
     found = request.embeds
+    if not found:
+        return request.size, 0
     return max(0, request.size - sum(map(len, found))), sum(map(count, found))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 
-from terascope.access.principal import Principal
+from terascope.access.principal import Grant, Principal
 from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest, Conflict, NotAllowed
 from terascope.core.models import Mode, ModelName, ModelVersion
@@ -51,6 +51,18 @@ RIGHTS: dict[Role, frozenset[Right]] = {
 
 
 @dataclass(frozen=True, slots=True)
+class Granted:
+    """A right that was given once, and need not be looked into again while all it rests on is the same."""
+
+    version: ModelVersion
+    grant: Grant
+
+    def holds_for(self, who: Principal, version: ModelVersion) -> bool:
+        """Whether it is that of the very same caller and model version; either is another object once it changes."""
+        return self.grant.principal is who and self.version is version
+
+
+@dataclass(frozen=True, slots=True)
 class Project:
     """A project as admission needs it."""
 
@@ -61,8 +73,10 @@ class Project:
     shares: int = 1
     unlimited: str = ""
     """Its allocation without a limit, if one may be used now."""
-    _found: set[tuple[str, Mode, Qos]] = field(default_factory=set, init=False, compare=False, repr=False)
-    """What `check` has allowed; a project that changes is another object."""
+    granted: dict[tuple[str, str, Mode, Qos, frozenset[Mode]], "Granted"] = field(
+        default_factory=dict, init=False, compare=False, repr=False
+    )
+    """What was granted to whom since the project was looked at: by key, model, mode, QOS and further modes."""
 
     def allows(self, who: Principal, right: Right) -> bool:
         """Whether `who` may do that here."""
@@ -77,11 +91,6 @@ class Project:
 
     def check(self, version: ModelVersion, mode: Mode, qos: Qos) -> None:
         """Raise `NotAllowed` unless the project may use `version` so."""
-        if (version.public_name, mode, qos) not in self._found:
-            self._check(version, mode, qos)
-            self._found.add((version.public_name, mode, qos))
-
-    def _check(self, version: ModelVersion, mode: Mode, qos: Qos) -> None:
         if self.closed:
             raise NotAllowed(f"the project {self.name} is closed; ask an operator to open it again")
         if version.owner and version.owner != self.name:

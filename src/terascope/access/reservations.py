@@ -60,6 +60,8 @@ class Reservations:
 
     def reserved(self, version: ModelVersion, now: float) -> Mapping[str, int]:
         """How many slots of `version` are reserved at `now`, by project; without waiting."""
+        if not self._open:
+            return {}
         slots: Counter[str] = Counter()
         for row in self._open:
             if row.starts <= now < row.ends and row.model in (version.name, version.public_name):

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 
 class EntryKind(StrEnum):
@@ -74,6 +75,39 @@ class Settlement:
         """Whether an allocation without a limit, or the request's share of a block alone, pays all of a cost."""
         share = 0 if self.share is None or self.more else self.share.amount
         return self.cost > 0 and (bool(self.unlimited) or self.cost <= share)
+
+
+class Charge(NamedTuple):
+    """What a request cost that is covered for certain, as it is on record until it is entered in the ledger.
+
+    The allocation `unlimited` pays, which has no limit, or the hold `block` on `allocation`; the others are empty.
+    """
+
+    id: str
+    project: str
+    amount: int
+    time: float
+    unlimited: str
+    user_id: str
+    key_id: str
+    model: str
+    prompt_tokens: int
+    output_tokens: int
+    block: str
+    allocation: str
+
+    @classmethod
+    def of(cls, one: Settlement) -> "Charge":
+        """That of a settlement that is `covered`."""
+        block, allocation = ("", "") if one.share is None else (one.share.block, one.share.allocation)
+        who = (one.user_id, one.key_id, one.model, one.prompt_tokens, one.output_tokens)
+        return cls._make((one.id, one.project, one.cost, one.now, one.unlimited, *who, block, allocation))
+
+    def settlement(self) -> Settlement:
+        """What it was made of; all of its share is what it cost."""
+        share = Share(self.block, self.allocation, self.amount) if self.block else None
+        who = (self.user_id, self.key_id, self.model, self.prompt_tokens, self.output_tokens)
+        return Settlement(self.id, self.project, self.amount, self.time, self.unlimited, *who, share)
 
 
 @dataclass(frozen=True, slots=True)

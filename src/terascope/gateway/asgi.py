@@ -15,16 +15,19 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 
 
+_HEADERS = "terascope.headers"
+
+
 class ClientLeft(asyncio.CancelledError):
     """The client closed the connection before it had sent its request."""
 
 
 def header(scope: Scope, name: bytes, default: str = "") -> str:
     """The first header called `name` (lower case), `default` when there is none."""
-    for key, value in scope["headers"]:
-        if key == name:
-            return str(value.decode("latin-1"))
-    return default
+    headers = scope.get(_HEADERS)
+    if headers is None:  # a request is asked for several
+        headers = scope[_HEADERS] = dict(reversed(scope["headers"]))
+    return str(headers[name].decode("latin-1")) if name in headers else default
 
 
 async def read_body(scope: Scope, receive: Receive, *, most: int) -> bytes:

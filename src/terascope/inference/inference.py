@@ -11,7 +11,7 @@ import orjson
 
 from terascope.access.access import Access
 from terascope.access.artefacts import Artefacts
-from terascope.access.estimate import Estimate, probable_prompt_tokens
+from terascope.access.estimate import Estimate
 from terascope.access.principal import Grant, Principal
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import Clock
@@ -122,7 +122,7 @@ class Inference:
         self._access.limits.leave(run.admitted, record.prompt_tokens + record.completion_tokens)
         if run.place is not None:
             run.place.settle(record.cost, record.completion_tokens)
-        settlement = self._access.accounts.settlement(run.grant, record, prompt_tokens=run.billed()[0])
+        settlement = self._access.accounts.settlement(run.grant, record, prompt_tokens=run.billed[0])
         asyncio.get_running_loop().call_soon(self._count, record)  # counting can wait until the answer is out
         try:
             await self._recorder.save(record, settlement)
@@ -146,11 +146,14 @@ class Inference:
         if request.searches_files:
             request, deadline_s = await self._searched(request, Asker(grant, version, deadline_s, lambda: reply.gone))
         run.asked(request)
-        run.admitted = self._access.limits.enter(grant, probable_prompt_tokens(request, version))
-        cost = await self._quote(request, version, run, grant, deadline_s, reply)
-        if cost is not None:
+        estimate = Estimate.of(request, version)
+        run.admitted = self._access.limits.enter(grant, estimate.probable)
+        cost = None
+        if request.endpoint == "traces" and (
+            cost := await self._quote(request, version, run, grant, deadline_s, reply)
+        ):
             run.reserved = await self._access.days.reserve(grant, asdict(cost))
-        estimate = Estimate.of(request, version) if cost is None else Estimate.exact(cost)
+            estimate = Estimate.exact(cost)
         meter = await self._access.accounts.hold(run.id, grant, estimate)
         place = run.place = self._turns.place(grant, self._catalog.base_of(version), request, cost, estimate)
         passing = Passing(
@@ -183,8 +186,7 @@ class Inference:
 
         Raises what the trace itself would be refused with.
         """
-        asks = request.endpoint == "traces" and not request.dry_run
-        if not asks or (grant.unlimited and not self._access.days.limited(grant)):
+        if request.dry_run or (grant.unlimited and not self._access.days.limited(grant)):
             return None
         dry = request.as_dry_run()
         one = Run(run.id, run.endpoint, run.principal, self._clock)  # of its own: it leaves no record

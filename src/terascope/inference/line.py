@@ -232,6 +232,8 @@ class ModelLine:
         Where all of them did, each error is told at once, and nobody waits: then it is all of them.
         """
         able = self._able(waiter)
+        if len(able) < 2:
+            return able
         closed = [one for one in able if one.breaker.closed]
         if not closed or len(closed) == len(able):
             return able

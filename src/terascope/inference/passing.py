@@ -163,7 +163,8 @@ class Passing:
             raise UnsupportedFeature(f"the engine of {name} does not stream; ask without `stream`", param="stream")
         if isinstance(said, dict):
             self.run.usage = said.get("usage") if isinstance(said.get("usage"), dict) else None
-            await self._meter.cover(self.run.output_tokens)
+            if self._meter.covered < math.inf:
+                await self._meter.cover(self.run.output_tokens)
         if self._request.annotations and isinstance(said, dict):
             body = annotated(said, self._request.annotations)
         if self._request.dry_run and self.run.grant is not None:

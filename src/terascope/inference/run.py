@@ -19,6 +19,7 @@ from terascope.internals.limits import BYTES_PER_MICRO, GRADIENT_SHARE
 from terascope.protocol.request import ModelRequest
 
 _TOLD_EVERY = 16  # tokens
+_UNANSWERED = frozenset({Outcome.FAILED, Outcome.REFUSED})
 _PAID_ENDS = frozenset({AllocationExhausted.code, DeadlineExceeded.code, IdleTimeout.code})
 """Errors of answers that were computed for as long as the client's means, or its patience, lasted."""
 
@@ -48,6 +49,8 @@ class Run:
         self.place: Place | None = None
         self._replica: Replica | None = None
         self._applied: object = None
+        self.billed = (0, 0)
+        """Prompt and answer tokens to pay for, as of the last record."""
 
     def asked(self, request: ModelRequest) -> None:
         """The body has been read."""
@@ -100,8 +103,9 @@ class Run:
     def record(self) -> RunRecord:
         """The record as it stands now."""
         request, version, replica = self._request, self._version, self._replica
-        prompt_tokens, completion_tokens, told = self._tokens()
-        parameters: dict[str, object] = dict(request.parameters()) if request else {}
+        counted = prompt_tokens, completion_tokens, told = self._tokens()
+        self.billed = self._billed(*counted)
+        parameters: dict[str, object] = request.parameters() if request else {}
         if self._applied is not None:
             parameters["applied"] = self._applied
         if not told and (completion_tokens or self.usage is not None):
@@ -131,7 +135,7 @@ class Run:
             attempts=self.attempts,
             project=self.grant.project if self.grant else "",
             user_id=self.principal.user_id,
-            cost=self._cost(),
+            cost=self._cost(*self.billed),
         )
 
     @property
@@ -142,27 +146,27 @@ class Run:
     @property
     def used(self) -> dict[str, int]:
         """What a trace has used of what is limited by the day."""
-        usage = self.usage if self.usage and self.endpoint == "traces" else {}
-        return {what: amount for what in AMOUNTS if (amount := _count(usage, what, most=1 << 53))}
+        if self.endpoint != "traces" or not self.usage:
+            return {}
+        return {what: amount for what in AMOUNTS if (amount := _count(self.usage, what, most=1 << 53))}
 
-    def _cost(self) -> int:
-        """Micro service units: of the tokens, and of what was captured."""
+    def _cost(self, prompt: int, output: int) -> int:
+        """Micro service units: of the tokens to pay for, and of what was captured."""
         if self.grant is None:
             return 0
-        captured = _count(self.usage or {}, "captured_bytes", most=1 << 53) if any(self.billed()) else 0
-        return self.grant.price.cost(*self.billed()) + -(-captured // BYTES_PER_MICRO)
+        captured = self.used.get("captured_bytes", 0) if prompt or output else 0
+        return self.grant.price.cost(prompt, output) + -(-captured // BYTES_PER_MICRO)
 
-    def billed(self) -> tuple[int, int]:
+    def _billed(self, prompt: int, output: int, told: bool) -> tuple[int, int]:
         """Prompt and answer tokens to pay for: none where it is not the client's doing that there is no answer.
 
         Where the engine did not come to say how many they were, they are estimated.
         """
-        prompt, output, told = self._tokens()
-        if self.outcome in (Outcome.FAILED, Outcome.REFUSED) and self.error not in _PAID_ENDS:
+        if self.outcome in _UNANSWERED and self.error not in _PAID_ENDS:
             return 0, 0
         if not told and self.attempts and self._request and self._version:
             prompt = probable_prompt_tokens(self._request, self._version)
-        return prompt + GRADIENT_SHARE * _count(self.usage or {}, "gradient_tokens"), output
+        return prompt + GRADIENT_SHARE * self.used.get("gradient_tokens", 0), output
 
     def _tokens(self) -> tuple[int, int, bool]:
         """Prompt and completion tokens, and whether the engine said so; else events stand for tokens."""

@@ -1,11 +1,10 @@
 """The fourth hop: wait for one's turn on a replica that can do what is asked."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
-from terascope.access.estimate import Estimate, expected_cost, is_free
+from terascope.access.estimate import Estimate, is_free
 from terascope.access.principal import Grant
 from terascope.core.clock import Clock
 from terascope.core.config import SchedulerConfig, ServerConfig
@@ -25,6 +24,26 @@ Reserved = Callable[[ModelVersion, float], Mapping[str, int]]
 """How many slots of a model are reserved at a time (seconds since the epoch), by project."""
 
 
+class Turn:
+    """The turn of one request, as `async with`; what `Place.turn` says."""
+
+    def __init__(self, line: ModelLine, waiter: Waiter, wait_timeout_s: float) -> None:
+        self._line = line
+        self._waiter = waiter
+        self._wait_timeout_s = wait_timeout_s
+        self._taken: Replica | None = None
+
+    async def __aenter__(self) -> Replica:
+        if is_free(self._waiter.request) and (able := self._line.any_able(self._waiter)):
+            return able
+        self._taken = await self._line.take(self._waiter, self._wait_timeout_s)
+        return self._taken
+
+    async def __aexit__(self, *raised: object) -> None:
+        if self._taken is not None:
+            self._line.give_back(self._waiter, self._taken)
+
+
 class Place:
     """One request's place in line, and on the replica whose turn it got."""
 
@@ -34,23 +53,14 @@ class Place:
         self._request = request
         self._turns = turns
 
-    @asynccontextmanager
-    async def turn(self) -> AsyncIterator[Replica]:
+    def turn(self) -> "Turn":
         """A replica that can serve the request, counted as busy with it until the block ends.
 
         Waits for the turn, and while replicas are on their way. Raises `ModelUnavailable` when none is, or after
         `wait_timeout_s`, and `UnsupportedFeature` when replicas are ready but none can do what is asked. May be
         asked for again when a replica was lost.
         """
-        waiter = Waiter(self._ticket, self._request)
-        if is_free(self._request) and (able := self._line.any_able(waiter)):
-            yield able
-            return
-        replica = await self._line.take(waiter, self._turns.wait_timeout_s)
-        try:
-            yield replica
-        finally:
-            self._line.give_back(waiter, replica)
+        return Turn(self._line, Waiter(self._ticket, self._request), self._turns.wait_timeout_s)
 
     def wait_s(self) -> float | None:
         """About how many seconds the turn is away; None when that is not known or the turn has come."""
@@ -113,10 +123,10 @@ class Turns:
         line = self._line(version)
         self._usage.set_shares(grant.project, grant.shares)
         expected = cost.micro(grant.price) if cost else 0
-        estimate = estimate or Estimate.of(request, version)
-        expected = expected or expected_cost(
-            request, version, grant.price, estimate, lambda most: line.lengths.expected(grant.project, most)
-        )
+        if not expected:
+            estimate = estimate or Estimate.of(request, version)
+            answer = line.lengths.expected(grant.project, estimate.output)
+            expected = max(1, grant.price.cost(estimate.probable, answer))  # so that every request counts
         user = grant.principal.user_id
         return Place(line, Ticket(grant.project, user, grant.qos, expected, request.kind), request, self)
 

@@ -136,7 +136,7 @@ class ModelRequest:
     @cached_property
     def modes(self) -> frozenset[Mode]:
         """The modes that it needs: vectors in place of text need `embed`, too."""
-        return frozenset({self.mode, *([Mode.EMBED] if self.embeds or self.soft_prompt else ())})
+        return _WITH_VECTORS[self.mode] if self.embeds or self.soft_prompt else _ALONE[self.mode]
 
     @cached_property
     def choices(self) -> int:
@@ -163,18 +163,21 @@ class ModelRequest:
 
     def parameters(self) -> dict[str, object]:
         """The settings for the run record; nothing of the prompt is among them."""
-        return (
-            {
-                name: value
-                for name in sorted(_PARAMETERS & self.fields.keys())
-                if isinstance(value := self.fields[name], (bool, int, float)) and len(str(value)) <= _MOST_DIGITS
-            }
-            | {name: value for name, known in _WORDS.items() if (value := self.fields.get(name)) in known}
-            | {**self.labels}
-        )
+        numbers = {
+            name: value
+            for name in sorted(_PARAMETERS.intersection(self.fields))
+            if isinstance(value := self.fields[name], (bool, int, float)) and len(str(value)) <= _MOST_DIGITS
+        }
+        words = {
+            name: self.fields[name] for name in _WORDS if name in self.fields and self.fields[name] in _WORDS[name]
+        }
+        return numbers | words | {**self.labels}
 
     def needs(self) -> frozenset[str]:
         """The features an engine must have for this request."""
+        telling = self.adapted or self.soft_prompt or self.embeds or self.endpoint == "embeddings"
+        if not telling and _TELLING.isdisjoint(self.fields):
+            return _NOTHING
         asked = _FEATURES.keys() & self.fields.keys()
         found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
         found |= {Feature.PROMPT_EMBEDS} if self.embeds or self.soft_prompt else set()
@@ -194,6 +197,8 @@ class ModelRequest:
         return found | ({Feature.SEVERAL_GREEDY} if type(n) is int and n > 1 and greedy else set())
 
 
+_ALONE = {mode: frozenset({mode}) for mode in Mode}
+_WITH_VECTORS = {mode: frozenset({mode, Mode.EMBED}) for mode in Mode}
 _FEATURES: dict[str, str] = {
     "logprobs": Feature.LOGPROBS,
     "tools": Feature.TOOLS,
@@ -205,6 +210,9 @@ _FEATURES: dict[str, str] = {
 
 _EMBEDDING_OPTIONS = ("layer", "pooling", "truncate", "windows", "stream")
 """What an engine that does not know it would leave out without a word, and give other vectors."""
+_TELLING = frozenset({*_FEATURES, "tool_choice", "n"})
+"""Fields that tell of a feature that the request needs, other than for embeddings; most requests have none of them."""
+_NOTHING: frozenset[str] = frozenset()
 
 
 def _asked(value: Any) -> bool:

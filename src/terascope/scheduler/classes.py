@@ -23,6 +23,15 @@ class Classes:
         """The classes of `waiting`: first those that are owed something, who is owed most first; then by rank."""
         return sorted(waiting, key=lambda qos: (-max(0.0, self._owed.get(qos, 0.0)), _RANKS[qos]))
 
+    def served_alone(self, qos: Qos, cost: float) -> None:
+        """As `served` where `qos` is the only class that waits."""
+        owed = self._owed.get(qos, 0.0)
+        if owed:
+            owed += self._floors.get(qos, 0.0) * cost
+            self._owed = {qos: max(min(0.0, owed), owed - cost)}
+        elif self._owed:
+            self._owed = {}
+
     def served(self, qos: Qos, cost: float, waiting: Collection[Qos]) -> None:
         """A request of `qos` is served; `waiting` are the classes that waited when it was chosen, `qos` among them.
 

@@ -24,16 +24,17 @@ class ModelQueue:
         self._classes = Classes(floors)
         self._lines = {qos: FairLines(usage) for qos in Qos}
         self._running: Counter[str] = Counter()
+        self._waiting = 0
 
     def __len__(self) -> int:
-        return sum(map(len, self._lines.values()))
+        return self._waiting
 
     def waiting(self) -> dict[Qos, int]:
         """How many tickets wait, by class."""
         return {qos: len(lines) for qos, lines in self._lines.items()}
 
     def __bool__(self) -> bool:
-        return any(self._lines.values())
+        return self._waiting > 0
 
     def __contains__(self, ticket: Ticket) -> bool:
         return ticket in self._lines[ticket.qos]
@@ -44,11 +45,14 @@ class ModelQueue:
 
     def add(self, ticket: Ticket) -> None:
         """Have `ticket` wait."""
+        self._waiting += 1
         self._lines[ticket.qos].add(ticket)
 
     def remove(self, ticket: Ticket) -> bool:
         """`ticket` waits no more; return whether it did."""
-        return self._lines[ticket.qos].remove(ticket)
+        waited = self._lines[ticket.qos].remove(ticket)
+        self._waiting -= waited
+        return waited
 
     def next(self, fits: Fits, free: Mapping[Qos, int], reserved: Mapping[str, int]) -> Ticket | None:
         """Take out the ticket whose turn it is, of those that have a place; None when none has.
@@ -68,7 +72,7 @@ class ModelQueue:
 
     def start_at_once(self, ticket: Ticket) -> None:
         """As `add` and `next`, for a `ticket` that has a place when it comes; nobody waits and nothing is reserved."""
-        self._classes.served(ticket.qos, ticket.expected, (ticket.qos,))
+        self._classes.served_alone(ticket.qos, ticket.expected)
         self._lines[ticket.qos].start_at_once(ticket)
         self._running[ticket.project] += 1
 
@@ -101,6 +105,7 @@ class ModelQueue:
             yield from self._lines[qos].order()
 
     def _start(self, ticket: Ticket) -> None:
+        self._waiting -= 1
         self._classes.served(ticket.qos, ticket.expected, self.classes())
         self._lines[ticket.qos].start(ticket)
         self._running[ticket.project] += 1

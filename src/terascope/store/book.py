@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection
 
-from terascope.core.ledger import EntryKind, Redraw, Settlement, Share
+from terascope.core.ledger import Charge, EntryKind, Redraw, Settlement, Share
 from terascope.store.plain import LOCK, Plain, PlainIn
 
 _DAY_S = 86_400
@@ -196,6 +196,27 @@ class Book:
         for number, (allocation, amount) in enumerate(paid.items()):
             self.charge(settlement, allocation, amount, tokens=number == 0)
         return settlement.cost - sum(paid.values())
+
+    def settle_charges(self, charges: Iterable[Charge]) -> list[str]:
+        """Enter charges, each as `settle` would; return the requests of those that nobody could pay for in full."""
+        return [one.id for one in charges if not self._pays_alone(one) and self.settle(one.settlement())]
+
+    def _pays_alone(self, charge: Charge) -> bool:
+        """Enter `charge` if one account or block can pay all of it, as nearly always."""
+        amount, account = charge.amount, self.accounts.get(charge.unlimited)
+        if account is None:
+            parts = self._parts.get(charge.block, ())
+            part = next((one for one in parts if one.account.id == charge.allocation), None)
+            if part is None or part.amount < amount:
+                return False
+            account, key = part.account, (charge.block, charge.allocation)
+            part.amount -= amount
+            account.hold(-amount)
+            self._shrunk[key] = self._shrunk.get(key, 0) + amount
+        account.add(-amount)
+        who = (charge.user_id, charge.key_id, charge.model, charge.prompt_tokens, charge.output_tokens)
+        self.enter(charge.id, account.id, charge.project, EntryKind.CHARGE, -amount, charge.time, *who)
+        return True
 
     def _settle_share(self, settlement: Settlement) -> dict[str, int]:
         """Let the block pay that the request has a share of; return how much, by allocation."""

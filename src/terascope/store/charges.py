@@ -6,20 +6,17 @@ transaction: whoever gets it enters it, once. Allocations are always locked befo
 """
 
 from collections.abc import Iterable, Sequence
-from itertools import repeat
-from typing import Any
 
 from sqlalchemy import Connection
 
-from terascope.core.ledger import Settlement, Share
+from terascope.core.ledger import Charge, Settlement
 from terascope.store.book import Book
 from terascope.store.database import Database
 from terascope.store.plain import Plain, PlainIn
 
-_COLUMNS = (
-    "id, project, amount, time, unlimited, user_id, key_id, model, prompt_tokens, output_tokens, block, allocation"
-)
-_ADD = Plain(f"INSERT INTO charges ({_COLUMNS}) VALUES ({', '.join(repeat('?', 12))})")  # noqa: S608 - our own columns
+_COLUMNS = ", ".join(Charge._fields)
+_MARKS = ", ".join("?" * len(Charge._fields))
+_ADD = Plain(f"INSERT INTO charges ({_COLUMNS}) VALUES ({_MARKS})")  # noqa: S608 - our own columns
 _PROJECTS = Plain("SELECT DISTINCT project FROM charges")
 _TAKE_OF_PROJECTS = PlainIn(f"DELETE FROM charges WHERE project IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608 - our columns
 _TAKE_OF_BLOCKS = PlainIn(f"DELETE FROM charges WHERE block IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608 - our columns
@@ -39,12 +36,12 @@ class ChargeStore:
 
 def add_charges(connection: Connection, settlements: Iterable[Settlement]) -> None:
     """Put settlements that can wait on record, in the transaction that `connection` is in."""
-    _ADD.run(connection, [_values(one) for one in settlements])
+    _ADD.run(connection, [Charge.of(one) for one in settlements])
 
 
 def enter_of_blocks(connection: Connection, book: Book, blocks: Sequence[str]) -> list[str]:
     """Enter the charges that are to be paid by `blocks`, looked up in `book`; return the requests not covered."""
-    return _settle(book, _TAKE_OF_BLOCKS.rows(connection, blocks))
+    return book.settle_charges(map(Charge._make, _TAKE_OF_BLOCKS.rows(connection, blocks)))
 
 
 def _enter(connection: Connection, asked: Sequence[None]) -> list[list[str]]:
@@ -52,24 +49,8 @@ def _enter(connection: Connection, asked: Sequence[None]) -> list[list[str]]:
     if not projects:
         return [[] for _ in asked]
     book = Book(connection, projects=projects)
-    taken = _TAKE_OF_PROJECTS.rows(connection, projects)
-    book.load_holds(row[-2] for row in taken if row[-2])
-    uncovered = _settle(book, taken)
+    taken = [Charge._make(row) for row in _TAKE_OF_PROJECTS.rows(connection, projects)]
+    book.load_holds(one.block for one in taken if one.block)
+    uncovered = book.settle_charges(taken)
     book.save()
     return [uncovered, *([] for _ in asked[1:])]
-
-
-def _settle(book: Book, taken: Iterable[tuple[Any, ...]]) -> list[str]:
-    return [one.id for one in map(_settlement, taken) if book.settle(one)]
-
-
-def _values(one: Settlement) -> tuple[Any, ...]:
-    who = (one.user_id, one.key_id, one.model, one.prompt_tokens, one.output_tokens)
-    block = ("", "") if one.share is None else (one.share.block, one.share.allocation)
-    return (one.id, one.project, one.cost, one.now, one.unlimited, *who, *block)
-
-
-def _settlement(row: tuple[Any, ...]) -> Settlement:
-    run_id, project, cost, now, unlimited, user_id, key_id, model, prompt, output, block, allocation = row
-    share = Share(block, allocation, cost) if block else None
-    return Settlement(run_id, project, cost, now, unlimited, user_id, key_id, model, prompt, output, share)

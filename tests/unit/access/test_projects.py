@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ from terascope.access.principal import Principal
 from terascope.access.projects import Right
 from terascope.core.errors import BadRequest, Conflict, NotAllowed, NotFound
 from terascope.core.models import Mode, ModelVersion, Task
+from terascope.core.prices import Price
 from terascope.core.projects import Qos, Role
 from terascope.store.database import Database, sqlite_url
 from terascope.testing.clock import ManualClock
@@ -52,6 +54,26 @@ async def test_nothing_is_allowed_until_a_policy_says_so(access: Access) -> None
     await access.projects.remove_policy("climate", "*")
     with pytest.raises(NotAllowed):
         await access.admit(person("pi"), VERSION, Mode.QUERY)
+
+
+async def test_a_right_that_was_given_is_remembered_for_its_own_caller_and_version_alone(access: Access) -> None:
+    """A key that lost a scope is another caller under the same id; a version that got a price is another version."""
+    await allow(access, modes=("query", "embed"))
+    who = person("pi")
+    first = await access.admit(who, VERSION, Mode.QUERY)
+    assert await access.admit(who, VERSION, Mode.QUERY) is first
+    assert (await access.admit(who, VERSION, Mode.EMBED)).mode is Mode.EMBED
+    with pytest.raises(NotAllowed, match="QOS batch"):
+        await access.admit(who, VERSION, Mode.QUERY, qos=Qos.BATCH)
+    with pytest.raises(NotAllowed, match="tune"):
+        await access.admit(who, VERSION, Mode.QUERY, also=frozenset({Mode.TUNE}))
+    dearer = replace(VERSION, own_price=Price(3, 4))
+    assert (await access.admit(who, dearer, Mode.QUERY)).price == Price(3, 4)
+    with pytest.raises(NotAllowed, match="scope"):
+        await access.admit(replace(who, scopes=frozenset({Mode.EMBED})), dearer, Mode.QUERY)
+    await access.projects.remove_member("climate", "pi")
+    with pytest.raises(NotAllowed, match="may not use the project"):
+        await access.admit(who, VERSION, Mode.QUERY)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Mapping
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -60,3 +61,19 @@ def test_a_less_urgent_class_goes_first_only_when_it_is_owed(steps: list[tuple[s
         inverted = any(ranks.index(one) < ranks.index(chosen) for one in waiting)
         assert not inverted or classes._owed.get(chosen, 0) > 0
         classes.served(chosen, cost, waiting)
+
+
+@given(st.lists(st.tuples(waiting_classes, st.integers(1, 1000)), max_size=50))
+def test_who_waits_alone_may_be_served_without_the_others_being_named(steps: list[tuple[set[Qos], int]]) -> None:
+    classes, plainly = Classes(FLOORS), Classes(FLOORS)
+    for waiting, cost in steps:
+        chosen = plainly.order(waiting)[-1]
+        plainly.served(chosen, cost, waiting)
+        if len(waiting) == 1:
+            classes.served_alone(chosen, cost)
+        else:
+            classes.served(chosen, cost, waiting)
+        assert classes.order(list(Qos)) == plainly.order(list(Qos))
+        assert {qos: owed for qos, owed in plainly._owed.items() if owed} == pytest.approx(
+            {qos: owed for qos, owed in classes._owed.items() if owed}
+        )

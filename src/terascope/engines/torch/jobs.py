@@ -6,8 +6,11 @@ import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from queue import SimpleQueue
 from typing import Generic, TypeVar
+
+import torch
 
 from terascope.core.errors import InternalError, Overloaded, ServiceError
 
@@ -53,6 +56,21 @@ class Errand:
             self.future.set_exception(Overloaded("the engine is stopping"))
 
 
+def single_threaded() -> ThreadPoolExecutor:
+    """Threads for what is done beside computing, each of which does it alone.
+
+    As soon as a second thread has OpenMP's threads to divide work among, there are more of them than processors, and
+    libgomp lets none wait awake any more: every operation of the thread that computes would begin with a system call.
+    """
+    return ThreadPoolExecutor(thread_name_prefix="beside", initializer=compute_with, initargs=(1,))
+
+
+def compute_with(threads: int) -> None:
+    """Let this thread, whatever others do, divide its work among so many."""
+    torch.get_num_threads()  # or the first operation would set it to what was set last, in whichever thread
+    torch.set_num_threads(threads)
+
+
 class ComputeThread(ABC, Generic[Work, News]):
     """A thread that computes in steps; jobs join and leave between them.
 
@@ -69,6 +87,7 @@ class ComputeThread(ABC, Generic[Work, News]):
         self._noted: list[tuple[str, Job[Work, News] | None]] = []
         self._out: list[tuple[Job[Work, News], News]] = []
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+        self._threads = torch.get_num_threads()
 
     def start(self) -> None:
         """Start the thread."""
@@ -129,6 +148,7 @@ class ComputeThread(ABC, Generic[Work, News]):
         self._out.append((job, news))
 
     def _run(self) -> None:
+        compute_with(self._threads)
         try:
             while self._obey():
                 if not self._errands.empty():

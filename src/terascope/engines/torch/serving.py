@@ -15,6 +15,7 @@ from terascope.core.models import Capabilities, Feature, Task
 from terascope.engines.contract import EngineInfo
 from terascope.engines.torch.embed_loop import EmbedLoop
 from terascope.engines.torch.encoder import load_encoder
+from terascope.engines.torch.jobs import single_threaded
 from terascope.engines.torch.loop import BatchLoop
 from terascope.engines.torch.lora.read import base_of, measure_adapter, read_adapter
 from terascope.engines.torch.lora.shelf import Shelf
@@ -45,6 +46,7 @@ def load(
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
     torch.set_num_threads(settings.threads or len(os.sched_getaffinity(0)))
+    loop.call_soon_threadsafe(loop.set_default_executor, single_threaded())
     make = _embedder if task_of(settings) is Task.EMBED else _generator
     return make(settings, loop, crashed, metrics, report)
 

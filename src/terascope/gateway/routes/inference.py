@@ -12,6 +12,7 @@ from terascope.gateway.asgi import HttpReply, Receive, Scope, Send, header, read
 from terascope.inference.inference import Asked, Inference, stopping
 
 log = logging.getLogger(__name__)
+_CLASSES = {qos.value: qos for qos in Qos}
 
 
 class ModelRoute:
@@ -82,10 +83,10 @@ def _shares_with_all(scope: Scope) -> bool:
 
 
 def _qos(scope: Scope) -> Qos:
-    text = header(scope, b"x-terascope-qos", Qos.INTERACTIVE)
-    if text not in set(Qos):
+    found = _CLASSES.get(header(scope, b"x-terascope-qos", Qos.INTERACTIVE))
+    if found is None:
         raise BadRequest(f"X-Terascope-QOS must be one of {', '.join(Qos)}", param="X-Terascope-QOS")
-    return Qos(text)
+    return found
 
 
 def _log(error: ServiceError, request_id: str) -> None:
