@@ -65,8 +65,8 @@ class LaunchDirectory:
 
     @property
     def variables(self) -> str:
-        """The line of the job that reads the program's variables."""
-        return f". {shlex.quote(str(self.path / _ENVIRONMENT))}"
+        """The line of the job that reads the program's variables; a job that nobody waits for any more ends there."""
+        return f". {shlex.quote(str(self.path / _ENVIRONMENT))} || exit 1"
 
     def guarded(self, listen: str, log: Path, *, python: str, address: str) -> list[str]:
         """The words that stand before a program on its node."""

@@ -28,7 +28,7 @@ _BODY = """umask 077
 export XDG_CACHE_HOME=/shared/caches HF_HOME=/shared/caches/huggingface TRITON_CACHE_DIR=/shared/caches/triton
 module load cuda
 export NCCL_NET=ofi
-. /shared/logs/launches/replica_1/environment
+. /shared/logs/launches/replica_1/environment || exit 1
 exec /opt/vllm/bin/python -I -S /shared/logs/launches/replica_1/node.py /shared/logs/launches/replica_1 \
 /tmp/terascope-0/engine.sock '{node}' /shared/logs/launches/replica_1/output.log \
 /opt/vllm/bin/python -m vllm.server --model '/shared/a model'
@@ -84,7 +84,7 @@ prepare() {
 export XDG_CACHE_HOME=/shared/caches HF_HOME=/shared/caches/huggingface TRITON_CACHE_DIR=/shared/caches/triton
 module load cuda
 export NCCL_NET=ofi
-. /shared/logs/launches/replica_1/environment
+. /shared/logs/launches/replica_1/environment || exit 1
 }
 run() {
 prepare
