@@ -14,8 +14,6 @@ from terascope.fleet.waiting import within
 
 ENGINE = b"engine"
 """What a stream to the engine is opened for."""
-GRACE_S = 30.0
-"""How long a connection may be gone before running answers are given up; less than a silent engine is given."""
 _HELLO_S = 10.0  # an agent that has connected says so
 _READ = 64 * 1024
 _NOT_YET = "its agent has not dialled in yet"
@@ -155,14 +153,13 @@ class GatewayEnd:
 class Tunnels:
     """Finds the end of each replica's tunnel."""
 
-    def __init__(self, clock: Clock, *, grace_s: float = GRACE_S) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._grace_s = grace_s
         self._ends: dict[str, GatewayEnd] = {}
 
-    def expect(self, replica_id: str) -> GatewayEnd:
-        """Have an end for a replica; its agent may dial in from now on."""
-        return self._ends.setdefault(replica_id, GatewayEnd(self._clock, self._grace_s))
+    def expect(self, replica_id: str, grace_s: float) -> GatewayEnd:
+        """Have an end for a replica; its agent may dial in from now on, and be gone for `grace_s` seconds at a time."""
+        return self._ends.setdefault(replica_id, GatewayEnd(self._clock, grace_s))
 
     def find(self, replica_id: str) -> GatewayEnd | None:
         """The end of a replica's tunnel; None where it has none."""
