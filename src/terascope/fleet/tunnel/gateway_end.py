@@ -20,9 +20,9 @@ _NOT_YET = "its agent has not dialled in yet"
 _Proto = TypeVar("_Proto", bound=asyncio.Protocol)
 
 
-def log_purpose(lines: int, follow: bool) -> bytes:
-    """What a stream is opened for that gives the log."""
-    return f"log {lines} {int(follow)}".encode()
+def log_purpose(lines: int, follow: bool, rank: int) -> bytes:
+    """What a stream is opened for that gives the log of a node."""
+    return f"log {lines} {int(follow)} {rank}".encode()
 
 
 class GatewayEnd:
@@ -179,13 +179,15 @@ class Tunnels:
             await asyncio.wait(tasks)
 
 
-async def read_log(end: GatewayEnd, *, lines: int, follow: bool) -> AsyncGenerator[bytes, None]:
+async def read_log(end: GatewayEnd, *, lines: int, follow: bool, rank: int = 0) -> AsyncGenerator[bytes, None]:
     """Yield the last `lines` of the engine's log, as the agent sees it, and with `follow` what is added to it.
+
+    `rank` is the node's, where the engine has several.
 
     Ends when the agent has no more, or the tunnel is lost. Raises `EngineUnreachable` when there is none.
     """
     reader = asyncio.StreamReader(limit=_READ)
-    transport, _ = await end.connect(log_purpose(lines, follow), lambda: asyncio.StreamReaderProtocol(reader))
+    transport, _ = await end.connect(log_purpose(lines, follow, rank), lambda: asyncio.StreamReaderProtocol(reader))
     try:
         while data := await reader.read(_READ):
             yield data

@@ -211,6 +211,9 @@ async def test_the_log_is_read_and_followed(tmp_path: Path) -> None:
     async with between(tmp_path, log="one\ntwo\nthree\n") as here:
         await connected(here)
         assert [piece async for piece in read_log(here.end, lines=2, follow=False)] == [b"two\nthree\n"]
+        (tmp_path / "log-1").write_text("of the second node\n")
+        assert [piece async for piece in read_log(here.end, lines=2, follow=False, rank=1)] == [b"of the second node\n"]
+        assert [piece async for piece in read_log(here.end, lines=2, follow=False, rank=2)] == []
         following = read_log(here.end, lines=1, follow=True)
         assert await anext(following) == b"three\n"
         with (tmp_path / "log").open("a") as log:
