@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hypothesis import given
@@ -41,17 +42,17 @@ def commands(tmp_path: Path, set_environment: Callable[[str, str], None]) -> Com
     return make
 
 
-def site(directory: Path, scheduler: str, timeout_s: float = 20.0) -> SiteConfig:
+def site(directory: Path, scheduler: Literal["slurm", "pbs"], timeout_s: float = 20.0) -> SiteConfig:
     return SiteConfig(
         scheduler=scheduler,
         logs=str(directory / "logs"),
         gpus=False,
         poll_s=0.1,
-        command_timeout_s=timeout_s,  # type: ignore[arg-type]
+        command_timeout_s=timeout_s,
     )
 
 
-def launcher(directory: Path, scheduler: str = "slurm", timeout_s: float = 20.0) -> BatchLauncher:
+def launcher(directory: Path, scheduler: Literal["slurm", "pbs"] = "slurm", timeout_s: float = 20.0) -> BatchLauncher:
     return BatchLauncher("testing", site(directory, scheduler, timeout_s), SystemClock())
 
 
@@ -63,7 +64,7 @@ async def nobody_left() -> None:
 
 @pytest.mark.parametrize(("scheduler", "name"), [("slurm", "squeue"), ("pbs", "qstat")])
 async def test_a_slow_listing_says_nothing_and_leaves_nothing(
-    scheduler: str, name: str, commands: Commands, tmp_path: Path
+    scheduler: Literal["slurm", "pbs"], name: str, commands: Commands, tmp_path: Path
 ) -> None:
     """The command is a site's script: what it started is ended, too."""
     commands(**{name: "sleep 600; echo never"})
@@ -74,7 +75,7 @@ async def test_a_slow_listing_says_nothing_and_leaves_nothing(
 
 @pytest.mark.parametrize(("scheduler", "name"), [("slurm", "sbatch"), ("pbs", "qsub")])
 async def test_a_slow_submission_fails_and_leaves_no_secret(
-    scheduler: str, name: str, commands: Commands, tmp_path: Path
+    scheduler: Literal["slurm", "pbs"], name: str, commands: Commands, tmp_path: Path
 ) -> None:
     commands(**{name: "sleep 600"})
     program = job(0)
@@ -95,7 +96,7 @@ async def test_a_slow_submission_fails_and_leaves_no_secret(
     ],
 )
 async def test_a_submission_without_an_id_fails(
-    scheduler: str, name: str, says: str, commands: Commands, tmp_path: Path
+    scheduler: Literal["slurm", "pbs"], name: str, says: str, commands: Commands, tmp_path: Path
 ) -> None:
     commands(**{name: f"echo '{says}'"})
     with pytest.raises(OSError, match=f"{says or 'no job'}|does not say why"):
@@ -137,8 +138,8 @@ async def test_a_listing_that_says_nothing_of_a_job(says: str, commands: Command
 
 
 async def test_a_scheduler_that_is_not_there(commands: Commands, tmp_path: Path) -> None:
-    for scheduler, name in (("slurm", "squeue"), ("pbs", "qstat")):
-        seen = await launcher(tmp_path, scheduler).observe(_HANDLE)
+    for one, name in ((launcher(tmp_path, "slurm"), "squeue"), (launcher(tmp_path, "pbs"), "qstat")):
+        seen = await one.observe(_HANDLE)
         assert seen.sight is Sight.UNKNOWN
         assert name in seen.reason
 
