@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from terascope.client import Client
+from terascope.client.flow import Flow
 from terascope.core.config import Config, DatabaseConfig, DeploymentConfig, SiteConfig
 from terascope.core.errors import BadRequest, ConfigError, Conflict, NotFound
 from terascope.protocol.deployments import DeploymentSettings, Layout
@@ -177,6 +178,32 @@ async def test_what_is_refused(tmp_path: Path) -> None:
             with pytest.raises(BadRequest):
                 await in_thread(served, lambda use, settings=settings: use.create("another", settings))
         assert len((await in_thread(served, lambda use: use.list())).data) == 2
+
+
+async def test_logs_of_all_nodes(tmp_path: Path) -> None:
+    """The launch's directory holds a log for each; that of the first is found through a link."""
+    launch = tmp_path / "launch"
+    launch.mkdir()
+    for name, words in (("output", "from the first\n"), ("output-1", "one\ntwo from the second\n")):
+        (launch / f"{name}.log").write_text(words)
+    async with serving(data_dir=tmp_path / "data") as served:
+        await in_thread(served, lambda use: use.create("parrot", DeploymentSettings(**ECHOES)))
+        [replica] = (await in_thread(served, lambda use: use.show("parrot"))).running
+        (tmp_path / "data" / "logs" / f"{replica.id}.log").symlink_to(launch / "output.log")
+        assert (await in_thread(served, lambda use: use.log("parrot"))).text == "from the first\n"
+        assert (await in_thread(served, lambda use: use.log("parrot", lines=1, rank=1))).text == "two from the second\n"
+        assert (
+            await in_thread(served, lambda use: _first(use.follow_log("parrot", rank=1)))
+            == "one\ntwo from the second\n"
+        )
+        for asked in (lambda use: use.log("parrot", rank=2), lambda use: _first(use.follow_log("parrot", rank=2))):
+            with pytest.raises(NotFound, match="no log of rank 2"):
+                await in_thread(served, asked)
+
+
+def _first(log: Flow[str]) -> str:
+    with log as pieces:
+        return next(iter(pieces))
 
 
 @pytest.mark.slow

@@ -241,7 +241,7 @@ async def _expected(served: Served, token: str) -> GatewayEnd:
         await ReplicaStore(database).add(row)
     finally:
         await database.aclose()
-    return served.services.fleet.tunnels.expect("replica_far")
+    return served.services.fleet.tunnels.expect("replica_far", 30.0)
 
 
 async def test_an_agent_comes_through_with_tls(front: Open) -> None:

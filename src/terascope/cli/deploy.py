@@ -161,14 +161,28 @@ def logs(
     replica: Annotated[str, typer.Option(help="Of this replica.", show_default="the newest")] = "",
     lines: Annotated[int, typer.Option(help="How many of the last lines.")] = 200,
     follow: Annotated[bool, typer.Option("--follow", help="Go on with what is added, until Ctrl-C.")] = False,
+    rank: Annotated[int, typer.Option(help="Of this node, where a replica has several.", min=0)] = 0,
+    all_ranks: Annotated[bool, typer.Option("--all-ranks", help="Of all its nodes, one after the other.")] = False,
 ) -> None:
     """Print the last lines of a replica's log."""
-    if not follow:
-        print(client.deployments.log(name, replica, lines).text, end="")
+    if all_ranks:
+        if follow or rank:
+            raise BadRequest("--all-ranks prints what is there; follow one node with --rank and --follow")
+        _print_all(client, name, replica, lines)
         return
-    with client.deployments.follow_log(name, replica, lines) as pieces:
+    if not follow:
+        print(client.deployments.log(name, replica, lines, rank).text, end="")
+        return
+    with client.deployments.follow_log(name, replica, lines, rank) as pieces:
         for piece in pieces:
             print(piece, end="", flush=True)
+
+
+def _print_all(client: Client, name: str, replica: str, lines: int) -> None:
+    """The logs of all nodes of a replica, under headings as those of `tail`."""
+    for rank in range(client.deployments.show(name).settings["layout"]["nodes"]):
+        text = client.deployments.log(name, replica, lines, rank).text
+        print(f"==> rank {rank} <==\n{text}", end="" if text.endswith("\n") else "\n")
 
 
 def _number(one: DeploymentView) -> str:

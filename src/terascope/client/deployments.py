@@ -76,25 +76,34 @@ class Deployments(Noun[Sender]):
         return Ask("GET", f"{_path(name)}/events", DeploymentEvents, query={"limit": str(limit)})
 
     @call
-    def log(self, name: str, replica: str = "", lines: int = 200) -> Ask[DeploymentLog]:
-        """Return the last lines that a replica's program has printed; of the newest when none is named."""
-        query = {"lines": str(lines)} | ({"replica": replica} if replica else {})
+    def log(self, name: str, replica: str = "", lines: int = 200, rank: int = 0) -> Ask[DeploymentLog]:
+        """Return the last lines that a replica's program has printed; of the newest when none is named.
+
+        `rank` is the node's, where a replica has several. Raises `NotFound` for one that it does not have.
+        """
+        query = _of_log(replica, lines, rank)
         return Ask("GET", f"{_path(name)}/log", DeploymentLog, query=query)
 
     @overload
-    def follow_log(self: "Deployments[Sends]", name: str, replica: str = "", lines: int = 200) -> Flow[str]: ...
+    def follow_log(
+        self: "Deployments[Sends]", name: str, replica: str = "", lines: int = 200, rank: int = 0
+    ) -> Flow[str]: ...
     @overload
     def follow_log(
-        self: "Deployments[SendsLater]", name: str, replica: str = "", lines: int = 200
+        self: "Deployments[SendsLater]", name: str, replica: str = "", lines: int = 200, rank: int = 0
     ) -> AsyncFlow[str]: ...
-    def follow_log(self: "Deployments[Any]", name: str, replica: str = "", lines: int = 200) -> Any:
+    def follow_log(self: "Deployments[Any]", name: str, replica: str = "", lines: int = 200, rank: int = 0) -> Any:
         """Return pieces of what `log` returns, and then of what is added to it, until it is closed or the log ends.
 
         The request goes out when the first piece is asked for; what it raises is raised then.
         """
-        query = {"lines": str(lines)} | ({"replica": replica} if replica else {})
+        query = _of_log(replica, lines, rank)
         ask = Ask("GET", f"{_path(name)}/log/follow", type(None), query=query, patient=True)
         return self._client.flow(ask, _Text())
+
+
+def _of_log(replica: str, lines: int, rank: int) -> dict[str, str]:
+    return {"lines": str(lines), "rank": str(rank)} | ({"replica": replica} if replica else {})
 
 
 class _Text:

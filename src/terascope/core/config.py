@@ -362,6 +362,11 @@ class SiteConfig:
         "How engines are reached: by a `door`, a port of their node, or a `tunnel`, where nodes take no connections.",
     )
     gateway: str = _key("", "tunnel: URL of this gateway as nodes see it, `https://...`.")
+    tunnel_grace_s: float = _key(
+        30.0,
+        "tunnel: seconds that its connection may be gone before running answers end in an error; up to 3600. A replica "
+        "that nothing is heard of fails 30 s after that, not before 60 s.",
+    )
     gateway_ca: str = _key("", "tunnel: file of certificates that nodes trust it by; empty: the system's.")
     agent: list[str] = _key([], "tunnel: command that runs `terascope` on nodes; empty: this gateway's own Python.")
     address: str = _key("{node}", "Name or address of a node for the gateway; `{node}` stands for its host name.")

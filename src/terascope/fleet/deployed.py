@@ -16,6 +16,7 @@ from terascope.fleet.node import Need, Node
 from terascope.fleet.reconciler import Limits
 
 Wanted = Sequence[tuple[DeploymentConfig, ModelVersion]]
+_AFTER_GAP_S = 30.0  # that an engine has to answer once its tunnel is given up
 SPANS_NODES = ("vllm",)
 """Engines whose replicas may have several nodes."""
 EngineKinds = Callable[[str], EngineKind]
@@ -34,6 +35,11 @@ class Programs:
         here, engine = self.engines.get(deployment.engine, EngineConfig()), deployment.engine
         there = self.sites[deployment.site].engines.get(engine, here) if deployment.site in self.sites else here
         return replace(there, environment={**there.environment, **deployment.environment})
+
+    def gap_s(self, deployment: DeploymentConfig) -> float:
+        """Return how long a replica may be unheard of for no fault of its own: while its tunnel is mended."""
+        site = self.sites.get(deployment.site)
+        return site.tunnel_grace_s if site and site.reach == "tunnel" else 0.0
 
     def need(self, deployment: DeploymentConfig, version: ModelVersion) -> Need:
         """Return what a replica takes of this machine; nothing where it runs elsewhere."""
@@ -153,5 +159,6 @@ def _prepare(
         limits = replace(limits, start_s=patience, silent_s=patience, last_pause_s=limits.external_pause_s, most_lost=0)
     else:
         pause = limits.remote_pause_s if config.site else limits.last_pause_s
-        limits = replace(limits, start_s=config.start_timeout_s, last_pause_s=pause)
+        silent = max(limits.silent_s, programs.gap_s(config) + _AFTER_GAP_S)
+        limits = replace(limits, start_s=config.start_timeout_s, last_pause_s=pause, silent_s=silent)
     return Deployed(name, launch, kind, launcher, choose(launchers, launcher), limits, external)

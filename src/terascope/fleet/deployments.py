@@ -15,7 +15,7 @@ from terascope.core.models import Mode, ModelVersion
 from terascope.core.states import DeploymentTarget
 from terascope.fleet.deployed import check_numbers
 from terascope.fleet.fleet import Fleet
-from terascope.fleet.logs import log_file, read_log_file, tail
+from terascope.fleet.logs import log_file, log_of_rank, read_log_file, tail
 from terascope.fleet.preview import Preview
 from terascope.fleet.tunnel.gateway_end import read_log
 from terascope.store.audit import AuditRow, AuditStore
@@ -186,22 +186,35 @@ class Deployments:
             await self.get(name)
         return sorted([*changes, *replicas], key=lambda one: one.time, reverse=True)[:limit]
 
-    async def log(self, name: str, replica: str = "", lines: int = 200) -> str:
-        """Return the last lines of a replica's log, of the newest replica when none is named. Raises `NotFound`."""
-        row = await self._replica(name, replica)
-        text, _ = await asyncio.to_thread(tail, log_file(self._data_dir, row.id), lines)
+    async def log(self, name: str, replica: str = "", lines: int = 200, rank: int = 0) -> str:
+        """Return the last lines of a replica's log, of the newest replica when none is named.
+
+        `rank` is the node's, where the replica has several. Raises `NotFound`.
+        """
+        log = await self._log(await self._replica(name, replica), rank)
+        text, _ = await asyncio.to_thread(tail, log, lines)
         return text.decode(errors="replace")
 
-    async def follow_log(self, name: str, replica: str = "", lines: int = 200) -> AsyncIterator[bytes]:
+    async def follow_log(self, name: str, replica: str = "", lines: int = 200, rank: int = 0) -> AsyncIterator[bytes]:
         """Return pieces of what `log` returns, and then of what is added to it: until the caller closes it.
 
         Of a replica behind a tunnel its agent reads it, and it ends when the tunnel is lost. Raises `NotFound`.
         """
         row = await self._replica(name, replica)
+        log = await self._log(row, rank)
         end = self._fleet.tunnels.find(row.id)
         if end is not None and end.connected:
-            return read_log(end, lines=lines, follow=True)
-        return read_log_file(log_file(self._data_dir, row.id), lines, follow=True, clock=self._clock)
+            return read_log(end, lines=lines, follow=True, rank=rank)
+        return read_log_file(log, lines, follow=True, clock=self._clock)
+
+    async def _log(self, row: ReplicaRow, rank: int) -> Path:
+        first = log_file(self._data_dir, row.id)
+        if not rank:
+            return first
+        log = log_of_rank(await asyncio.to_thread(first.resolve), rank)  # a job's log lies in the launch's directory
+        if not await asyncio.to_thread(log.exists):
+            raise NotFound(f"replica {row.id} has no log of rank {rank}: it has fewer nodes, or that has not begun yet")
+        return log
 
     async def _replica(self, name: str, replica: str) -> ReplicaRow:
         rows = [row for row in await self._replicas.of(name) if replica in ("", row.id)]

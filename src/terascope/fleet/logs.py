@@ -21,6 +21,11 @@ def log_file(data_dir: Path, replica_id: str) -> Path:
     return data_dir / "logs" / f"{replica_id}.log"
 
 
+def log_of_rank(first: Path, rank: int) -> Path:
+    """The log of another node of a replica, which lies beside that of its first node."""
+    return first.with_name(f"{first.stem}-{rank}{first.suffix}") if rank else first
+
+
 def last_words(path: Path, secrets: Sequence[str] = ()) -> str:
     """Return the line of the log that says why its program ended, empty when there is none.
 

@@ -25,7 +25,7 @@ def endpoint_of(
         return endpoints.new(replica_id)
     if not place.reach.startswith(TUNNEL):
         return Endpoint(place.reach, new_secret())
-    end = tunnels.expect(replica_id)
+    end = tunnels.expect(replica_id, place.grace_s)
     return Endpoint(place.reach, new_secret(), lambda protocol: end.connect(ENGINE, protocol))
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from terascope.core.clock import Clock
 from terascope.core.errors import EngineError
 from terascope.core.states import ReplicaStatus, ReplicaTarget
+from terascope.fleet.disks import full_places
 from terascope.fleet.launchers.contract import Observation, Program, Sight
 from terascope.fleet.life import Life
 from terascope.fleet.logs import last_words
@@ -133,7 +134,7 @@ class Supervisor:
         if action.kind is Kind.LAUNCH:
             await self._launch(group)
         elif action.kind is Kind.END and action.status:
-            await self._life.end(action.status, self._reason(action))
+            await self._life.end(action.status, await asyncio.to_thread(self._reason, action))
         elif action.status:
             await self._life.mark(action.status, action.message)
             first = action.status is ReplicaStatus.READY and not self.was_ready
@@ -174,11 +175,13 @@ class Supervisor:
             self._help(group, self._alarm(self._limits.drain_s))
 
     def _reason(self, action: Action) -> str:
-        """Why it ends; what failed is explained by the last words of its program."""
+        """Why it ends; what failed is explained by the last words of its program, and by disks without room."""
         if action.status is not ReplicaStatus.FAILED or not self._program.log:
             return action.message
         words = last_words(self._program.log, [self.replica.endpoint.secret])
-        return f"{action.message}: {words}" if words else action.message
+        no_room = ", ".join(map(str, full_places(self._program)))
+        told = [words, f"no room is left in {no_room}" if no_room else ""]
+        return ": ".join(filter(None, [action.message, "; ".join(filter(None, told))]))
 
     def _help(self, group: asyncio.TaskGroup, work: Coroutine[Any, Any, None]) -> None:
         self._helpers.append(group.create_task(work))

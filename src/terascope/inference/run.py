@@ -20,6 +20,7 @@ from terascope.protocol.request import ModelRequest
 
 _TOLD_EVERY = 16  # tokens
 _UNANSWERED = frozenset({Outcome.FAILED, Outcome.REFUSED})
+_BOUNDED = frozenset({"chat/completions", "completions"})  # their prompts lie in the context; what is embedded may not
 _PAID_ENDS = frozenset({AllocationExhausted.code, DeadlineExceeded.code, IdleTimeout.code})
 """Errors of answers that were computed for as long as the client's means, or its patience, lasted."""
 
@@ -170,12 +171,17 @@ class Run:
 
     def _tokens(self) -> tuple[int, int, bool]:
         """Prompt and completion tokens, and whether the engine said so; else events stand for tokens."""
-        if self.usage is None or self._too_much(_count(self.usage, "completion_tokens")):
+        prompt, output = (_count(self.usage or {}, name) for name in ("prompt_tokens", "completion_tokens"))
+        bounded = prompt if self.endpoint in _BOUNDED else 0
+        if self.usage is None or self._too_much(max(bounded, output)):
             return 0, self.events, False
-        return _count(self.usage, "prompt_tokens"), _count(self.usage, "completion_tokens"), True
+        return prompt, output, True
 
     def _too_much(self, tokens: int) -> bool:
-        """Whether so many tokens are more than all choices of an answer can have: then the engine is not believed."""
+        """Whether so many tokens are more than all prompts, or all choices of an answer, can have.
+
+        Then the engine is not believed.
+        """
         info = self._replica.info if self._replica else None
         longest = (info.context_length if info else 0) or (self._version.context_length if self._version else 0)
         return bool(longest and self._request) and tokens > longest * (self._request.choices if self._request else 1)

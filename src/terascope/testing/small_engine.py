@@ -17,6 +17,8 @@ secret = os.environ["TERASCOPE_REPLICA_SECRET"]
 print("engine starts", flush=True)
 if behaviour == "dies" and not os.path.exists(gate):
     raise RuntimeError("the weights are not there, whispers " + secret)
+while behaviour == "fills" and not os.path.exists(gate):
+    with open(os.environ["XDG_CACHE_HOME"] + "/cache", "ab") as cache: cache.write(bytes(4096))
 if behaviour == "family" and os.fork() == 0:
     os.setsid()
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -71,7 +73,8 @@ class SmallKind:
     """Its behaviour is the deployment's option `behaviour`.
 
     `serves`; `family` (with a child that ignores SIGTERM in a session of its own); `never` (runs, does not
-    answer); `dies` or `loads` until the file named by the option `gate` exists.
+    answer); `fills` (its XDG_CACHE_HOME, and dies of that), `dies` or `loads` until the file named by the option
+    `gate` exists.
     """
 
     def command(self, launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
@@ -80,7 +83,7 @@ class SmallKind:
         return (sys.executable, "-I", "-S", "-c", _SERVER, *words)
 
     def environment(self, launch: Launch, endpoint: Endpoint) -> Mapping[str, str]:
-        return {}
+        return launch.program.environment
 
     def connect(self, launch: Launch, endpoint: Endpoint) -> Engine:
         return SmallEngine(endpoint)

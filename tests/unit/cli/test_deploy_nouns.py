@@ -20,6 +20,11 @@ def test_a_deployment_from_its_making_to_its_end(cli: Cli) -> None:
     assert re.search(r"^wanted +2 replicas$[\s\S]*^made by +an operator, 20", shown, re.MULTILINE)
     assert len(cli("deploy", "show", "parrot", "--json").json["running"]) == 2
     assert cli("deploy", "logs", "parrot").out == ""
+    assert cli("deploy", "logs", "parrot", "--all-ranks").out == "==> rank 0 <==\n\n"
+    told = cli("deploy", "logs", "parrot", "--rank", "1")
+    assert (told.status, "has no log of rank 1" in told.err) == (1, True)
+    told = cli("deploy", "logs", "parrot", "--all-ranks", "--follow")
+    assert (told.status, "--rank and --follow" in told.err) == (1, True)
     assert "`terascope deploy scale parrot 1`" in cli("deploy", "stop", "parrot").out
     assert re.search(r"^wanted +stopped$", cli("deploy", "show", "parrot").out, re.MULTILINE)
     assert cli("deploy", "remove", "parrot").out == "parrot is removed\n"

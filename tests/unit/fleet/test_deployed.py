@@ -1,6 +1,7 @@
 """What a configuration becomes before anything is started."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 
@@ -29,6 +30,22 @@ def test_a_deployment_without_a_name_has_its_models() -> None:
 def test_each_deployment_says_how_long_its_start_may_take() -> None:
     [one] = _prepare((replace(CONFIG, start_timeout_s=7200.0), VERSION))
     assert (one.limits.start_s, one.limits.silent_s, one.external) == (7200.0, 60.0, False)
+
+
+@pytest.mark.parametrize(
+    ("reach", "grace_s", "silent_s"), [("door", 300.0, 60.0), ("tunnel", 5.0, 60.0), ("tunnel", 300.0, 330.0)]
+)
+def test_while_a_tunnel_may_be_mended_its_engine_is_not_silent(
+    reach: Literal["door", "tunnel"], grace_s: float, silent_s: float
+) -> None:
+    site = SiteConfig(logs="/shared", reach=reach, gateway="https://gateway", tunnel_grace_s=grace_s)
+    launchers, sites = all_launchers(ManualClock(), {"a": site}), {"a": site}
+    wanted: Wanted = [(replace(CONFIG, site="a"), VERSION)]
+    [one] = prepare(wanted, small_kinds, launchers, Limits(), Programs(sites=sites))
+    assert one.limits.silent_s == silent_s
+    place = one.launcher.place("replica_1")
+    assert place is not None
+    assert place.grace_s == grace_s
 
 
 def test_an_engine_without_a_process_has_nothing_to_load() -> None:

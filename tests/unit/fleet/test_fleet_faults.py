@@ -1,6 +1,7 @@
 """A fleet whose launchers and engines fail in named ways."""
 
 import asyncio
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from terascope.fleet.launchers.processes import marked
 from terascope.fleet.reconciler import Limits
 from terascope.store.replicas import ReplicaRow
 from terascope.testing.clock import ManualClock
+from terascope.testing.disks import small_disk
 from terascope.testing.fleet import running_fleet, until
 from terascope.testing.launcher_faults import (
     BreakingLauncher,
@@ -79,6 +81,25 @@ async def test_a_refused_start_is_tried_again(tmp_path: Path, clock: ManualClock
         await clock.slept(2.0)
         clock.advance(2.0)
         await until(fleet, lambda: fleet.replicas_for(MODEL))
+
+
+async def test_an_engine_that_fills_its_disk_says_which(tmp_path: Path, clock: ManualClock) -> None:
+    """The others go on, and so does it once there is room."""
+    with small_disk(64 << 10) as disk:
+        config, version = small_deployment("hungry", behaviour="fills", gate=str(tmp_path / "gate"))
+        hungry = replace(config, environment={"XDG_CACHE_HOME": str(disk)})
+        async with running_fleet(tmp_path, clock, launchers=_with(_local(clock))) as fleet:
+            await fleet.start([small_deployment(), (hungry, version)])
+            await clock.slept(1.0)
+            await until(fleet, lambda: fleet.replicas_for(MODEL))
+            words = "ended with exit code 1: OSError: [Errno 28] No space left on device; no room is left in"
+            assert fleet.count("hungry").message == f"{words} {disk}"
+            events = await fleet._store.events("hungry", 9)
+            assert ("failed", f"{words} {disk}") in {(one.status, one.message) for one in events}
+            (disk / "cache").unlink()
+            (tmp_path / "gate").touch()
+            clock.advance(1.0)
+            await until(fleet, lambda: fleet.replicas_for("hungry@1"))
 
 
 async def test_what_cannot_be_stopped_is_tried_again(tmp_path: Path, clock: ManualClock) -> None:

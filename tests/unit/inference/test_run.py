@@ -105,6 +105,16 @@ def test_an_engine_that_lies_about_usage_is_not_believed(run: Run, said: int, be
     assert run.record().parameters.get("usage", "told") == ("told" if said == believed else "estimated")
 
 
+@pytest.mark.parametrize(("said", "believed"), [(512, 512), (1024, 1024), (1025, 0), (1 << 30, 0)])
+def test_an_engine_that_lies_about_the_prompt_is_not_believed(run: Run, said: int, believed: int) -> None:
+    run.asked(request(n=2))
+    run.resolved(VERSION)
+    run.usage, run.events = {"prompt_tokens": said, "completion_tokens": 2}, 7
+    record = run.record()
+    assert (record.prompt_tokens, record.completion_tokens) == ((said, 2) if believed else (0, 7))
+    assert record.parameters.get("usage", "told") == ("told" if believed else "estimated")
+
+
 def test_without_usage_events_stand_for_tokens(run: Run) -> None:
     run.events = 7
     assert (run.record().prompt_tokens, run.record().completion_tokens) == (0, 7)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -17,6 +18,7 @@ from terascope.engines.worker.metrics import Metrics
 
 _log = logging.getLogger(__name__)
 _PRECISION = {"float32": "f32", "bfloat16": "bf16"}
+_LEAST_TOKENS, _TOKENS_PER_THREAD, _MOST_TOKENS = 256, 128, 4096  # of a step
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +42,31 @@ class Row:
 
 def open_pipeline(settings: WorkerSettings, path: str) -> openvino_genai.ContinuousBatchingPipeline:
     """Load the model; takes seconds. Prefixes are not kept, since the pipeline would share them among everybody."""
+    return openvino_genai.ContinuousBatchingPipeline(path, scheduler_of(settings), "CPU", properties_of(settings))
+
+
+def scheduler_of(settings: WorkerSettings) -> openvino_genai.SchedulerConfig:
+    """How many rows and tokens a step has: as many tokens as its threads compute in some tenths of a second."""
     scheduler = openvino_genai.SchedulerConfig()
     scheduler.cache_size = settings.cache_gib
     scheduler.max_num_seqs = settings.max_batch
+    threads = settings.threads or len(os.sched_getaffinity(0))
+    tokens = min(max(_LEAST_TOKENS, _TOKENS_PER_THREAD * threads), _MOST_TOKENS)
+    scheduler.max_num_batched_tokens = max(tokens, settings.max_batch)  # or some rows would wait for every other step
     scheduler.enable_prefix_caching = False
+    return scheduler
+
+
+def properties_of(settings: WorkerSettings) -> dict[str, object]:
+    """What is computed in, and by how many threads.
+
+    They are not pinned: OpenVINO would pin those of every replica to the same first cores of the machine, and a thread
+    that shares its core with another program's keeps all others of its step waiting.
+    """
     precision = _PRECISION[settings.dtype]
     properties: dict[str, object] = {"INFERENCE_PRECISION_HINT": precision, "KV_CACHE_PRECISION": precision}
-    if settings.threads:
-        properties["INFERENCE_NUM_THREADS"] = settings.threads
-    return openvino_genai.ContinuousBatchingPipeline(path, scheduler, "CPU", properties)
+    properties["ENABLE_CPU_PINNING"] = False
+    return properties | ({"INFERENCE_NUM_THREADS": settings.threads} if settings.threads else {})
 
 
 class Pipeline:

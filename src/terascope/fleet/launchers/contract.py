@@ -37,10 +37,14 @@ class Program:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where a program that runs elsewhere listens: the path of a Unix socket there, and the URL that leads to it."""
+    """Where a program that runs elsewhere listens: the path of a Unix socket there, and the URL that leads to it.
+
+    `grace_s`: how long the way there may be broken before what is under way is given up, where it can be mended.
+    """
 
     listen: str
     reach: str
+    grace_s: float = 0.0
 
 
 Handle = Mapping[str, str | int]

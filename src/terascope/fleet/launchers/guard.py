@@ -10,12 +10,16 @@ GRACE seconds SIGKILL to all that descends from it. Descendants cannot escape by
 guard is their reaper (PR_SET_CHILD_SUBREAPER), so what loses its parent becomes the guard's own child. If the guard
 itself is killed, the kernel kills the program (PR_SET_PDEATHSIG).
 
+What the program and its descendants print goes through a pipe into the file LOG, which keeps the newest of it: a
+program that says too much fills no disk, and a full disk neither ends a program nor holds it up.
+
 It reads lines: `go` starts the program, `stop SECONDS` ends it with that grace. It writes lines:
 `started PID TICKS`, `failed ERRNO` when the program cannot be started, `ended CODE` (negative: a signal) as soon
 as the program has ended, `done` when nothing of it is left.
 """
 
 import ctypes
+import errno
 import os
 import select
 import signal
@@ -25,6 +29,14 @@ import time
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _FIRST_TO_KILL = "500"  # for the kernel when memory runs out: the program, not the gateway
+MOST_LOG = 16 << 20
+"""Bytes of a log; before it grows beyond them its older part is given up."""
+_KEPT_LOG = 4 << 20  # bytes of it that stay then
+_LEAST_LOG = 64 << 10  # bytes that are not given up for what comes, even on a full disk
+_PIECE = 64 << 10
+_PIECES = 16  # more than a pipe holds
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+_CUT = b"[what was here before is not kept]\n"
 
 
 def stat(pid: int | str) -> tuple[str, int, int]:
@@ -61,7 +73,8 @@ class Guard:
 
     def __init__(self, grace: float, log: str, arguments: list[str]) -> None:
         self._grace = grace
-        self._log = log
+        self._path = log
+        self._log: Log | None = None  # once the program was started, until nobody prints any more
         self._arguments = arguments
         self._program = 0
         self._ended = False
@@ -83,16 +96,20 @@ class Guard:
                 for pid in descendants(os.getpid()):
                     _send(pid, signal.SIGKILL)
             self._wait()
+        if self._log:
+            self._log.take_all()
 
     def _wait(self) -> None:
-        """Wait for a signal, lines or the deadline, and do what they say."""
-        sources = [self._signals, 0] if self._connected else [self._signals]
+        """Wait for a signal, lines, output or the deadline, and do what they say."""
+        sources = [self._signals, *([0] if self._connected else []), *([self._log.reading] if self._log else [])]
         left = None if self._deadline is None or self._late() else self._deadline - time.monotonic()
         readable, _, _ = select.select(sources, [], [], left and max(0.0, left))
         if self._signals in readable and {signal.SIGTERM, signal.SIGINT}.intersection(os.read(self._signals, 512)):
             self._stop(self._grace)
         if 0 in readable:
             self._listen(os.read(0, 512))
+        if self._log and self._log.reading in readable and not self._log.take():
+            self._log = None
 
     def _listen(self, read: bytes) -> None:
         if not read:  # the gateway is gone
@@ -107,11 +124,13 @@ class Guard:
 
     def _start(self) -> None:
         try:
-            self._program = start(self._log, self._arguments)
+            log = Log(self._path)
+            self._program = start(log, self._arguments)
         except OSError as error:
             self._deadline = time.monotonic()
             say("failed", error.errno or 0)
         else:
+            self._log = log
             say("started", self._program, stat(self._program)[2])
 
     def _stop(self, grace: float) -> None:
@@ -136,24 +155,75 @@ class Guard:
     def _bereave(self, code: int) -> None:
         """The program has ended. If it was told to, its children that left its group have not been told yet."""
         self._ended = True
+        if self._log:
+            self._log.take_all()  # whoever is told of the end looks for its last words
         say("ended", code)
         if self._deadline is not None:
             for pid in descendants(os.getpid()):
                 _send(pid, signal.SIGTERM, but_not_in=self._program)
 
 
-def start(log: str, arguments: list[str]) -> int:
+class Log:
+    """The newest of what a program prints, in a file. What finds no room on its disk is lost."""
+
+    def __init__(self, path: str) -> None:
+        """Raises `OSError` when the file cannot be written."""
+        self._file = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
+        self.reading, self.writing = os.pipe()
+        os.set_blocking(self.reading, False)
+
+    def take(self) -> bool:
+        """Take in a piece of what was printed; false when no process is left that could print more."""
+        try:
+            data = os.read(self.reading, _PIECE)
+        except BlockingIOError:
+            return True
+        self._keep(data)
+        return bool(data)
+
+    def take_all(self) -> None:
+        """Take in what waits in the pipe; not what is printed on and on meanwhile."""
+        for _ in range(_PIECES):
+            self.take()
+
+    def _keep(self, data: bytes) -> None:
+        try:
+            if os.fstat(self._file).st_size + len(data) > MOST_LOG:
+                self._shorten(_KEPT_LOG)
+            while data:
+                data = data[self._written(data) :]
+        except OSError:  # the program goes on without its log
+            return
+
+    def _written(self, data: bytes) -> int:
+        """Write some of `data`, or make room for it where the disk is full; return how much was written."""
+        try:
+            return os.write(self._file, data)
+        except OSError as error:
+            size = os.fstat(self._file).st_size
+            if error.errno not in _NO_ROOM or size < _LEAST_LOG:
+                raise
+            self._shorten(size // 2)
+            return 0
+
+    def _shorten(self, kept: int) -> None:
+        """Give up all but the last `kept` bytes. Followers read the file by its path: it stays the same file."""
+        rest = os.pread(self._file, kept, max(0, os.fstat(self._file).st_size - kept))
+        os.ftruncate(self._file, 0)
+        os.write(self._file, _CUT + rest.partition(b"\n")[2])
+
+
+def start(log: Log, arguments: list[str]) -> int:
     """Start the program in a session of its own and return its process id.
 
-    Raises `OSError` when there is no such program or the log cannot be written.
+    Raises `OSError` when there is no such program.
     """
-    output = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
     reading, writing = os.pipe()
     guard = os.getpid()
     pid = os.fork()
     if pid == 0:
-        _become(arguments, output, writing, guard)
-    os.close(output)
+        _become(arguments, log.writing, writing, guard)
+    os.close(log.writing)
     os.close(writing)
     failure = os.read(reading, 32)  # empty when exec closed the pipe
     os.close(reading)

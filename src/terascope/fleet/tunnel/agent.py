@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from terascope.core.clock import Clock
-from terascope.fleet.logs import read_log_file
+from terascope.fleet.logs import log_of_rank, read_log_file
 from terascope.fleet.tunnel.frames import Hello, Malformed, Welcome, only
 from terascope.fleet.tunnel.joined import Joined, LogFeed
 from terascope.fleet.tunnel.link import Carrier, Channel
@@ -116,8 +116,10 @@ class Agent:
 
     def _opened(self, stream: Stream, purpose: bytes) -> None:
         word, *rest = purpose.decode("utf-8", "replace").split() or [""]
-        if word == "log" and self._target.log and len(rest) == 2 and rest[0].isdecimal():
-            pieces = read_log_file(self._target.log, int(rest[0]), follow=rest[1] == "1", clock=self._clock)
+        if word == "log" and self._target.log and len(rest) == 3 and all(one.isdecimal() for one in rest):
+            lines, follow, rank = map(int, rest)
+            log = log_of_rank(self._target.log, rank)
+            pieces = read_log_file(log, lines, follow=bool(follow), clock=self._clock)
             self._have(LogFeed(stream, pieces).run())
         elif word == "engine":
             self._have(self._connect(stream, Joined(stream)))  # which takes in what comes in the same message

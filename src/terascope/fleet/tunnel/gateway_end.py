@@ -14,17 +14,15 @@ from terascope.fleet.waiting import within
 
 ENGINE = b"engine"
 """What a stream to the engine is opened for."""
-GRACE_S = 30.0
-"""How long a connection may be gone before running answers are given up; less than a silent engine is given."""
 _HELLO_S = 10.0  # an agent that has connected says so
 _READ = 64 * 1024
 _NOT_YET = "its agent has not dialled in yet"
 _Proto = TypeVar("_Proto", bound=asyncio.Protocol)
 
 
-def log_purpose(lines: int, follow: bool) -> bytes:
-    """What a stream is opened for that gives the log."""
-    return f"log {lines} {int(follow)}".encode()
+def log_purpose(lines: int, follow: bool, rank: int) -> bytes:
+    """What a stream is opened for that gives the log of a node."""
+    return f"log {lines} {int(follow)} {rank}".encode()
 
 
 class GatewayEnd:
@@ -155,14 +153,13 @@ class GatewayEnd:
 class Tunnels:
     """Finds the end of each replica's tunnel."""
 
-    def __init__(self, clock: Clock, *, grace_s: float = GRACE_S) -> None:
+    def __init__(self, clock: Clock) -> None:
         self._clock = clock
-        self._grace_s = grace_s
         self._ends: dict[str, GatewayEnd] = {}
 
-    def expect(self, replica_id: str) -> GatewayEnd:
-        """Have an end for a replica; its agent may dial in from now on."""
-        return self._ends.setdefault(replica_id, GatewayEnd(self._clock, self._grace_s))
+    def expect(self, replica_id: str, grace_s: float) -> GatewayEnd:
+        """Have an end for a replica; its agent may dial in from now on, and be gone for `grace_s` seconds at a time."""
+        return self._ends.setdefault(replica_id, GatewayEnd(self._clock, grace_s))
 
     def find(self, replica_id: str) -> GatewayEnd | None:
         """The end of a replica's tunnel; None where it has none."""
@@ -182,13 +179,15 @@ class Tunnels:
             await asyncio.wait(tasks)
 
 
-async def read_log(end: GatewayEnd, *, lines: int, follow: bool) -> AsyncGenerator[bytes, None]:
+async def read_log(end: GatewayEnd, *, lines: int, follow: bool, rank: int = 0) -> AsyncGenerator[bytes, None]:
     """Yield the last `lines` of the engine's log, as the agent sees it, and with `follow` what is added to it.
+
+    `rank` is the node's, where the engine has several.
 
     Ends when the agent has no more, or the tunnel is lost. Raises `EngineUnreachable` when there is none.
     """
     reader = asyncio.StreamReader(limit=_READ)
-    transport, _ = await end.connect(log_purpose(lines, follow), lambda: asyncio.StreamReaderProtocol(reader))
+    transport, _ = await end.connect(log_purpose(lines, follow, rank), lambda: asyncio.StreamReaderProtocol(reader))
     try:
         while data := await reader.read(_READ):
             yield data

@@ -27,6 +27,7 @@ from terascope.protocol.deployments import (
 from terascope.store.replicas import ReplicaRow
 
 router = APIRouter(prefix="/admin/v1", tags=["admin: deployments"])
+_Rank = Annotated[int, Query(ge=0, lt=1 << 16, description="Of this node, where a replica has several.")]
 
 
 @router.get("/deployments")
@@ -57,9 +58,10 @@ async def show_log(
     who: Operator,
     replica: Annotated[str, Query(pattern=NO_NUL, description="Empty: the newest.")] = "",
     lines: Annotated[int, Query(ge=1, le=10_000)] = 200,
+    rank: _Rank = 0,
 ) -> DeploymentLog:
     """The last lines of a replica's log."""
-    return DeploymentLog(text=await use.deployments.log(name, replica, lines))
+    return DeploymentLog(text=await use.deployments.log(name, replica, lines, rank))
 
 
 @router.get("/deployments/{name:path}/events")
@@ -78,9 +80,10 @@ async def follow_log(
     who: Operator,
     replica: Annotated[str, Query(pattern=NO_NUL, description="Empty: the newest.")] = "",
     lines: Annotated[int, Query(ge=0, le=10_000)] = 200,
+    rank: _Rank = 0,
 ) -> StreamingResponse:
     """The last lines of a replica's log, and what is added to it, until the client leaves."""
-    pieces = await use.deployments.follow_log(name, replica, lines)
+    pieces = await use.deployments.follow_log(name, replica, lines, rank)
     return StreamingResponse(pieces, media_type="text/plain; charset=utf-8")
 
 

@@ -1,8 +1,5 @@
 """SmolLM2 in a form that OpenVINO reads rightly, and one worker that serves it to all tests of a run."""
 
-import subprocess
-import sys
-import threading
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,8 +7,10 @@ from pathlib import Path
 import pytest
 from harness import install
 
+from terascope.core.config import Config, DeploymentConfig, ModelConfig
 from terascope.engines.contract import Endpoint
 from terascope.engines.openvino.convert import convert
+from terascope.testing.gateway import Served, running_gateway
 
 CACHE = Path.home() / ".cache" / "terascope-tests"
 NAME = "smol@1"
@@ -43,23 +42,19 @@ def smol_gguf(plain_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Pat
 
 
 @pytest.fixture(scope="session")
-def worker(smol_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    """A worker that answers."""
-    socket = tmp_path_factory.mktemp("openvino") / "w.sock"
-    command = [sys.executable, "-m", "terascope.engines.openvino.worker", "--socket", str(socket)]
-    command += ["--model-dir", str(smol_gguf), "--served-name", NAME, "--context-length", "2048"]
-    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        before = []
-        for line in process.stderr:
-            before.append(line)
-            if '"ready"' in line:
-                break
-        rest = threading.Thread(target=process.stderr.read, daemon=True)
-        rest.start()
-        try:
-            yield Endpoint(f"unix:{socket}")
-        finally:
-            process.terminate()
-            assert process.wait(timeout=60) == 0, "".join(before)
-            rest.join()
+def served(smol_gguf: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    """A gateway with the one worker of a run."""
+    config = Config(
+        models={"smol": ModelConfig(source=f"path:{smol_gguf}", version="1")},
+        deployments=[DeploymentConfig(model="smol", engine="openvino", context_length=2048)],
+    )
+    with running_gateway(config, data_dir=tmp_path_factory.mktemp("openvino")) as served:
+        yield served
+
+
+@pytest.fixture(scope="session")
+def worker(served: Served) -> Endpoint:
+    """Where the worker itself answers."""
+    [replica] = served.services.fleet.ready()
+    assert replica.served_name == NAME
+    return replica.endpoint

@@ -163,6 +163,8 @@ def test_a_pipeline_over_two_nodes(vllm_gateway: Gateways, short_checkpoint: Pat
     with vllm_gateway("wide", short_checkpoint, **fields) as served:
         _scores_as(LlamaForCausalLM.from_pretrained(short_checkpoint), served, within=1e-3)
         assert dict(_replica(served).info.details)["layout"] == "tp1 pp2 dp1 on 2 nodes"  # type: ignore[union-attr]
+        log = httpx.get(f"{served.url}/admin/v1/deployments/wide/log?rank=1", headers=served.headers, timeout=30)
+        assert "vllm" in log.json()["text"].lower()
 
 
 def test_latent_attention_and_experts(vllm_gateway: Gateways, deepseek_checkpoint: Path) -> None:

@@ -16,6 +16,7 @@ from terascope.fleet.launchers import guard as guard_program
 from terascope.fleet.launchers.contract import Handle, Observation, Program, Sight
 from terascope.fleet.launchers.local import LocalLauncher, describe
 from terascope.fleet.launchers.processes import MARK, Process, marked
+from terascope.testing.disks import fill, small_disk
 from terascope.testing.launchers import start
 from terascope.testing.programs import Pipe, pipe_in, server
 
@@ -71,6 +72,47 @@ async def test_a_log_that_cannot_be_written_is_told(launcher: LocalLauncher, tmp
     with pytest.raises(FileNotFoundError):
         await start(launcher, program)
     assert marked(NAME) == []
+
+
+_TALKS = """
+import os, sys
+line = b"x" * 1023 + b"\\n"
+for _ in range(int(sys.argv[1])): os.write(1, line)
+print("the last words")
+"""
+
+
+async def test_a_log_does_not_grow_for_ever(launcher: LocalLauncher, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    await _run(launcher, _TALKS, log, str(40 << 10))
+    first, *_, last = log.read_bytes().splitlines()
+    assert 4 << 20 < log.stat().st_size <= guard_program.MOST_LOG
+    assert (first, last) == (b"[what was here before is not kept]", b"the last words")
+
+
+async def test_a_full_disk_keeps_the_last_words_and_holds_nobody_up(launcher: LocalLauncher, tmp_path: Path) -> None:
+    with small_disk(256 << 10) as disk:
+        log = disk / "log"
+        seen = await _run(launcher, _TALKS, log, "2000")
+        assert seen.exit_code == 0
+        assert log.read_bytes().endswith(b"x\nthe last words\n")
+        (disk / "log").unlink()
+        fill(disk)
+        assert (await _run(launcher, _TALKS, log, "2000")).exit_code == 0
+        assert log.read_bytes() == b""
+
+
+async def test_what_children_print_is_kept(launcher: LocalLauncher, tmp_path: Path) -> None:
+    source = """
+import os, signal, time
+reading, writing = os.pipe()
+if os.fork() == 0:
+    os.setsid(); print("from the child", flush=True); os.write(writing, b"."); time.sleep(60)
+os.read(reading, 1); print("from the program")
+"""
+    await _run(launcher, source, tmp_path / "log")
+    assert (tmp_path / "log").read_text() == "from the child\nfrom the program\n"
+    assert marked("told") == []
 
 
 async def test_a_program_that_may_not_run_is_told(launcher: LocalLauncher, tmp_path: Path) -> None:
@@ -155,7 +197,7 @@ async def test_a_program_that_was_never_started_is_no_riddle(launcher: LocalLaun
 def test_the_guard_needs_only_the_standard_library() -> None:
     text = Path(guard_program.__file__).read_text()
     imports = {line.split()[1] for line in text.splitlines() if line.startswith(("import ", "from "))}
-    assert imports <= {"ctypes", "os", "select", "signal", "sys", "time"}
+    assert imports <= {"ctypes", "errno", "os", "select", "signal", "sys", "time"}
     assert MARK not in text
 
 

@@ -106,9 +106,9 @@ def _cut(half: Half) -> None:
 
 
 @asynccontextmanager
-async def between(directory: Path, *, log: str = "") -> AsyncIterator[Between]:
+async def between(directory: Path, *, log: str = "", grace_s: float = GRACE_S) -> AsyncIterator[Between]:
     clock = ManualClock(real_below_s=6.0)
-    end = Tunnels(clock, grace_s=GRACE_S).expect("replica")
+    end = Tunnels(clock).expect("replica", grace_s)
     client = HttpClient("tunnel:replica", dial=lambda protocol: end.connect(ENGINE, protocol))
     here = Between(end, clock, client, directory / "engine.sock")
     (directory / "log").write_text(log)
@@ -162,15 +162,16 @@ async def connected_again(here: Between) -> None:
     await connected(here)
 
 
-async def test_a_gap_that_is_too_long_ends_it_with_words(tmp_path: Path) -> None:
-    async with between(tmp_path) as here:
+@pytest.mark.parametrize("grace_s", [GRACE_S, 300.0])
+async def test_a_gap_that_is_too_long_ends_it_with_words(grace_s: float, tmp_path: Path) -> None:
+    async with between(tmp_path, grace_s=grace_s) as here:
         answer = await begun(here)
         here.allowed.clear()
         here.cut()
-        while here.clock.waits().count(GRACE_S) < 2:  # both ends
+        while here.clock.waits().count(grace_s) < 2:  # both ends
             await turn()
-        here.clock.advance(GRACE_S)
-        with pytest.raises(EngineLost, match="broken for longer than 30 s"):
+        here.clock.advance(grace_s)
+        with pytest.raises(EngineLost, match=f"broken for longer than {grace_s:g} s"):
             await answer.read(100)
         with pytest.raises(EngineUnreachable, match="has not dialled in"):
             await here.client.request("GET", "/sent")
@@ -210,6 +211,9 @@ async def test_the_log_is_read_and_followed(tmp_path: Path) -> None:
     async with between(tmp_path, log="one\ntwo\nthree\n") as here:
         await connected(here)
         assert [piece async for piece in read_log(here.end, lines=2, follow=False)] == [b"two\nthree\n"]
+        (tmp_path / "log-1").write_text("of the second node\n")
+        assert [piece async for piece in read_log(here.end, lines=2, follow=False, rank=1)] == [b"of the second node\n"]
+        assert [piece async for piece in read_log(here.end, lines=2, follow=False, rank=2)] == []
         following = read_log(here.end, lines=1, follow=True)
         assert await anext(following) == b"three\n"
         with (tmp_path / "log").open("a") as log:
@@ -268,7 +272,7 @@ async def test_whoever_is_no_agent_is_told_so(first: bytes, words: str) -> None:
 
 async def test_an_agent_of_a_replica_that_has_ended_is_sent_away() -> None:
     tunnels = Tunnels(ManualClock())
-    end = tunnels.expect("replica")
+    end = tunnels.expect("replica", GRACE_S)
     tunnels.forget("replica")
     with served(end) as (here, _):
         await here.send(Hello(b"s" * 16, 0).frame().encoded())

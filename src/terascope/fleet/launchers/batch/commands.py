@@ -1,6 +1,9 @@
 """Commands of a batch system: run, waited for, their words kept for the user."""
 
+import os
+import signal
 import subprocess
+from contextlib import suppress
 
 from terascope.core import environment
 
@@ -16,17 +19,25 @@ def run(*command: str, timeout_s: float) -> str:
 
 
 def tried(*command: str, timeout_s: float) -> tuple[int, str, str]:
-    """Return exit code, output and error output. Raises `OSError` when it is not there or takes too long."""
+    """Return exit code, output and error output. Raises `OSError` when it is not there or takes too long.
+
+    What takes too long is killed with all that it started: sites put scripts of their own before these commands.
+    """
     try:
-        done = subprocess.run(
-            command, capture_output=True, text=True, errors="replace", timeout=timeout_s, check=False,
-            stdin=subprocess.DEVNULL, env=environment.for_child() | {"LC_ALL": "C"},
+        process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            errors="replace", env=environment.for_child() | {"LC_ALL": "C"}, start_new_session=True,
         )  # fmt: skip
-    except subprocess.TimeoutExpired:
-        raise OSError(f"{command[0]} did not answer within {timeout_s:g} s") from None
     except FileNotFoundError:
         raise OSError(f"{command[0]} is not installed here") from None
-    return done.returncode, done.stdout, done.stderr
+    with process:
+        try:
+            printed, complaint = process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            raise OSError(f"{command[0]} did not answer within {timeout_s:g} s") from None
+    return process.returncode, printed, complaint
 
 
 def told(text: str) -> str:

@@ -11,7 +11,7 @@ from terascope.fleet.launchers import guard as guard_program
 from terascope.fleet.launchers import node as node_program
 from terascope.fleet.launchers.contract import Observation, Program, Sight
 from terascope.fleet.launchers.local import describe
-from terascope.fleet.logs import last_words
+from terascope.fleet.logs import last_words, log_of_rank
 
 KEPT = 50
 """Launches that have ended are kept, the newest so many."""
@@ -65,8 +65,8 @@ class LaunchDirectory:
 
     @property
     def variables(self) -> str:
-        """The line of the job that reads the program's variables."""
-        return f". {shlex.quote(str(self.path / _ENVIRONMENT))}"
+        """The line of the job that reads the program's variables; a job that nobody waits for any more ends there."""
+        return f". {shlex.quote(str(self.path / _ENVIRONMENT))} || exit 1"
 
     def guarded(self, listen: str, log: Path, *, python: str, address: str) -> list[str]:
         """The words that stand before a program on its node."""
@@ -74,7 +74,7 @@ class LaunchDirectory:
 
     def log_of(self, rank: int) -> Path:
         """What the program prints on one of its nodes."""
-        return self.log if rank == 0 else self.path / f"output-{rank}.log"
+        return log_of_rank(self.log, rank)
 
     def allow(self, grace_s: float) -> None:
         """Say how long the program may take to end, before it is told to."""

@@ -21,6 +21,7 @@ from terascope.fleet.launchers.contract import Handle, Observation, Place, Progr
 _NAME = "terascope-"
 _PLAIN_PATH = re.compile(r"/[A-Za-z0-9_./+@=-]*")
 _PATIENCE_S = 90.0  # beyond the grace: for the batch system's own force, and its accounts
+_MOST_GRACE_S = 3600.0
 _HASTE_S = 0.5  # between two looks while something is being stopped
 _KINDS: dict[str, type[SlurmScheduler] | type[PbsScheduler]] = {"slurm": SlurmScheduler, "pbs": PbsScheduler}
 
@@ -39,13 +40,7 @@ class BatchLauncher:
 
     def __init__(self, name: str, site: SiteConfig, clock: Clock, scheduler: Scheduler | None = None) -> None:
         """`name` is the site's. Raises `ConfigError` when the site says too little."""
-        if not _PLAIN_PATH.fullmatch(site.logs):
-            raise ConfigError(
-                f"sites.{name}.logs must name a directory that the nodes see, for scripts and logs: a whole path of "
-                "letters, digits and `_.+-`"  # Parsl hands it to a shell as it is
-            )
-        if site.reach == "tunnel" and not site.gateway:
-            raise ConfigError(f"sites.{name}.gateway must say where nodes reach this gateway: https://host[:port]")
+        _check(name, site)
         self._site = site
         self._clock = clock
         self._scheduler = scheduler or scheduler_of(site)
@@ -56,7 +51,7 @@ class BatchLauncher:
     def place(self, program_id: str) -> Place | None:
         socket = Path(self._site.node_dir) / f"terascope-{secrets.token_hex(8)}" / "engine.sock"
         at = f"tunnel:{program_id}" if self._site.reach == "tunnel" else f"at:{self._directory(program_id).address}"
-        return Place(str(socket), at)
+        return Place(str(socket), at, self._site.tunnel_grace_s)
 
     async def start(self, program: Program) -> AsyncIterator[Handle]:
         directory = self._directory(program.id)
@@ -164,3 +159,16 @@ class BatchLauncher:
 
 def _directory(handle: Handle) -> LaunchDirectory:
     return LaunchDirectory(Path(str(handle["directory"])))
+
+
+def _check(name: str, site: SiteConfig) -> None:
+    if not _PLAIN_PATH.fullmatch(site.logs):
+        raise ConfigError(
+            f"sites.{name}.logs must name a directory that the nodes see, for scripts and logs: a whole path of "
+            "letters, digits and `_.+-`"  # Parsl hands it to a shell as it is
+        )
+    if site.reach == "tunnel" and not site.gateway:
+        raise ConfigError(f"sites.{name}.gateway must say where nodes reach this gateway: https://host[:port]")
+    if not 0 < site.tunnel_grace_s <= _MOST_GRACE_S:
+        grace = f"sites.{name}.tunnel_grace_s"
+        raise ConfigError(f"{grace} is {site.tunnel_grace_s:g}; write seconds above 0, up to {_MOST_GRACE_S:g}")

@@ -3,6 +3,8 @@
 States are not asked of Parsl: it takes a job that is not listed for one that has completed.
 """
 
+import re
+import shlex
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,8 +15,10 @@ from typing import Any
 
 from terascope.core.config import SiteConfig
 from terascope.core.errors import ConfigError
-from terascope.fleet.launchers.batch.commands import told
+from terascope.fleet.launchers.batch.commands import told, tried
 from terascope.fleet.launchers.batch.contract import Script
+
+_JOB_ID = re.compile(r"[0-9]+(\.[A-Za-z0-9._-]+)?")
 
 
 def need_parsl() -> None:
@@ -23,16 +27,23 @@ def need_parsl() -> None:
         raise ConfigError("jobs on clusters need Parsl: pip install 'terascope[hpc]'")
 
 
-def submit(provider: Any, script: Script) -> str:
-    """Submit through `provider`; return the job's id. Raises `OSError` with the batch system's words."""
+def submit(provider: Any, script: Script, timeout_s: float) -> str:
+    """Submit through `provider`; return the job's id. Raises `OSError` with the batch system's words.
+
+    Its command is run as all others are: Parsl's own way leaves one that takes too long behind.
+    """
     from parsl.providers.errors import SubmitException
 
     provider.script_dir = str(script.directory)
+    provider.execute_wait = lambda command, timeout=None: tried(*shlex.split(command), timeout_s=timeout_s)
     try:
-        return str(provider.submit(script.body, 1, script.name))
+        job_id = str(provider.submit(script.body, 1, script.name))
     except SubmitException as error:
         words = told(error.stderr or error.stdout or "")
         raise OSError(f"the job was not taken: {words or 'the batch system does not say why'}") from None
+    if not _JOB_ID.fullmatch(job_id):
+        raise OSError(f"the batch system answered with no job's id, but with {told(job_id)!r}")
+    return job_id
 
 
 def render(provider: Any, script: Script) -> str:
@@ -75,7 +86,7 @@ class ParslScheduler(ABC):
 
     def submit(self, script: Script) -> str:
         """Submit `script`; return the job's id. Raises `OSError` with the batch system's words."""
-        return submit(self._provider(script), script)
+        return submit(self._provider(script), script, self._site.command_timeout_s)
 
     def render(self, script: Script) -> str:
         """Return what `submit` would hand over."""

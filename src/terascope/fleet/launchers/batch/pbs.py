@@ -66,7 +66,6 @@ class PbsScheduler(parsl_jobs.ParslScheduler):
             select_options=":".join(select),
             cpus_per_node=site.cores or 1,
             walltime=site.walltime,
-            cmd_timeout=int(site.command_timeout_s),
             launcher=parsl_jobs.simple_launcher(),
         )
 
@@ -76,10 +75,12 @@ def _jobs(printed: str) -> dict[str, dict[str, Any]]:
     if not printed.strip():
         return {}
     try:
-        found: dict[str, dict[str, Any]] = json.loads(printed).get("Jobs", {})
-    except (ValueError, AttributeError):
-        raise OSError("qstat's answer cannot be read") from None
-    return found
+        jobs: dict[str, dict[str, Any]] = json.loads(printed).get("Jobs", {})
+        if all(isinstance(one, dict) for one in jobs.values()):
+            return jobs
+    except (ValueError, AttributeError, RecursionError):
+        pass
+    raise OSError("qstat's answer cannot be read")
 
 
 def seen_in(job: Mapping[str, Any]) -> Observation:

@@ -83,7 +83,6 @@ class SlurmScheduler(parsl_jobs.ParslScheduler):
             exclusive=site.exclusive,
             # the gateway's own environment may hold secrets, and is none of the job's business
             scheduler_options="\n".join(["#SBATCH --export=NIL", "#SBATCH --open-mode=append", *site.directives]),
-            cmd_timeout=int(site.command_timeout_s),
             launcher=parsl_jobs.simple_launcher(),
         )
 

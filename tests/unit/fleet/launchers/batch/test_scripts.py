@@ -1,5 +1,6 @@
 """The scripts that are submitted, to the letter, and what becomes of odd names in them."""
 
+import math
 import re
 import subprocess
 from dataclasses import replace
@@ -28,7 +29,7 @@ _BODY = """umask 077
 export XDG_CACHE_HOME=/shared/caches HF_HOME=/shared/caches/huggingface TRITON_CACHE_DIR=/shared/caches/triton
 module load cuda
 export NCCL_NET=ofi
-. /shared/logs/launches/replica_1/environment
+. /shared/logs/launches/replica_1/environment || exit 1
 exec /opt/vllm/bin/python -I -S /shared/logs/launches/replica_1/node.py /shared/logs/launches/replica_1 \
 /tmp/terascope-0/engine.sock '{node}' /shared/logs/launches/replica_1/output.log \
 /opt/vllm/bin/python -m vllm.server --model '/shared/a model'
@@ -84,7 +85,7 @@ prepare() {
 export XDG_CACHE_HOME=/shared/caches HF_HOME=/shared/caches/huggingface TRITON_CACHE_DIR=/shared/caches/triton
 module load cuda
 export NCCL_NET=ofi
-. /shared/logs/launches/replica_1/environment
+. /shared/logs/launches/replica_1/environment || exit 1
 }
 run() {
 prepare
@@ -170,6 +171,12 @@ def test_names_are_quoted() -> None:
 def test_nothing_is_left_of_a_rendering(tmp_path: Path) -> None:
     rendered(logs=str(tmp_path / "logs"))
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("grace_s", [0.0, -1.0, 3601.0, math.inf, math.nan])
+def test_a_site_that_waits_for_tunnels_for_ever_or_never_is_refused(grace_s: float) -> None:
+    with pytest.raises(ConfigError, match=r"sites\.a\.tunnel_grace_s is .*; write seconds above 0"):
+        BatchLauncher("a", SiteConfig(logs="/shared", tunnel_grace_s=grace_s), SystemClock())
 
 
 @pytest.mark.parametrize("logs", ["", "relative", "/with a space", "/a;b", "/a$HOME", "/a\nb"])
