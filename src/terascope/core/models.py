@@ -183,7 +183,8 @@ class Feature(StrEnum):
     REPRODUCIBLE = "reproducible"
     PROMPT_EMBEDS = "prompt_embeds"
     MIXED_PROMPTS = "mixed_prompts"  # vectors beside text in one prompt or message, soft prompts, projectors
-    EMBEDDING_OPTIONS = "embedding_options"
+    EMBEDDING_LAYERS = "embedding_layers"  # `layer` and `pooling`
+    EMBEDDING_OPTIONS = "embedding_options"  # `truncate`, `windows`, `stream`
     ADAPTERS = "adapters"
     DIMENSIONS = "dimensions"  # embeddings cut to so many
     SEVERAL_GREEDY = "several_greedy"  # more than one choice at temperature 0

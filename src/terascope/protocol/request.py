@@ -179,10 +179,8 @@ class ModelRequest:
         found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
         found |= {Feature.PROMPT_EMBEDS} if self.embeds or self.soft_prompt else set()
         found |= {Feature.MIXED_PROMPTS} if self.soft_prompt or (self.embeds and mixed(self.fields)) else set()
-        if self.endpoint == "embeddings" and any(_asked(self.fields.get(name)) for name in _EMBEDDING_OPTIONS):
-            found.add(Feature.EMBEDDING_OPTIONS)
-        if self.endpoint == "embeddings" and _asked(self.fields.get("dimensions")):
-            found.add(Feature.DIMENSIONS)
+        if self.endpoint == "embeddings":
+            found |= {feature for name, feature in _OF_EMBEDDINGS.items() if _asked(self.fields.get(name))}
         found |= {Feature.ADAPTERS} if self.adapted else set()
         return frozenset(found | self._needs_of_choices())
 
@@ -203,7 +201,14 @@ _FEATURES: dict[str, str] = {
 }
 
 
-_EMBEDDING_OPTIONS = ("layer", "pooling", "truncate", "windows", "stream")
+_OF_EMBEDDINGS: dict[str, str] = {
+    "layer": Feature.EMBEDDING_LAYERS,
+    "pooling": Feature.EMBEDDING_LAYERS,
+    "truncate": Feature.EMBEDDING_OPTIONS,
+    "windows": Feature.EMBEDDING_OPTIONS,
+    "stream": Feature.EMBEDDING_OPTIONS,
+    "dimensions": Feature.DIMENSIONS,
+}
 """What an engine that does not know it would leave out without a word, and give other vectors."""
 
 

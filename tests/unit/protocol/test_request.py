@@ -71,12 +71,19 @@ def test_a_stream_of_embeddings_tells_its_usage_unasked() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"layer": 0}, {"pooling": "mean"}, {"truncate": "end"}, {"windows": {"size": 3}}, {"stream": True}]
+    ("options", "need"),
+    [
+        ({"layer": 0}, Feature.EMBEDDING_LAYERS),
+        ({"pooling": "mean"}, Feature.EMBEDDING_LAYERS),
+        ({"truncate": "end"}, Feature.EMBEDDING_OPTIONS),
+        ({"windows": {"size": 3}}, Feature.EMBEDDING_OPTIONS),
+        ({"stream": True}, Feature.EMBEDDING_OPTIONS),
+    ],
 )
-def test_options_of_embeddings_need_an_engine_that_knows_them(options: dict[str, Any]) -> None:
+def test_options_of_embeddings_need_an_engine_that_knows_them(options: dict[str, Any], need: Feature) -> None:
     body = {"model": "a", "input": "b", **options}
     request = ModelRequest.read("embeddings", Mode.EMBED, json.dumps(body).encode())
-    assert request.needs() == {Feature.EMBEDDING_OPTIONS}
+    assert request.needs() == {need}
     plain = {"model": "a", "input": "b", "encoding_format": "base64", "stream": False}
     assert ModelRequest.read("embeddings", Mode.EMBED, json.dumps(plain).encode()).needs() == frozenset()
     cut = json.dumps({**plain, "dimensions": 8}).encode()

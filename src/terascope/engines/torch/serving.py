@@ -27,7 +27,7 @@ from terascope.engines.worker.metrics import Metrics
 
 _WORDS = ("tokenize", "detokenize")
 TRACES = frozenset({"traces", "traces/sites"})
-_OF_EMBEDDERS = (Feature.TOKEN_PROMPTS, Feature.EMBEDDING_OPTIONS, Feature.DIMENSIONS)
+_OF_EMBEDDERS = (Feature.TOKEN_PROMPTS, Feature.EMBEDDING_LAYERS, Feature.EMBEDDING_OPTIONS, Feature.DIMENSIONS)
 ServedModel = TypeVar("ServedModel", Generator, Embedder)
 
 

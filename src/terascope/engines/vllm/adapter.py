@@ -21,9 +21,11 @@ from terascope.engines.vllm.command import (
     arguments_of,
     command_of,
     environment_of,
+    gives_states,
     rows_of,
 )
 from terascope.engines.vllm.requests import body_of, vectors_of
+from terascope.engines.vllm.states import States
 from terascope.engines.vllm.vectors import Form
 from terascope.protocol.errors import engine_error, error_body, error_json, text_of
 
@@ -39,6 +41,8 @@ _BY_ARGUMENT = {
     TOOL_PARSER: str(Feature.TOOLS), PROMPT_EMBEDS: str(Feature.PROMPT_EMBEDS), LORA: str(Feature.ADAPTERS),
 }  # fmt: skip
 """What vLLM can do only when it is started for it."""
+_OF_STATES = frozenset(map(str, (Feature.EMBEDDING_LAYERS, Feature.DIMENSIONS)))
+"""What it can do with hidden states."""
 _DEAD = (b"EngineCore encountered an issue", b"EngineDeadError")
 _MOST_ERROR = 1 << 20  # bytes; some errors of a wrong request quote it
 
@@ -54,10 +58,13 @@ class VllmEngine(HttpEngine):
         takes_vectors = Feature.PROMPT_EMBEDS in capabilities(launch).features
         version, dtype = launch.version, launch.deployment.dtype
         self._form = Form.of(version.directory, dtype) if takes_vectors else None
+        self._states = States(self.ask, self.send) if gives_states(launch) else None
 
     async def generate(self, call: EngineCall) -> EngineAnswer:
         """As the contract says; a server whose engine has died beneath it is unreachable."""
         try:
+            if self._states is not None and call.endpoint == "embeddings":
+                return await _well(await self._states.answer(call), call.request_id)
             return await self._answer(call)
         except BadRequest as error:
             return MadeAnswer(error.status, error_body(error, call.request_id))
@@ -73,8 +80,7 @@ class VllmEngine(HttpEngine):
 
     async def _sent(self, call: EngineCall, adapter: str) -> EngineAnswer:
         body = body_of(call, vectors=self._form is not None, adapter=adapter)
-        answer = await self.send(EngineCall(call.request_id, call.endpoint, body))
-        return await _failed(answer, call.request_id) if answer.status >= 400 else answer
+        return await _well(await self.send(EngineCall(call.request_id, call.endpoint, body)), call.request_id)
 
     async def _with_vectors(self, call: EngineCall) -> EngineCall:
         """Vectors take time to check and to write: in a thread, so that others do not wait."""
@@ -94,6 +100,8 @@ class VllmEngine(HttpEngine):
         status, body = await self.ask("/v1/models")
         if status != 200:
             raise EngineUnreachable(words(body) or f"vLLM answered /v1/models with status {status}")
+        if self._states is not None:
+            await self._states.seen()
         return self._info(self._model(body), await self._version())
 
     def _model(self, body: bytes) -> Mapping[str, Any]:
@@ -136,6 +144,8 @@ def capabilities(launch: Launch) -> Capabilities:
     found = {feature for name, feature in _BY_ARGUMENT.items() if name in given}
     if launch.deployment.device == "cpu":  # in 0.32 rows without an adapter get that of others in the batch there
         found -= {str(Feature.ADAPTERS)}
+    if gives_states(launch):
+        return Capabilities(_GENERATES | _EMBEDS, _FEATURES | found | _OF_STATES)
     return Capabilities(_GENERATES, _FEATURES | found)
 
 
@@ -157,6 +167,10 @@ class VllmKind:
 
 KIND = VllmKind()
 """What the registry finds."""
+
+
+async def _well(answer: HttpAnswer, request_id: str) -> EngineAnswer:
+    return await _failed(answer, request_id) if answer.status >= 400 else answer
 
 
 async def _failed(answer: HttpAnswer, request_id: str) -> EngineAnswer:

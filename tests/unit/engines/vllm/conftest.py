@@ -116,7 +116,7 @@ def smol_gateway(vllm_gateway: Gateways, smol_checkpoint: Path) -> Iterator[Serv
     """SmolLM2 in vLLM behind a gateway, started so that it takes vectors and adapters, too."""
     options = {
         "enforce-eager": "", "enable-prompt-embeds": "", "enable-lora": "", "max-lora-rank": "8", "max-loras": "2",
-        "max-cpu-loras": "2",
+        "max-cpu-loras": "2", "hidden-states": "", "max-num-batched-tokens": "256",
     }  # fmt: skip
     with vllm_gateway("smol", smol_checkpoint, context_length=4096, options=options) as served:
         assert [one.served_name for one in served.services.fleet.ready()] == ["smol@1"]

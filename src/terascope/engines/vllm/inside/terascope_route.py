@@ -6,6 +6,7 @@ routes use, and calls into the workers only the methods of `terascope_states.Sta
 
 import asyncio
 import base64
+import json
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
@@ -17,9 +18,12 @@ PATH = "/v1/terascope/states"
 WANTED = "terascope_states"
 _AT_ONCE = 256
 """How many inputs of one request wait inside vLLM at once."""
+_FIELDS = ("layer", "pooling", "scaled", "dimensions")
 _TRIAL = [1, 2, 3]
 """Tokens that every vocabulary has, from which it shows how a model's layers are read."""
 
+_Found = tuple[bytes, list[int], int]
+"""An input's vectors as float32, their shape, and how many tokens it has."""
 _Scope = MutableMapping[str, Any]
 _Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
 _Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
@@ -53,9 +57,10 @@ class Gatherer:
         return JSONResponse(await self._open())
 
     async def answered(self, request: Request) -> Response:
-        """POST: the vectors of `inputs`, texts or lists of tokens: base64 of float32 with its shape, and `tokens`.
+        """POST: the vectors of `inputs`, texts or lists of tokens, as OpenAI's list of embeddings in the name of `model`.
 
-        `layer` and `pooling` are as in `terascope_states.Gathered`; `length` of 1 and `dimensions` are applied here.
+        `layer`, `pooling`, `scaled` and `dimensions` are as in `terascope_states.Gathered`, `priority` as vLLM has it.
+        With `base64` vectors are little-endian float32, and an item that has several says their `shape`.
         """
         asked = await request.json()
         work = asyncio.ensure_future(self._vectors(asked))
@@ -65,7 +70,7 @@ class Gatherer:
         if not work.done():
             work.cancel()
         try:
-            return JSONResponse(await work)
+            return Response(await asyncio.to_thread(_body, asked, await work), media_type="application/json")
         except ValueError as error:  # what vLLM says of a wrong prompt
             message = {"message": str(error), "type": "invalid_request_error", "param": "input", "code": None}
             return JSONResponse({"error": message}, status_code=400)
@@ -74,24 +79,26 @@ class Gatherer:
         async with self._opening:
             if not self._opened:
                 await self._call("terascope_open")
-                await self._states(_TRIAL, {"layer": None, "pooling": "last"}, 0)
+                await self._states(_TRIAL, {name: None for name in _FIELDS} | {"pooling": "last"}, 0)
                 self._opened = await self._call("terascope_open")
         return self._opened
 
-    async def _vectors(self, asked: dict[str, Any]) -> dict[str, Any]:
+    async def _vectors(self, asked: dict[str, Any]) -> list[_Found]:
         await self._open()
         room = asyncio.Semaphore(_AT_ONCE)
 
-        async def one(given: str | list[int]) -> tuple[dict[str, Any], int]:
+        async def one(given: str | list[int]) -> _Found:
             async with room:
                 return await self._states(given, asked, asked["priority"])
 
-        async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(one(given)) for given in asked["inputs"]]
-        found = [task.result() for task in tasks]
-        return {"vectors": [vector for vector, _ in found], "tokens": sum(tokens for _, tokens in found)}
+        try:
+            async with asyncio.TaskGroup() as group:
+                tasks = [group.create_task(one(given)) for given in asked["inputs"]]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in tasks]
 
-    async def _states(self, given: str | list[int], asked: dict[str, Any], priority: int) -> tuple[dict[str, Any], int]:
+    async def _states(self, given: str | list[int], asked: dict[str, Any], priority: int) -> _Found:
         """The states of one input, computed whole: of no prefix that is known already, and known to nobody after."""
         from vllm import SamplingParams
         from vllm.renderers.inputs.preprocess import parse_model_prompt
@@ -100,7 +107,7 @@ class Gatherer:
         prompt = parse_model_prompt(engine.model_config, given)
         [rendered] = await engine.renderer.render_cmpl_async([prompt], prompt_extras={"cache_salt": key})
         length = len(rendered["prompt_token_ids"])
-        wanted = {"key": key, "length": length, "layer": asked["layer"], "pooling": asked["pooling"]}
+        wanted = {"key": key, "length": length, **{name: asked[name] for name in _FIELDS}}
         parameters = SamplingParams(
             max_tokens=1, detokenize=False, skip_reading_prefix_cache=True, extra_args={WANTED: wanted}
         )
@@ -111,12 +118,27 @@ class Gatherer:
             found = await asyncio.shield(self._call("terascope_take", key))
         if found is None or "error" in found:
             raise RuntimeError(f"no states came: {found['error'] if found else 'vLLM computed none'}")
-        return {"data": base64.b64encode(found["data"]).decode(), "shape": found["shape"]}, length
+        return found["data"], found["shape"], length
 
     async def _call(self, method: str, *arguments: str) -> Any:
         """What the first rank that has something says."""
         told = await self._app.state.engine_client.collective_rpc(method, args=arguments)
         return next((one for one in told if one is not None), None)
+
+
+def _body(asked: dict[str, Any], found: list[_Found]) -> bytes:
+    items = [_item(index, data, shape, asked["base64"]) for index, (data, shape, _) in enumerate(found)]
+    tokens = sum(length for *_, length in found)
+    usage = {"prompt_tokens": tokens, "total_tokens": tokens}
+    return json.dumps({"object": "list", "data": items, "model": asked["model"], "usage": usage}).encode()
+
+
+def _item(index: int, data: bytes, shape: list[int], as_base64: bool) -> dict[str, Any]:
+    told: dict[str, Any] = {"object": "embedding", "index": index}
+    if as_base64:
+        told["embedding"] = base64.b64encode(data).decode()
+        return told | ({"shape": shape} if len(shape) > 1 else {})
+    return told | {"embedding": memoryview(data).cast("f", shape).tolist()}
 
 
 async def _left(request: Request) -> None:

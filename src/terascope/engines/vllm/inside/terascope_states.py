@@ -1,7 +1,7 @@
 """Hidden states of requests that ask for them, taken from vLLM's forward pass as it computes whole batches.
 
 vLLM loads this file by its bare name, from a directory on its path. A request says what it wants in its sampling
-parameters' `extra_args`, under `WANTED`: a key, the number of its tokens, a layer and how states are pooled.
+parameters' `extra_args`, under `WANTED`: a key, and the first fields of `Gathered`.
 """
 
 from collections.abc import Callable
@@ -21,12 +21,15 @@ _Rows = tuple["Gathered", int, int, int]
 class Gathered:
     """The states of one request's `length` tokens, pooled as they are computed, chunk after chunk.
 
-    `layer` counts as transformers' `hidden_states`; None is what the model gives at its end.
+    `layer` counts as transformers' `hidden_states`; None is what the model gives at its end. Of each vector the first
+    `dimensions` are given; `scaled` ones have the length 1.
     """
 
     length: int
     layer: int | None
     pooling: str
+    scaled: bool = False
+    dimensions: int | None = None
     seen: int = 0
     value: Tensor | None = None
     parts: list[Tensor] = field(default_factory=list)
@@ -46,13 +49,17 @@ class Gathered:
             self.seen += len(new)
 
     def result(self) -> Tensor:
-        """Return the vector [width], or all of them [length, width]. Raises `ValueError` while some are missing."""
+        """Return the vector [width], or all of them [length, width].
+
+        Raises `ValueError` while some are missing, and for what is infinite or not a number.
+        """
         if self.seen < self.length:
             raise ValueError(f"only {self.seen} of {self.length} tokens were computed")
-        if self.pooling == "none":
-            return torch.cat(self.parts)
-        assert self.value is not None
-        return self.value / _DIVISORS.get(self.pooling, lambda _: 1.0)(self.length)
+        found = torch.cat(self.parts) if self.value is None else self.value
+        if not found.isfinite().all():
+            raise ValueError("the model gave numbers that are infinite or none (NaN)")
+        found = (found / _DIVISORS.get(self.pooling, lambda _: 1.0)(self.length))[..., : self.dimensions]
+        return nn.functional.normalize(found, dim=-1) if self.scaled else found
 
 
 def _each(gathered: Gathered, new: Tensor) -> None:
@@ -134,7 +141,7 @@ class Watch:
                 self._rows.append((self._of(wanted), int(starts[index]), int(starts[index + 1]), before))
 
     def _of(self, wanted: dict[str, Any]) -> Gathered:
-        fresh = Gathered(wanted["length"], wanted["layer"], wanted["pooling"])
+        fresh = Gathered(**{name: value for name, value in wanted.items() if name != "key"})
         return self._gathered.setdefault(wanted["key"], fresh)
 
     def _before(self, _layer: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
