@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness import install, vllm
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from terascope.core.config import Config, DeploymentConfig, EngineConfig, ModelConfig, SiteConfig
 from terascope.engines.adapter_files import AdapterFiles
@@ -70,6 +70,21 @@ def deepseek_checkpoint(tmp_path_factory: pytest.TempPathFactory, smol_checkpoin
         topk_method="noaux_tc", scoring_func="sigmoid",
     )  # fmt: skip
     DeepseekV3ForCausalLM(config).save_pretrained(into)
+    for name in _TOKENIZER:
+        shutil.copy(smol_checkpoint / name, into / name)
+    return into
+
+
+@pytest.fixture(scope="session")
+def llama_checkpoint(tmp_path_factory: pytest.TempPathFactory, smol_checkpoint: Path) -> Path:
+    """A small Llama with random weights, whose heads can be divided among two ranks."""
+    into = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=32, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(into)
     for name in _TOKENIZER:
         shutil.copy(smol_checkpoint / name, into / name)
     return into

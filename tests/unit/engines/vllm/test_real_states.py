@@ -12,7 +12,10 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
+from terascope.core.config import LayoutConfig
 from terascope.testing.gateway import Served
+
+from .conftest import Gateways
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 LONG = "The library stood at the end of a long road, and the road went on. " * 20
@@ -131,3 +134,22 @@ def test_the_route_is_behind_the_key(smol_gateway: Served) -> None:
         assert client.post("/collective_rpc", json={"method": "terascope_open"}).status_code == 404
     gone = httpx.post(f"{smol_gateway.url}/v1/terascope/states", json={}, headers=smol_gateway.headers)
     assert gone.status_code == 404
+
+
+def test_a_model_over_two_ranks(vllm_gateway: Gateways, llama_checkpoint: Path) -> None:
+    """Tensor parallel: log-probabilities and states are those of transformers."""
+    model = AutoModelForCausalLM.from_pretrained(llama_checkpoint, dtype=torch.float32).eval()
+    given = [1, 100, 200, 300, 400, 500]
+    with torch.inference_mode():
+        run = model(torch.tensor([given]), output_hidden_states=True)
+    logprobs = run.logits[0].log_softmax(-1)
+    options = {"enforce-eager": "", "hidden-states": ""}
+    with vllm_gateway("llama", llama_checkpoint, layout=LayoutConfig(tensor=2), options=options) as served:
+        body = {"model": "llama", "prompt": given, "echo": True, "logprobs": 1, "max_tokens": 0}
+        said = httpx.post(f"{served.url}/v1/completions", json=body, headers=served.headers, timeout=90)
+        assert said.status_code == 200, said.text
+        found = said.json()["choices"][0]["logprobs"]["token_logprobs"][1:]
+        assert found == pytest.approx([float(logprobs[at, token]) for at, token in enumerate(given[1:])], abs=1e-4)
+        for layer in (2, 4):
+            [states] = vectors(ask(served, given, model="llama", layer=layer, pooling="none"))
+            assert_near(states, run.hidden_states[layer][0])

@@ -57,7 +57,7 @@ class Gatherer:
         return JSONResponse(await self._open())
 
     async def answered(self, request: Request) -> Response:
-        """POST: the vectors of `inputs`, texts or lists of tokens, as OpenAI's list of embeddings in the name of `model`.
+        """POST: the vectors of `inputs`, texts or lists of tokens, as OpenAI's list of embeddings of `model`.
 
         `layer`, `pooling`, `scaled` and `dimensions` are as in `terascope_states.Gathered`, `priority` as vLLM has it.
         With `base64` vectors are little-endian float32, and an item that has several says their `shape`.
@@ -79,7 +79,7 @@ class Gatherer:
         async with self._opening:
             if not self._opened:
                 await self._call("terascope_open")
-                await self._states(_TRIAL, {name: None for name in _FIELDS} | {"pooling": "last"}, 0)
+                await self._states(_TRIAL, dict.fromkeys(_FIELDS) | {"pooling": "last"}, 0)
                 self._opened = await self._call("terascope_open")
         return self._opened
 

@@ -4,8 +4,9 @@ vLLM loads this file by its bare name, from a directory on its path. A request s
 parameters' `extra_args`, under `WANTED`: a key, and the first fields of `Gathered`.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -55,10 +56,10 @@ class Gathered:
         """
         if self.seen < self.length:
             raise ValueError(f"only {self.seen} of {self.length} tokens were computed")
-        found = torch.cat(self.parts) if self.value is None else self.value
+        found: Tensor = torch.cat(self.parts) if self.value is None else self.value
         if not found.isfinite().all():
             raise ValueError("the model gave numbers that are infinite or none (NaN)")
-        found = (found / _DIVISORS.get(self.pooling, lambda _: 1.0)(self.length))[..., : self.dimensions]
+        found = (found / _divisor(self.pooling, self.length))[..., : self.dimensions]
         return nn.functional.normalize(found, dim=-1) if self.scaled else found
 
 
@@ -91,9 +92,13 @@ def _greatest(gathered: Gathered, new: Tensor) -> None:
 _POOLINGS: dict[str, Callable[[Gathered, Tensor], None]] = {
     "none": _each, "cls": _first, "last": _last, "mean": _sum, "weighted": _weighted, "max": _greatest,
 }  # fmt: skip
-_DIVISORS: dict[str, Callable[[int], float]] = {
-    "mean": float, "weighted": lambda length: length * (length + 1) / 2,
-}  # fmt: skip
+
+
+def _divisor(pooling: str, length: int) -> float:
+    """What a sum is divided by for a mean of `length` states."""
+    if pooling == "weighted":
+        return length * (length + 1) / 2
+    return length if pooling == "mean" else 1
 
 
 class Watch:
@@ -112,18 +117,19 @@ class Watch:
         self.summed: bool | None = None
         self.width = int(runner.model_config.get_hidden_size())
         found = layers_of(runner.model, int(runner.model_config.get_total_num_hidden_layers()))
-        self._layers, self._norm = found if found else (None, None)
+        self._layers: list[nn.Module] = list(found[0]) if found else []
+        self._norm = found[1] if found else None
         runner.model.register_forward_pre_hook(self._begin)
         runner.model.register_forward_hook(self._end)
-        for number, layer in enumerate(self._layers or (), start=1):
+        for number, layer in enumerate(self._layers, start=1):
             layer.register_forward_hook(self._of_layer(number))
-        if self._layers is not None:
-            self._layers[0].register_forward_pre_hook(self._before, with_kwargs=True)
+        for layer in self._layers[:1]:
+            layer.register_forward_pre_hook(self._before, with_kwargs=True)
 
     @property
     def layers(self) -> int:
         """How many layers there are, once it is known how to read them."""
-        return len(self._layers) if self._layers is not None and self.summed is not None else 0
+        return 0 if self.summed is None else len(self._layers)
 
     def take(self, key: str) -> Gathered | None:
         """Return what was gathered under `key` and forget it; None when there is nothing."""
@@ -146,13 +152,13 @@ class Watch:
 
     def _before(self, _layer: nn.Module, given: tuple[object, ...], named: dict[str, object]) -> None:
         """What the first layer gets."""
-        states = next((one for one in (*given, *named.values()) if _is_states(one, self.width)), None)
-        if states is not None and self._wants(0):
-            self._add(states, 0)
+        if self._wants(0):
+            for states in islice(_states((*given, *named.values()), self.width), 1):
+                self._add(states, 0)
 
     def _of_layer(self, number: int) -> Callable[..., None]:
         def after(_layer: nn.Module, _given: object, output: object) -> None:
-            if self._rows and self.summed is None and number == len(self._layers or ()):
+            if self._rows and self.summed is None and number == len(self._layers):
                 self._last_layer = tuple(one.clone() for one in _tensors(output))
             if self._wants(number):
                 self._add(_stream(output, summed=bool(self.summed)), number)
@@ -163,19 +169,10 @@ class Watch:
         """What the model gives, after its last norm."""
         if self._rows:
             states = _tensors(output)[0]
-            if self._last_layer is not None:
-                self.summed = self._reading(states)
+            if self._last_layer is not None and self._norm is not None:
+                self.summed = _reading(self._last_layer, self._norm, states)
             self._add(states, None)
         self._rows, self._last_layer = [], None
-
-    def _reading(self, states: Tensor) -> bool | None:
-        """Whether the tensors of a layer are to be added; None when neither reading gives what the model gave."""
-        assert self._norm is not None
-        for summed in (True, False):
-            again = _tensors(self._norm(_stream(self._last_layer, summed=summed)))[0]
-            if again.shape == states.shape and float((again - states).norm()) <= _TOLERANCE * float(states.norm()):
-                return summed
-        return None
 
     def _wants(self, layer: int) -> bool:
         return any(gathered.layer == layer for gathered, *_ in self._rows)
@@ -228,6 +225,15 @@ def _watch(worker: Any) -> Watch:
     return watch
 
 
+def _reading(layer: tuple[Tensor, ...], norm: nn.Module, states: Tensor) -> bool | None:
+    """Whether the tensors of a `layer` are to be added; None when neither reading gives what the model gave."""
+    for summed in (True, False):
+        again = _tensors(norm(_stream(layer, summed=summed)))[0]
+        if again.shape == states.shape and float((again - states).norm()) <= _TOLERANCE * float(states.norm()):
+            return summed
+    return None
+
+
 def _tensors(output: object) -> list[Tensor]:
     several = output if isinstance(output, (tuple, list)) else (output,)
     return [one for one in several if isinstance(one, Tensor)]
@@ -238,5 +244,8 @@ def _stream(output: object, *, summed: bool) -> Tensor:
     return first + more[0] if summed and more and more[0].shape == first.shape else first
 
 
-def _is_states(given: object, width: int) -> bool:
-    return isinstance(given, Tensor) and given.is_floating_point() and given.dim() == 2 and given.shape[1] == width
+def _states(several: Iterable[object], width: int) -> Iterator[Tensor]:
+    """Those of `several` that are states of a whole batch."""
+    for one in several:
+        if isinstance(one, Tensor) and one.is_floating_point() and one.dim() == 2 and one.shape[1] == width:
+            yield one
