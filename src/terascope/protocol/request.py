@@ -178,11 +178,18 @@ class ModelRequest:
         asked = _FEATURES.keys() & self.fields.keys()
         found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
         found |= {Feature.PROMPT_EMBEDS} if self.embeds or self.soft_prompt else set()
-        found |= {Feature.MIXED_PROMPTS} if self.soft_prompt or (self.embeds and mixed(self.fields)) else set()
+        found |= self._needs_of_mixing()
         if self.endpoint == "embeddings":
             found |= {feature for name, feature in _OF_EMBEDDINGS.items() if _asked(self.fields.get(name))}
         found |= {Feature.ADAPTERS} if self.adapted else set()
         return frozenset(found | self._needs_of_choices())
+
+    def _needs_of_mixing(self) -> set[str]:
+        """What vectors beside anything else ask of an engine."""
+        if not self.soft_prompt and not (self.embeds and mixed(self.fields)):
+            return set()
+        plain = self.endpoint == "completions" and not any(self.fields.get(name) for name in ("encoder", "echo"))
+        return {Feature.MIXED_COMPLETIONS if plain else Feature.MIXED_PROMPTS}
 
     def _needs_of_choices(self) -> set[str]:
         """What the number of choices and the demand for a tool call ask of an engine."""

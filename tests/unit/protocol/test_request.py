@@ -223,8 +223,11 @@ def test_a_decoy_in_the_metadata_does_not_make_it_cheap() -> None:
 )
 def test_vectors_in_a_completion_need_a_mode_and_a_feature(given: Any, choices: int) -> None:
     request = completion(prompt_embeds=given, n=3)
-    text = {Feature.MIXED_PROMPTS} if '"text"' in json.dumps(given) else set()
+    text = {Feature.MIXED_COMPLETIONS} if '"text"' in json.dumps(given) else set()
     assert request.needs() == {Feature.PROMPT_EMBEDS, *text}
+    echoed = completion(prompt_embeds=given, echo=True).needs()
+    assert echoed == {Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS, Feature.ECHO}
+    assert Feature.MIXED_PROMPTS in completion(prompt_embeds=given, encoder="mine").needs()
     assert request.modes == {Mode.QUERY, Mode.EMBED}
     assert request.choices == 3 * choices
     assert request.parameters() == {"n": 3}

@@ -76,7 +76,7 @@ def _generator(
     if not (model.vocabulary.has_template and model.vocabulary.grammars):
         features -= {Feature.TOOLS, Feature.ENFORCED_TOOLS}
     if model.form is None:
-        features -= {Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS}
+        features -= {Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS, Feature.MIXED_COMPLETIONS}
     chat = ("chat/completions",) if model.vocabulary.has_template else ()
     embeddings = ("embeddings",) if model.shows_states else ()
     info = _info(

@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +26,10 @@ from terascope.engines.vllm.command import (
     gives_states,
     rows_of,
 )
-from terascope.engines.vllm.requests import body_of, vectors_of
+from terascope.engines.vllm.mixing import in_parts
+from terascope.engines.vllm.requests import body_of, mixed_in, vectors_of
 from terascope.engines.vllm.states import States
+from terascope.engines.vllm.table import table_of
 from terascope.engines.vllm.vectors import Form
 from terascope.protocol.errors import engine_error, error_body, error_json, text_of
 
@@ -45,6 +49,8 @@ _OF_STATES = frozenset(map(str, (Feature.EMBEDDING_LAYERS, Feature.DIMENSIONS)))
 """What it can do with hidden states."""
 _DEAD = (b"EngineCore encountered an issue", b"EngineDeadError")
 _MOST_ERROR = 1 << 20  # bytes; some errors of a wrong request quote it
+_MOST_TOKENS = 1 << 30  # bytes; a text has at most as many tokens as bytes, and a body is limited
+_VECTORS = (b'"prompt_embeds"', b'"soft_prompt"')
 
 
 class VllmEngine(HttpEngine):
@@ -56,8 +62,9 @@ class VllmEngine(HttpEngine):
         self._launch = launch
         self._adapters = Adapters(self._told, Path(launch.version.directory))
         takes_vectors = Feature.PROMPT_EMBEDS in capabilities(launch).features
-        version, dtype = launch.version, launch.deployment.dtype
-        self._form = Form.of(version.directory, dtype) if takes_vectors else None
+        deployment = launch.deployment
+        form = Form.of(launch.version.directory, deployment.dtype, deployment.context_length)
+        self._form = form if takes_vectors else None
         self._states = States(self.ask, self.send) if gives_states(launch) else None
 
     async def generate(self, call: EngineCall) -> EngineAnswer:
@@ -84,13 +91,24 @@ class VllmEngine(HttpEngine):
 
     async def _with_vectors(self, call: EngineCall) -> EngineCall:
         """Vectors take time to check and to write: in a thread, so that others do not wait."""
-        if self._form is None or b'"prompt_embeds"' not in call.body:
+        if self._form is None or not any(one in call.body for one in _VECTORS):
             return call
+        if self._form.table is not None and (fields := mixed_in(call)):
+            parts = await in_parts(fields, partial(self._tokenized, call.request_id))
+            call = replace(call, body=await asyncio.to_thread(orjson.dumps, parts))
         return await asyncio.to_thread(vectors_of, call, self._form) or call
 
-    async def _told(self, call: EngineCall) -> tuple[int, bytes]:
+    async def _tokenized(self, request_id: str, text: str, special: bool) -> list[int]:
+        asked = {"model": self._name, "prompt": text, "add_special_tokens": special}
+        status, body = await self._told(EngineCall(request_id, "tokenize", orjson.dumps(asked)), _MOST_TOKENS)
+        if status != 200:
+            raise BadRequest(words(body) or "vLLM could not read the text into tokens", param="prompt_embeds")
+        tokens: list[int] = orjson.loads(body)["tokens"]
+        return tokens
+
+    async def _told(self, call: EngineCall, most: int = _MOST_ERROR) -> tuple[int, bytes]:
         answer = await self.send(call)
-        return answer.status, await answer.read(_MOST_ERROR)
+        return answer.status, await answer.read(most)
 
     async def probe(self) -> EngineInfo:
         """As the contract says; a server that does not take our secret or serves another model is unreachable."""
@@ -142,6 +160,8 @@ def capabilities(launch: Launch) -> Capabilities:
         return Capabilities(_EMBEDS, frozenset({str(Feature.TOKEN_PROMPTS)}))
     given = arguments_of(launch)
     found = {feature for name, feature in _BY_ARGUMENT.items() if name in given}
+    if PROMPT_EMBEDS in given and table_of(launch.version.directory):
+        found |= {str(Feature.MIXED_COMPLETIONS)}
     if launch.deployment.device == "cpu":  # in 0.32 rows without an adapter get that of others in the batch there
         found -= {str(Feature.ADAPTERS)}
     if gives_states(launch):
