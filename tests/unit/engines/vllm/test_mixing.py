@@ -26,11 +26,12 @@ DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _TOKENS = some.lists(some.integers(0, SIZE - 1), min_size=1, max_size=8)
 
 
-def checkpoint(into: Path, dtype: torch.dtype = torch.float32, kind: str = "llama", **more: torch.Tensor) -> Path:
+def checkpoint(into: Path, dtype: torch.dtype = torch.float32, kind: str = "llama", also: str = "") -> Path:
     """A checkpoint with nothing but an embedding table and what stands around it in its file."""
     into.mkdir(exist_ok=True)
     table = torch.randn(SIZE, WIDTH, generator=torch.Generator().manual_seed(0)).to(dtype)
-    tensors = {"a.weight": torch.ones(5), "model.embed_tokens.weight": table, "z.weight": torch.ones(7), **more}
+    tensors = {"a.weight": torch.ones(5), "model.embed_tokens.weight": table, "z.weight": torch.ones(7)}
+    tensors |= {also: table.clone()} if also else {}
     save_file(tensors, into / "model.safetensors")
     (into / "config.json").write_text(json.dumps({"model_type": kind, "hidden_size": WIDTH}))
     return into
@@ -95,8 +96,7 @@ def test_without_a_table_nothing_is_mixed() -> None:
 def test_which_tables_are_read(tmp_path: Path) -> None:
     """One alone, of a family that takes its rows as they are, with floats in it."""
     assert isinstance(table_of(str(checkpoint(tmp_path / "plain"))), Table)
-    again = {"language_model.embed_tokens.weight": torch.ones(SIZE, WIDTH)}
-    assert table_of(str(checkpoint(tmp_path / "two", **again))) is None
+    assert table_of(str(checkpoint(tmp_path / "two", also="language_model.embed_tokens.weight"))) is None
     assert table_of(str(checkpoint(tmp_path / "scaled", kind="gemma3_text"))) is None
     assert table_of(str(checkpoint(tmp_path / "whole", torch.int8))) is None
     assert table_of(str(tmp_path / "nowhere")) is None
