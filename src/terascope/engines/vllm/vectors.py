@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from terascope.core.errors import BadRequest, ContextLengthExceeded, UnsupportedFeature
 from terascope.engines.vllm.mixing import TOKENS
@@ -98,12 +98,12 @@ def _parts(prompt: object, form: Form) -> list[str | list[Any]]:
 
 def _given(part: object) -> str | list[Any] | None:
     if _is_vectors(part):
-        return str(part[PART])  # type: ignore[index]
+        return str(part[PART])
     tokens = part.get(TOKENS) if isinstance(part, dict) and part.get("type") == TOKENS else None
     return tokens if isinstance(tokens, list) else None
 
 
-def _is_vectors(part: object) -> bool:
+def _is_vectors(part: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(part, dict) and part.get("type") == PART and isinstance(part.get(PART), str)
 
 
