@@ -1,5 +1,6 @@
 """Hidden states from a real vLLM, through the gateway, against transformers."""
 
+import asyncio
 import base64
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,8 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from terascope.core.config import LayoutConfig
+from terascope.engines.contract import Engine
+from terascope.engines.vllm.adapter import KIND
 from terascope.testing.gateway import Served
 
 from .conftest import Gateways
@@ -122,6 +125,32 @@ def test_what_cannot_be_is_refused(smol_gateway: Served, given: Any, fields: Any
     assert words in answer.json()["error"]["message"]
     if code:
         assert answer.json()["error"]["code"] == code
+
+
+async def test_a_client_that_leaves_stops_the_work(smol_gateway: Served) -> None:
+    """vLLM counts what it has finished: not all of it."""
+    [replica] = smol_gateway.services.fleet.ready()
+    engine = KIND.connect(replica.launch, replica.endpoint)
+    body = {"model": "smol", "input": [LONG] * 40, "encoding_format": "base64"}
+    async with httpx.AsyncClient(headers=smol_gateway.headers, timeout=120) as client:
+        before = await counted(engine, "request_success_total")
+        asked = asyncio.create_task(client.post(f"{smol_gateway.url}/v1/embeddings", json=body))
+        async with asyncio.timeout(60):
+            while not await counted(engine, "num_requests_running"):
+                continue
+        asked.cancel()
+        async with asyncio.timeout(30):
+            while await counted(engine, "num_requests_running", "num_requests_waiting"):
+                continue
+        assert await counted(engine, "request_success_total") - before < 40
+    await engine.aclose()
+    assert len(vectors(ask(smol_gateway, "a star"))) == 1
+
+
+async def counted(engine: Engine, *names: str) -> float:
+    """The sum of what vLLM counts under `names`."""
+    lines = (await engine.metrics()).splitlines()
+    return sum(float(line.split()[-1]) for line in lines if line.startswith(tuple(f"vllm:{name}{{" for name in names)))
 
 
 def test_the_route_is_behind_the_key(smol_gateway: Served) -> None:

@@ -60,7 +60,8 @@ class Gatherer:
         """POST: the vectors of `inputs`, texts or lists of tokens, as OpenAI's list of embeddings of `model`.
 
         `layer`, `pooling`, `scaled` and `dimensions` are as in `terascope_states.Gathered`, `priority` as vLLM has it.
-        With `base64` vectors are little-endian float32, and an item that has several says their `shape`.
+        With `base64` vectors are little-endian float32, and an item that has several says their `shape`. A client that
+        leaves ends the work.
         """
         asked = await request.json()
         work = asyncio.ensure_future(self._vectors(asked))
@@ -69,6 +70,8 @@ class Gatherer:
         gone.cancel()
         if not work.done():
             work.cancel()
+            await asyncio.wait((work,))
+            return Response(status_code=499)  # read by nobody
         try:
             return Response(await asyncio.to_thread(_body, asked, await work), media_type="application/json")
         except ValueError as error:  # what vLLM says of a wrong prompt
