@@ -40,11 +40,14 @@ async def test_leaving_in_mid_stream_frees_the_engine(through: Between, fault: s
     assert record["parameters"]["usage"] == "estimated"
 
 
-@pytest.mark.parametrize("stream", [True, False])
-async def test_leaving_before_any_byte_frees_the_engine(through: Between, stream: bool) -> None:
-    """Nothing has been sent yet, so nothing but the connection's end tells that the client has left."""
+@pytest.mark.parametrize(("stream", "size"), [(True, 10), (False, 10), (False, 70_000), (False, 1_000_000)])
+async def test_leaving_before_any_byte_frees_the_engine(through: Between, stream: bool, size: int) -> None:
+    """Nothing has been sent yet, so nothing but the connection's end tells that the client has left.
+
+    Whatever the size of what it had sent: while a large body is read, the server takes nothing more.
+    """
     async with freed(through):
-        asked = asyncio.create_task(through.ask("silent", stream=stream))
+        asked = asyncio.create_task(through.ask("silent", stream=stream, more="x" * size))
         await through.engine.until(lambda engine: engine.running == 1)
         asked.cancel()
         await asyncio.gather(asked, return_exceptions=True)
@@ -90,6 +93,18 @@ async def test_others_go_on(through: Between) -> None:
     assert (await stays).done
 
 
+async def test_requests_that_are_sent_ahead_are_answered_in_turn(through: Between) -> None:
+    """Also behind a large one, while which the server had stopped reading."""
+    large: dict[str, object] = {"model": "m", "messages": [{"role": "user", "content": "a"}], "more": "x" * 300_000}
+    reader, writer = await _send(through, large, kept=True)
+    for body in (large, {"model": "m", "messages": [{"role": "user", "content": "a"}]}):
+        writer.write(_request(through, body, kept=body is large))
+    answers = await reader.read()
+    writer.close()
+    assert answers.count(b"HTTP/1.1 200 OK") == 3
+    assert answers.count(b'"finish_reason":"stop"') == 3
+
+
 async def test_a_client_that_does_not_read_holds_up_only_itself(impatient: Between) -> None:
     """A slow client is waited for, and its engine with it; one that takes nothing at all is told why it ended."""
     body = {"model": "m", "stream": True, "fault": "huge size=500000", "n": 30, "messages": []}
@@ -107,17 +122,22 @@ async def test_a_client_that_does_not_read_holds_up_only_itself(impatient: Betwe
 
 
 async def _send(
-    through: Between, body: dict[str, object], *, more: int = 0, window: int = 1 << 16
+    through: Between, body: dict[str, object], *, more: int = 0, window: int = 1 << 16, kept: bool = False
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Send a request over a bare socket that closes after it; its length says `more` than is sent."""
+    """Send a request over a bare socket; its length says `more` than is sent."""
     host, port = through.gateway.url.removeprefix("http://").split(":")
     raw = socket.socket()
     raw.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, window)
     raw.setblocking(False)
     await asyncio.get_running_loop().sock_connect(raw, (host, int(port)))
     reader, writer = await asyncio.open_connection(sock=raw, limit=window)
-    data = json.dumps(body).encode()
-    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n"
-    head += f"Content-Length: {len(data) + more}\r\nAuthorization: Bearer {through.gateway.key}\r\n\r\n"
-    writer.write(head.encode() + data)
+    writer.write(_request(through, body, more=more, kept=kept))
     return reader, writer
+
+
+def _request(through: Between, body: dict[str, object], *, more: int = 0, kept: bool = False) -> bytes:
+    """A request after which the connection is closed, unless it is `kept`."""
+    data = json.dumps(body).encode()
+    head = f"POST /v1/chat/completions HTTP/1.1\r\nHost: a\r\nConnection: {'keep-alive' if kept else 'close'}\r\n"
+    head += f"Content-Length: {len(data) + more}\r\nAuthorization: Bearer {through.gateway.key}\r\n\r\n"
+    return head.encode() + data

@@ -182,8 +182,10 @@ class Feature(StrEnum):
     LOGIT_BIAS = "logit_bias"
     REPRODUCIBLE = "reproducible"
     PROMPT_EMBEDS = "prompt_embeds"
-    MIXED_PROMPTS = "mixed_prompts"  # vectors beside text in one prompt or message, soft prompts, projectors
-    EMBEDDING_OPTIONS = "embedding_options"
+    MIXED_PROMPTS = "mixed_prompts"  # vectors beside text in one message, soft prompts of chats, projectors
+    MIXED_COMPLETIONS = "mixed_completions"  # vectors beside text in one prompt of a completion, soft prompts of those
+    EMBEDDING_LAYERS = "embedding_layers"  # `layer` and `pooling`
+    EMBEDDING_OPTIONS = "embedding_options"  # `truncate`, `windows`, `stream`
     ADAPTERS = "adapters"
     DIMENSIONS = "dimensions"  # embeddings cut to so many
     SEVERAL_GREEDY = "several_greedy"  # more than one choice at temperature 0

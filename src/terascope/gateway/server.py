@@ -139,6 +139,8 @@ class _PatientProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stop_timer()
         super().on_message_complete()
+        if not self.pipeline:  # a large body had stopped the reading: the client's leaving would not be heard
+            self.flow.resume_reading()
 
     def send_400_response(self, msg: str) -> None:
         self._refuse(BadRequest(f"this is not HTTP/1.1: {msg}"))

@@ -90,12 +90,25 @@ class Array:
         elements = self._elements(_CODES[self.dtype])
         return math.isfinite(sum(elements)) or all(map(math.isfinite, elements))
 
+    def as_f32(self) -> "Array":
+        """The same numbers as 32-bit floats; those that have no place there become infinite."""
+        if self.dtype is DType.F32:
+            return self
+        if self.dtype is DType.BF16:
+            return Array(DType.F32, self.shape, self._widened())
+        return Array(DType.F32, self.shape, _little(array("f", self.numbers())))
+
     def numbers(self) -> list[float]:
         """Its elements in one flat list."""
         if self.dtype is DType.BF16:
-            widened = b"".join(b"\0\0" + bytes(self.data[at : at + 2]) for at in range(0, self.nbytes, 2))
-            return list(struct.unpack(f"<{self.elements}f", widened))
+            return list(struct.unpack(f"<{self.elements}f", self._widened()))
         return list(struct.unpack(f"<{self.elements}{_CODES.get(self.dtype, 'e')}", self.data))
+
+    def _widened(self) -> bytes:
+        """BF16 is the upper half of F32."""
+        data, found = bytes(self.data), bytearray(2 * self.nbytes)
+        found[2::4], found[3::4] = data[0::2], data[1::2]
+        return bytes(found)
 
     def _elements(self, code: str) -> "array[Any]":
         found = array(code)

@@ -181,13 +181,18 @@ class ModelRequest:
         asked = _FEATURES.keys() & self.fields.keys()
         found = {_FEATURES[name] for name in asked if _asked(self.fields[name])}
         found |= {Feature.PROMPT_EMBEDS} if self.embeds or self.soft_prompt else set()
-        found |= {Feature.MIXED_PROMPTS} if self.soft_prompt or (self.embeds and mixed(self.fields)) else set()
-        if self.endpoint == "embeddings" and any(_asked(self.fields.get(name)) for name in _EMBEDDING_OPTIONS):
-            found.add(Feature.EMBEDDING_OPTIONS)
-        if self.endpoint == "embeddings" and _asked(self.fields.get("dimensions")):
-            found.add(Feature.DIMENSIONS)
+        found |= self._needs_of_mixing()
+        if self.endpoint == "embeddings":
+            found |= {feature for name, feature in _OF_EMBEDDINGS.items() if _asked(self.fields.get(name))}
         found |= {Feature.ADAPTERS} if self.adapted else set()
         return frozenset(found | self._needs_of_choices())
+
+    def _needs_of_mixing(self) -> set[str]:
+        """What vectors beside anything else ask of an engine."""
+        if not self.soft_prompt and not (self.embeds and mixed(self.fields)):
+            return set()
+        plain = self.endpoint == "completions" and not any(self.fields.get(name) for name in ("encoder", "echo"))
+        return {Feature.MIXED_COMPLETIONS if plain else Feature.MIXED_PROMPTS}
 
     def _needs_of_choices(self) -> set[str]:
         """What the number of choices and the demand for a tool call ask of an engine."""
@@ -208,7 +213,14 @@ _FEATURES: dict[str, str] = {
 }
 
 
-_EMBEDDING_OPTIONS = ("layer", "pooling", "truncate", "windows", "stream")
+_OF_EMBEDDINGS: dict[str, str] = {
+    "layer": Feature.EMBEDDING_LAYERS,
+    "pooling": Feature.EMBEDDING_LAYERS,
+    "truncate": Feature.EMBEDDING_OPTIONS,
+    "windows": Feature.EMBEDDING_OPTIONS,
+    "stream": Feature.EMBEDDING_OPTIONS,
+    "dimensions": Feature.DIMENSIONS,
+}
 """What an engine that does not know it would leave out without a word, and give other vectors."""
 _TELLING = frozenset({*_FEATURES, "tool_choice", "n"})
 """Fields that tell of a feature that the request needs, other than for embeddings; most requests have none of them."""

@@ -35,6 +35,18 @@ def test_bfloat16_is_the_upper_half_of_a_float(raw: bytes) -> None:
     assert one.is_finite() == all(map(math.isfinite, expected))
 
 
+@given(st.binary(max_size=64), st.sampled_from([DType.F64, DType.F32, DType.F16, DType.BF16]))
+def test_wider_and_narrower_floats_are_the_same_numbers(raw: bytes, dtype: DType) -> None:
+    data = raw[: len(raw) // dtype.size * dtype.size]
+    one = Array(dtype, (len(data) // dtype.size,), data)
+    found = one.as_f32()
+    assert (found.dtype, found.shape) == (DType.F32, one.shape)
+    with np.errstate(over="ignore", invalid="ignore"):
+        assert np.array_equal(
+            np.array(found.numbers(), "f4"), np.array(one.numbers(), "f8").astype("f4"), equal_nan=True
+        )
+
+
 @given(st.integers(1, 3), st.integers(1, 4), st.data())
 def test_lists_become_floats_in_their_order(rows: int, columns: int, data: st.DataObject) -> None:
     value = data.draw(

@@ -71,12 +71,19 @@ def test_a_stream_of_embeddings_tells_its_usage_unasked() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"layer": 0}, {"pooling": "mean"}, {"truncate": "end"}, {"windows": {"size": 3}}, {"stream": True}]
+    ("options", "need"),
+    [
+        ({"layer": 0}, Feature.EMBEDDING_LAYERS),
+        ({"pooling": "mean"}, Feature.EMBEDDING_LAYERS),
+        ({"truncate": "end"}, Feature.EMBEDDING_OPTIONS),
+        ({"windows": {"size": 3}}, Feature.EMBEDDING_OPTIONS),
+        ({"stream": True}, Feature.EMBEDDING_OPTIONS),
+    ],
 )
-def test_options_of_embeddings_need_an_engine_that_knows_them(options: dict[str, Any]) -> None:
+def test_options_of_embeddings_need_an_engine_that_knows_them(options: dict[str, Any], need: Feature) -> None:
     body = {"model": "a", "input": "b", **options}
     request = ModelRequest.read("embeddings", Mode.EMBED, json.dumps(body).encode())
-    assert request.needs() == {Feature.EMBEDDING_OPTIONS}
+    assert request.needs() == {need}
     plain = {"model": "a", "input": "b", "encoding_format": "base64", "stream": False}
     assert ModelRequest.read("embeddings", Mode.EMBED, json.dumps(plain).encode()).needs() == frozenset()
     cut = json.dumps({**plain, "dimensions": 8}).encode()
@@ -216,8 +223,11 @@ def test_a_decoy_in_the_metadata_does_not_make_it_cheap() -> None:
 )
 def test_vectors_in_a_completion_need_a_mode_and_a_feature(given: Any, choices: int) -> None:
     request = completion(prompt_embeds=given, n=3)
-    text = {Feature.MIXED_PROMPTS} if '"text"' in json.dumps(given) else set()
+    text = {Feature.MIXED_COMPLETIONS} if '"text"' in json.dumps(given) else set()
     assert request.needs() == {Feature.PROMPT_EMBEDS, *text}
+    echoed = completion(prompt_embeds=given, echo=True).needs()
+    assert echoed == {Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS, Feature.ECHO}
+    assert Feature.MIXED_PROMPTS in completion(prompt_embeds=given, encoder="mine").needs()
     assert request.modes == {Mode.QUERY, Mode.EMBED}
     assert request.choices == 3 * choices
     assert request.parameters() == {"n": 3}

@@ -14,7 +14,8 @@ _WORDS = frozenset({"tokenize", "detokenize"})
 _GENERATES = frozenset({"chat/completions", "completions"})
 _ALL = _WORDS | _GENERATES | {"embeddings"}
 _OURS = frozenset({
-    Feature.REPRODUCIBLE, Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS, Feature.EMBEDDING_OPTIONS, Feature.ADAPTERS,
+    Feature.REPRODUCIBLE, Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS, Feature.MIXED_COMPLETIONS, Feature.ADAPTERS,
+    Feature.EMBEDDING_LAYERS, Feature.EMBEDDING_OPTIONS,
 })  # fmt: skip
 """Words of ours: a server that does not know them would let them pass and do something else. Vectors travel in other
 forms there: vLLM takes pickles of torch."""

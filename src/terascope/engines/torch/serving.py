@@ -28,7 +28,7 @@ from terascope.engines.worker.metrics import Metrics
 
 _WORDS = ("tokenize", "detokenize")
 TRACES = frozenset({"traces", "traces/sites"})
-_OF_EMBEDDERS = (Feature.TOKEN_PROMPTS, Feature.EMBEDDING_OPTIONS, Feature.DIMENSIONS)
+_OF_EMBEDDERS = (Feature.TOKEN_PROMPTS, Feature.EMBEDDING_LAYERS, Feature.EMBEDDING_OPTIONS, Feature.DIMENSIONS)
 ServedModel = TypeVar("ServedModel", Generator, Embedder)
 
 
@@ -78,7 +78,7 @@ def _generator(
     if not (model.vocabulary.has_template and model.vocabulary.grammars):
         features -= {Feature.TOOLS, Feature.ENFORCED_TOOLS}
     if model.form is None:
-        features -= {Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS}
+        features -= {Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS, Feature.MIXED_COMPLETIONS}
     chat = ("chat/completions",) if model.vocabulary.has_template else ()
     embeddings = ("embeddings",) if model.shows_states else ()
     info = _info(

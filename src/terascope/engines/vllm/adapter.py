@@ -2,6 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +23,13 @@ from terascope.engines.vllm.command import (
     arguments_of,
     command_of,
     environment_of,
+    gives_states,
     rows_of,
 )
-from terascope.engines.vllm.requests import body_of, vectors_of
+from terascope.engines.vllm.mixing import in_parts
+from terascope.engines.vllm.requests import body_of, mixed_in, vectors_of
+from terascope.engines.vllm.states import States
+from terascope.engines.vllm.table import table_of
 from terascope.engines.vllm.vectors import Form
 from terascope.protocol.errors import engine_error, error_body, error_json, text_of
 
@@ -39,8 +45,12 @@ _BY_ARGUMENT = {
     TOOL_PARSER: str(Feature.TOOLS), PROMPT_EMBEDS: str(Feature.PROMPT_EMBEDS), LORA: str(Feature.ADAPTERS),
 }  # fmt: skip
 """What vLLM can do only when it is started for it."""
+_OF_STATES = frozenset(map(str, (Feature.EMBEDDING_LAYERS, Feature.DIMENSIONS)))
+"""What it can do with hidden states."""
 _DEAD = (b"EngineCore encountered an issue", b"EngineDeadError")
 _MOST_ERROR = 1 << 20  # bytes; some errors of a wrong request quote it
+_MOST_TOKENS = 1 << 30  # bytes; a text has at most as many tokens as bytes, and a body is limited
+_VECTORS = (b'"prompt_embeds"', b'"soft_prompt"')
 
 
 class VllmEngine(HttpEngine):
@@ -52,12 +62,16 @@ class VllmEngine(HttpEngine):
         self._launch = launch
         self._adapters = Adapters(self._told, Path(launch.version.directory))
         takes_vectors = Feature.PROMPT_EMBEDS in capabilities(launch).features
-        version, dtype = launch.version, launch.deployment.dtype
-        self._form = Form.of(version.directory, dtype) if takes_vectors else None
+        deployment = launch.deployment
+        form = Form.of(launch.version.directory, deployment.dtype, deployment.context_length)
+        self._form = form if takes_vectors else None
+        self._states = States(self.ask, self.send) if gives_states(launch) else None
 
     async def generate(self, call: EngineCall) -> EngineAnswer:
         """As the contract says; a server whose engine has died beneath it is unreachable."""
         try:
+            if self._states is not None and call.endpoint == "embeddings":
+                return await _well(await self._states.answer(call), call.request_id)
             return await self._answer(call)
         except BadRequest as error:
             return MadeAnswer(error.status, error_body(error, call.request_id))
@@ -73,18 +87,28 @@ class VllmEngine(HttpEngine):
 
     async def _sent(self, call: EngineCall, adapter: str) -> EngineAnswer:
         body = body_of(call, vectors=self._form is not None, adapter=adapter)
-        answer = await self.send(EngineCall(call.request_id, call.endpoint, body))
-        return await _failed(answer, call.request_id) if answer.status >= 400 else answer
+        return await _well(await self.send(EngineCall(call.request_id, call.endpoint, body)), call.request_id)
 
     async def _with_vectors(self, call: EngineCall) -> EngineCall:
         """Vectors take time to check and to write: in a thread, so that others do not wait."""
-        if self._form is None or b'"prompt_embeds"' not in call.body:
+        if self._form is None or not any(one in call.body for one in _VECTORS):
             return call
+        if self._form.table is not None and (fields := mixed_in(call)):
+            parts = await in_parts(fields, partial(self._tokenized, call.request_id))
+            call = replace(call, body=await asyncio.to_thread(orjson.dumps, parts))
         return await asyncio.to_thread(vectors_of, call, self._form) or call
 
-    async def _told(self, call: EngineCall) -> tuple[int, bytes]:
+    async def _tokenized(self, request_id: str, text: str, special: bool) -> list[int]:
+        asked = {"model": self._name, "prompt": text, "add_special_tokens": special}
+        status, body = await self._told(EngineCall(request_id, "tokenize", orjson.dumps(asked)), _MOST_TOKENS)
+        if status != 200:
+            raise BadRequest(words(body) or "vLLM could not read the text into tokens", param="prompt_embeds")
+        tokens: list[int] = orjson.loads(body)["tokens"]
+        return tokens
+
+    async def _told(self, call: EngineCall, most: int = _MOST_ERROR) -> tuple[int, bytes]:
         answer = await self.send(call)
-        return answer.status, await answer.read(_MOST_ERROR)
+        return answer.status, await answer.read(most)
 
     async def probe(self) -> EngineInfo:
         """As the contract says; a server that does not take our secret or serves another model is unreachable."""
@@ -94,6 +118,8 @@ class VllmEngine(HttpEngine):
         status, body = await self.ask("/v1/models")
         if status != 200:
             raise EngineUnreachable(words(body) or f"vLLM answered /v1/models with status {status}")
+        if self._states is not None:
+            await self._states.seen()
         return self._info(self._model(body), await self._version())
 
     def _model(self, body: bytes) -> Mapping[str, Any]:
@@ -134,8 +160,12 @@ def capabilities(launch: Launch) -> Capabilities:
         return Capabilities(_EMBEDS, frozenset({str(Feature.TOKEN_PROMPTS)}))
     given = arguments_of(launch)
     found = {feature for name, feature in _BY_ARGUMENT.items() if name in given}
+    if PROMPT_EMBEDS in given and table_of(launch.version.directory):
+        found |= {str(Feature.MIXED_COMPLETIONS)}
     if launch.deployment.device == "cpu":  # in 0.32 rows without an adapter get that of others in the batch there
         found -= {str(Feature.ADAPTERS)}
+    if gives_states(launch):
+        return Capabilities(_GENERATES | _EMBEDS, _FEATURES | found | _OF_STATES)
     return Capabilities(_GENERATES, _FEATURES | found)
 
 
@@ -157,6 +187,10 @@ class VllmKind:
 
 KIND = VllmKind()
 """What the registry finds."""
+
+
+async def _well(answer: HttpAnswer, request_id: str) -> EngineAnswer:
+    return await _failed(answer, request_id) if answer.status >= 400 else answer
 
 
 async def _failed(answer: HttpAnswer, request_id: str) -> EngineAnswer:

@@ -9,6 +9,7 @@ from terascope.core.errors import ConfigError
 from terascope.core.models import Task
 from terascope.engines.contract import Endpoint, Launch
 from terascope.engines.upstream import Address
+from terascope.engines.vllm import states
 from terascope.engines.vllm.nodes import across, division
 
 MODULE = "vllm.entrypoints.openai.api_server"
@@ -43,7 +44,9 @@ def command_of(launch: Launch, endpoint: Endpoint) -> tuple[str, ...]:
     words += ["--disable-uvicorn-access-log", *_layout(deployment), *_numbers(deployment)]
     words += across(deployment.layout, launch.rank)
     for name, value in deployment.options.items():
-        words += [f"--{_dashed(name)}", *([value] if value else [])]
+        if _dashed(name) != states.HIDDEN_STATES:
+            words += [f"--{_dashed(name)}", *([value] if value else [])]
+    words += states.ARGUMENTS if gives_states(launch) else ()
     return (*words, *launch.program.arguments)
 
 
@@ -51,7 +54,16 @@ def environment_of(launch: Launch, endpoint: Endpoint) -> dict[str, str]:
     """Return what vLLM must find: its secret, no network, and on a CPU of this machine which cores are its own."""
     own = {"VLLM_API_KEY": endpoint.secret} if endpoint.secret else {}
     at_run_time = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"} if LORA in arguments_of(launch) else {}
-    return {**_QUIET, **at_run_time, **_cores(launch.deployment), **launch.program.environment, **own}
+    given = dict(launch.program.environment)
+    if gives_states(launch):
+        path = given.get("PYTHONPATH", "")
+        given |= states.ENVIRONMENT | {"PYTHONPATH": f"{states.INSIDE}:{path}".rstrip(":")}
+    return {**_QUIET, **at_run_time, **_cores(launch.deployment), **given, **own}
+
+
+def gives_states(launch: Launch) -> bool:
+    """Whether vLLM is to give hidden states."""
+    return any(_dashed(name) == states.HIDDEN_STATES for name in launch.deployment.options)
 
 
 def arguments_of(launch: Launch) -> Mapping[str, str]:
@@ -93,6 +105,8 @@ def _problems(launch: Launch) -> Iterator[str]:
         yield f"vLLM's --{taken[0]} is Terascope's to set; leave it out of `options` and of `engines.vllm.arguments`"
     if deployment.device == "cpu" and deployment.layout.pipeline > 1 and "enforce-eager" in given:
         yield "on a CPU, pipeline parallel fails at the first request with enforce-eager; leave that out"
+    if gives_states(launch):
+        yield from states.problems(given, deployment.layout, generates=version.task is Task.GENERATE)
 
 
 def _layout(deployment: DeploymentConfig) -> list[str]:

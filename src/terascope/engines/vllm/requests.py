@@ -11,7 +11,7 @@ import orjson
 from terascope.core.errors import BadRequest, UnsupportedFeature
 from terascope.engines.contract import EngineCall
 from terascope.engines.vllm.vectors import Form, with_vectors
-from terascope.protocol.embeds import PART, embeds_in
+from terascope.protocol.embeds import PART, SOFT_PROMPT, embeds_in, mixed
 
 _TOLD = frozenset({"chat/completions", "completions", "embeddings"})
 _SALT = 32  # characters; vLLM takes up to 128, but not all characters that a scope may have
@@ -53,6 +53,12 @@ def vectors_of(call: EngineCall, form: Form) -> EngineCall | None:
                 f"vLLM cannot do `{name}` with vectors; ask a replica of the torch engine", param=name
             )
     return replace(call, body=orjson.dumps(with_vectors(call.endpoint, fields, form)))
+
+
+def mixed_in(call: EngineCall) -> dict[str, Any]:
+    """The fields of a completion that has vectors beside anything else; empty of all other requests."""
+    fields = _fields(call.body) if call.endpoint == "completions" else {}
+    return fields if fields.get(SOFT_PROMPT) or (embeds_in(fields) and mixed(fields)) else {}
 
 
 @lru_cache(maxsize=4096)

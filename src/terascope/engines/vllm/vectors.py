@@ -11,9 +11,11 @@ import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
-from terascope.core.errors import BadRequest, UnsupportedFeature
+from terascope.core.errors import BadRequest, ContextLengthExceeded, UnsupportedFeature
+from terascope.engines.vllm.mixing import TOKENS
+from terascope.engines.vllm.table import Table, table_of
 from terascope.internals.arrays import Array, DType
 from terascope.internals.packing import decode_base64, unpack
 from terascope.protocol.embeds import NPY_MAGIC, PART
@@ -28,14 +30,19 @@ _LARGEST = {True: 65504.0, False: 3.3895313892515355e38}  # of float16; of bfloa
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What vectors must be: `width` numbers each (0: not known here), none larger than `largest`."""
+    """What vectors must be: `width` numbers each (0: not known here), none larger than `largest`.
+
+    A prompt with tokens among them has at most `longest` in all (0: not known here), whose rows are in `table`.
+    """
 
     width: int
     largest: float
+    longest: int = 0
+    table: Table | None = None
 
     @classmethod
-    def of(cls, directory: str, dtype: str) -> "Form":
-        """Read the model's config.json in `directory`; `dtype` is what the deployment says, "" for the model's own.
+    def of(cls, directory: str, dtype: str, context_length: int = 0) -> "Form":
+        """Read the model's files in `directory`; `dtype` and length are the deployment's, "" and 0 for the model's own.
 
         A file that cannot be read leaves the check of the width to vLLM.
         """
@@ -46,11 +53,20 @@ class Form:
         text = config.get("text_config") or config
         width = text.get("hidden_size", text.get("n_embd"))
         own = dtype if dtype not in ("", "auto") else str(config.get("dtype", config.get("torch_dtype")))
-        return cls(width if isinstance(width, int) else 0, _LARGEST[own in _HALF])
+        longest = context_length or text.get("max_position_embeddings")
+        return cls(
+            width if isinstance(width, int) else 0,
+            _LARGEST[own in _HALF],
+            longest if isinstance(longest, int) else 0,
+            table_of(directory),
+        )
 
 
 def with_vectors(endpoint: str, fields: Mapping[str, Any], form: Form) -> dict[str, Any]:
-    """Return a request's `fields` with its vectors as vLLM takes them. Raises `BadRequest`; takes time with many."""
+    """Return a request's `fields` with its vectors as vLLM takes them.
+
+    Parts that are tokens become rows of the model's table. Raises `BadRequest`; takes time with many.
+    """
     if endpoint == "completions" and fields.get(PART) not in (None, []):
         if fields.get("prompt"):
             raise BadRequest(f"give `prompt` or `{PART}`, not both", param=PART)
@@ -63,20 +79,31 @@ def with_vectors(endpoint: str, fields: Mapping[str, Any], form: Form) -> dict[s
 def _prompts(fields: Mapping[str, Any], form: Form) -> list[str]:
     given = fields[PART]
     several = given if isinstance(given, list) and given and not isinstance(given[0], dict) else [given]
-    return [_saved(_joined(_texts(one), form, PART)) for one in several]
+    return [_saved(_joined(_parts(one, form), form, PART)) for one in several]
 
 
-def _texts(prompt: object) -> list[str]:
-    """The vectors of one prompt: a text, or parts that are all vectors."""
+def _parts(prompt: object, form: Form) -> list[str | list[Any]]:
+    """The parts of one prompt: vectors, or tokens where the model's table is known."""
     parts: list[Any] = prompt if isinstance(prompt, list) else [{"type": PART, PART: prompt}]
-    if not parts or not all(map(_is_vectors, parts)):
+    found = [_given(part) for part in parts]
+    tokens = [len(one) for one in found if isinstance(one, list)]
+    if not parts or None in found or (tokens and form.table is None):
         raise UnsupportedFeature(
             "vLLM takes vectors alone here; have a replica of the torch engine mix them", param=PART
         )
-    return [part[PART] for part in parts]
+    if sum(tokens) > form.longest > 0:
+        raise ContextLengthExceeded(f"the model takes {form.longest} tokens, and there are {sum(tokens)}", param=PART)
+    return [one for one in found if one is not None]
 
 
-def _is_vectors(part: object) -> bool:
+def _given(part: object) -> str | list[Any] | None:
+    if _is_vectors(part):
+        return str(part[PART])
+    tokens = part.get(TOKENS) if isinstance(part, dict) and part.get("type") == TOKENS else None
+    return tokens if isinstance(tokens, list) else None
+
+
+def _is_vectors(part: object) -> TypeGuard[dict[str, Any]]:
     return isinstance(part, dict) and part.get("type") == PART and isinstance(part.get(PART), str)
 
 
@@ -84,18 +111,32 @@ def _message(message: object, form: Form) -> object:
     parts = message.get("content") if isinstance(message, dict) else None
     if not isinstance(message, dict) or not isinstance(parts, list) or not any(map(_is_vectors, parts)):
         return message
-    saved = _saved(_joined(_texts(parts), form, "messages"))
+    if not all(map(_is_vectors, parts)):
+        raise UnsupportedFeature(
+            "vLLM takes vectors alone in a message; have a replica of the torch engine mix them", param="messages"
+        )
+    saved = _saved(_joined([part[PART] for part in parts], form, "messages"))
     return {**message, "content": [{"type": PART, "data": saved}]}
 
 
-def _joined(texts: Iterable[str], form: Form, param: str) -> list[Array]:
+def _joined(parts: Iterable[str | list[Any]], form: Form, param: str) -> list[Array]:
+    """What `parts` hold, of one type: that of all, or 32-bit floats."""
     try:
-        arrays = [_checked(_array(decode_base64(text)), form) for text in texts]
-        if len({(one.dtype, one.shape[1]) for one in arrays}) > 1:
-            raise BadRequest("the vectors of one prompt must have one type and one width")
+        arrays = [_read(part, form) for part in parts]
+        if len({one.shape[1] for one in arrays}) > 1:
+            raise BadRequest("the vectors of one prompt must have one width")
     except BadRequest as error:
         raise BadRequest(f"{param}: {error.message}", param=param) from None
-    return arrays
+    arrays = [one for one in arrays if one.elements]
+    if not arrays:
+        raise BadRequest(f"{param}: there is nothing in the prompt", param=param)
+    return arrays if len({one.dtype for one in arrays}) == 1 else [one.as_f32() for one in arrays]
+
+
+def _read(part: str | list[Any], form: Form) -> Array:
+    if isinstance(part, list) and form.table is not None:
+        return form.table.rows(part)
+    return _checked(_array(decode_base64(str(part))), form)
 
 
 def _array(data: bytes) -> Array:

@@ -67,7 +67,7 @@ async def test_what_a_probe_learns() -> None:
             info = await probe(launch(base))
             assert (info.engine, info.version, info.context_length) == ("remote", "0.32.1", 8192)
             ours = {Feature.REPRODUCIBLE, Feature.PROMPT_EMBEDS, Feature.MIXED_PROMPTS, Feature.ADAPTERS}
-            ours |= {Feature.EMBEDDING_OPTIONS}
+            ours |= {Feature.MIXED_COMPLETIONS, Feature.EMBEDDING_LAYERS, Feature.EMBEDDING_OPTIONS}
             assert info.capabilities.features == frozenset(Feature) - ours
             assert "chat/completions" in info.capabilities.endpoints
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from harness import install, vllm
-from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaForCausalLM, PreTrainedModel
+from transformers import DeepseekV3Config, DeepseekV3ForCausalLM, LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
 from terascope.core.config import Config, DeploymentConfig, EngineConfig, ModelConfig, SiteConfig
 from terascope.engines.adapter_files import AdapterFiles
@@ -88,6 +88,21 @@ def _saved(model: PreTrainedModel, into: Path, smol_checkpoint: Path) -> Path:
 
 
 @pytest.fixture(scope="session")
+def llama_checkpoint(tmp_path_factory: pytest.TempPathFactory, smol_checkpoint: Path) -> Path:
+    """A small Llama with random weights, whose heads can be divided among two ranks."""
+    into = tmp_path_factory.mktemp("llama")
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=49152, hidden_size=256, intermediate_size=512, num_hidden_layers=4, num_attention_heads=8,
+        num_key_value_heads=4, head_dim=32, max_position_embeddings=1024, bos_token_id=1, eos_token_id=2,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(into)
+    for name in _TOKENIZER:
+        shutil.copy(smol_checkpoint / name, into / name)
+    return into
+
+
+@pytest.fixture(scope="session")
 def vllm_gateway(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) -> Gateways:
     """Makes a gateway with one vLLM that serves a checkpoint as the model `name`."""
 
@@ -128,7 +143,7 @@ def smol_gateway(vllm_gateway: Gateways, smol_checkpoint: Path) -> Iterator[Serv
     """SmolLM2 in vLLM behind a gateway, started so that it takes vectors and adapters, too."""
     options = {
         "enforce-eager": "", "enable-prompt-embeds": "", "enable-lora": "", "max-lora-rank": "8", "max-loras": "2",
-        "max-cpu-loras": "2",
+        "max-cpu-loras": "2", "hidden-states": "", "max-num-batched-tokens": "256",
     }  # fmt: skip
     with vllm_gateway("smol", smol_checkpoint, context_length=4096, options=options) as served:
         assert [one.served_name for one in served.services.fleet.ready()] == ["smol@1"]

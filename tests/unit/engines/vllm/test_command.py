@@ -95,7 +95,7 @@ def test_what_it_is_started_for_is_what_it_says() -> None:
     started = launch(options=options)
     assert {Feature.PROMPT_EMBEDS, Feature.ADAPTERS} <= capabilities(started).features
     assert KIND.environment(started, SOCKET)["VLLM_ALLOW_RUNTIME_LORA_UPDATING"] == "True"
-    assert Feature.MIXED_PROMPTS not in capabilities(started).features
+    assert not {Feature.MIXED_PROMPTS, Feature.MIXED_COMPLETIONS} & capabilities(started).features
     assert Feature.ADAPTERS not in capabilities(launch(options=options, device="cpu")).features
     assert not {Feature.PROMPT_EMBEDS, Feature.ADAPTERS} & capabilities(launch()).features
 

@@ -26,6 +26,7 @@ from .conftest import files_of
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 TEXT = "The library stood at the end of a long road, and the"
 MESSAGE = "What is the capital of France?"
+EMBEDS = {"type": "prompt_embeds", "prompt_embeds": "AAAA"}
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +117,37 @@ def test_rows_of_the_table_are_the_text(smol_gateway: Served, model: Any, tokeni
     assert _logprobs(text) == pytest.approx(_greedy(model, rows), abs=1e-3)
 
 
+def test_text_and_tokens_beside_vectors(smol_gateway: Served, model: Any, tokenizer: Any) -> None:
+    """Each part where it is written, as the tokens of all of them would be; a soft prompt before them."""
+    first, second, third = (tokenizer(text).input_ids for text in ("The library stood", " at the end of", " a long"))
+    middle = {"type": "prompt_embeds", "prompt_embeds": _npy(_rows(model, second).half())}
+    parts = [{"type": "text", "text": "The library stood"}, middle, {"type": "tokens", "tokens": third}]
+    text = _logprobs(_ask(smol_gateway, prompt=first + second + third))
+    mixed = _ask(smol_gateway, prompt_embeds=parts)
+    assert _logprobs(mixed) == pytest.approx(text, abs=2e-2)  # the vectors were sent in half precision
+    assert mixed.json()["usage"]["prompt_tokens"] == len(first + second + third)
+    soft = _ask(smol_gateway, soft_prompt=_npy(_rows(model, first)), prompt=[second + third, " at the end of"])
+    assert _logprobs(soft) == pytest.approx(text, abs=1e-4)
+    assert _logprobs(soft, 1) == pytest.approx(_logprobs(_ask(smol_gateway, prompt=first + second)), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("part", "words"),
+    [
+        ({"type": "tokens", "tokens": [49_152]}, "from 0 to 49151"),
+        ({"type": "tokens", "tokens": [1] * 4097}, "4096"),
+        ({"type": "text", "text": "word " * 4100}, "4096"),
+        ({"type": "image", "text": "a"}, "`type`"),
+        ({"type": "prompt_embeds", "prompt_embeds": "AAAA"}, "safetensors"),
+    ],
+)
+def test_parts_that_cannot_be(smol_gateway: Served, model: Any, part: dict[str, Any], words: str) -> None:
+    known = {"type": "prompt_embeds", "prompt_embeds": _npy(_rows(model, [1, 2]))}
+    answer = _ask(smol_gateway, prompt_embeds=[{"type": "text", "text": "a"}, known, part])
+    assert answer.status_code == 400
+    assert words in answer.json()["error"]["message"]
+
+
 def test_vectors_that_are_no_words(smol_gateway: Served, model: Any, tokenizer: Any) -> None:
     """Two prompts in one request; each as transformers has it."""
     rows = _rows(model, tokenizer(TEXT).input_ids)
@@ -138,13 +170,13 @@ def test_vectors_in_a_chat(smol_gateway: Served, model: Any, tokenizer: Any) -> 
 @pytest.mark.parametrize(
     "fields",
     [
-        {"prompt_embeds": [{"type": "text", "text": "a"}, {"type": "prompt_embeds", "prompt_embeds": "AAAA"}]},
         {"prompt_embeds": "AAAA", "echo": True},
-        {"prompt": "a", "soft_prompt": "AAAA"},
+        {"messages": [{"role": "user", "content": [{"type": "text", "text": "a"}, EMBEDS]}]},
+        {"messages": [{"role": "user", "content": "a"}], "soft_prompt": "AAAA"},
     ],
 )
 def test_what_it_cannot_mix_is_refused(smol_gateway: Served, fields: dict[str, Any]) -> None:
-    answer = _ask(smol_gateway, **fields)
+    answer = _ask(smol_gateway, "chat/completions" if "messages" in fields else "completions", **fields)
     assert (answer.status_code, answer.json()["error"]["code"]) == (400, "unsupported_feature")
     assert "mixed_prompts" in answer.json()["error"]["message"]
 
