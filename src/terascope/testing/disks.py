@@ -7,6 +7,13 @@ from pathlib import Path
 
 _MOUNT = 'mount -t tmpfs -o "size=$1" none /mnt && echo up && read -r _'
 
+_APART = ["unshare", "--user", "--map-root-user", "--mount"]
+
+
+def possible() -> bool:
+    """Whether this machine lets us have small disks."""
+    return subprocess.run([*_APART, "true"], capture_output=True, check=False).returncode == 0
+
 
 @contextmanager
 def small_disk(size: int) -> Iterator[Path]:
@@ -15,7 +22,7 @@ def small_disk(size: int) -> Iterator[Path]:
     It is mounted where only one process sees it, in namespaces of its own, so that this needs no rights; its path leads
     there through `/proc`. Raises `RuntimeError` where the machine lets nobody make such namespaces.
     """
-    command = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", _MOUNT, "sh", str(size)]
+    command = [*_APART, "sh", "-c", _MOUNT, "sh", str(size)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as holder:
         assert holder.stdin is not None
         assert holder.stdout is not None

@@ -16,7 +16,7 @@ from terascope.fleet.launchers.processes import marked
 from terascope.fleet.reconciler import Limits
 from terascope.store.replicas import ReplicaRow
 from terascope.testing.clock import ManualClock
-from terascope.testing.disks import small_disk
+from terascope.testing.disks import possible, small_disk
 from terascope.testing.fleet import running_fleet, until
 from terascope.testing.launcher_faults import (
     BreakingLauncher,
@@ -83,6 +83,7 @@ async def test_a_refused_start_is_tried_again(tmp_path: Path, clock: ManualClock
         await until(fleet, lambda: fleet.replicas_for(MODEL))
 
 
+@pytest.mark.skipif(not possible(), reason="this machine lets nobody mount a disk in a namespace of their own")
 async def test_an_engine_that_fills_its_disk_says_which(tmp_path: Path, clock: ManualClock) -> None:
     """The others go on, and so does it once there is room."""
     with small_disk(64 << 10) as disk:
