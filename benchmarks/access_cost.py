@@ -44,7 +44,7 @@ from terascope.testing.postgres import PostgresCluster
 
 DATABASES = ("sqlite", "postgresql")
 KINDS = ("without", "free", "held", "many")
-WITHOUT = [sys.executable, HERE / "without.py"]
+WITHOUT: tuple[str | Path, ...] = (sys.executable, HERE / "without.py")
 BEFORE = "2e7775d"
 KEYS = 10  # that ask
 CONNECTIONS = (1, 32)
