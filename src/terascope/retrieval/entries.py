@@ -148,7 +148,11 @@ class Entries:
         self, who: Principal, store: StoreRow, new: Sequence[NewEntry], batch: BatchRow | None = None
     ) -> list[EntryRow]:
         await self._stores.admit(who, self._stores.model(store), store.project)
-        entries = [_entry(who, store, await self._file(store, one.file), one, batch, self._clock.now()) for one in new]
+        attempts = sorted(new_id("vsf") for _ in new)  # ids of one millisecond have no order; these have that of `new`
+        entries = [
+            _entry(attempt, who, store, await self._file(store, one.file), one, batch, self._clock.now())
+            for attempt, one in zip(attempts, new, strict=True)
+        ]
         if not await self._rows.ask(entries, batch):
             raise no_store(store.id)
         self._ingester.start(store.id, who)
@@ -162,10 +166,10 @@ class Entries:
 
 
 def _entry(
-    who: Principal, store: StoreRow, file: FileRow, new: NewEntry, batch: BatchRow | None, now: float
+    attempt: str, who: Principal, store: StoreRow, file: FileRow, new: NewEntry, batch: BatchRow | None, now: float
 ) -> EntryRow:
     return EntryRow(
-        store.id, file.id, new_id("vsf"), file.filename, who.user_id, who.key_id, now, batch.id if batch else "",
+        store.id, file.id, attempt, file.filename, who.user_id, who.key_id, now, batch.id if batch else "",
         attributes=dict(new.attributes), strategy=new.strategy.kind, size=new.strategy.size,
         overlap=new.strategy.overlap,
     )  # fmt: skip

@@ -1,5 +1,6 @@
 """The program: its nouns, and how it tells that something went wrong."""
 
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -23,6 +24,7 @@ def noun(tmp_path: Path) -> Iterator[Callable[[str], None]]:
     def add(line: str) -> None:
         source = f"import typer\napp = typer.Typer(add_completion=False)\n\n@app.command()\ndef extra():\n    {line}\n"
         (tmp_path / "extra_noun.py").write_text(source)
+        shutil.rmtree(tmp_path / "__pycache__", ignore_errors=True)  # one of the same second and size would be taken
         NOUNS["extra"] = ("extra_noun", "Extra.")
 
     yield add

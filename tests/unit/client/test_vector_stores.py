@@ -33,6 +33,13 @@ def wait(client: Client, store: str, file: str) -> None:
         client.health()
 
 
+def test_files_of_a_batch_stand_in_the_order_in_which_they_were_named(client: Client, tmp_path: Path) -> None:
+    one = client.vector_stores.create("ordered", model="echo")
+    files = [uploaded(client, tmp_path / f"{n}.txt", f"star {n}") for n in range(12)]
+    client.vector_stores.add_batch(one.id, files)
+    assert [file.id for file in client.vector_stores.files(one.id, order="asc").data] == files
+
+
 def test_all_of_it(client: Client, tmp_path: Path) -> None:
     stores = client.vector_stores
     one = stores.create("sky", model="echo", days=7, metadata={"a": "b"})
