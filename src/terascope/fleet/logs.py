@@ -14,6 +14,8 @@ _MOST = 1 << 20  # bytes that are looked through for the last lines, and read at
 _LOOK_S = 0.5  # between two looks for more
 _NOT_TEXT = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 _TRACEBACK = "Traceback (most recent call last):"
+_POINTS_BACK = "root cause"  # vLLM's server says no more when one of its processes has failed
+_LOGGED_ERROR = re.compile(r"\b[A-Z]\w*(?:Error|Exception): .+")
 
 
 def log_file(data_dir: Path, replica_id: str) -> Path:
@@ -29,7 +31,8 @@ def log_of_rank(first: Path, rank: int) -> Path:
 def last_words(path: Path, secrets: Sequence[str] = ()) -> str:
     """Return the line of the log that says why its program ended, empty when there is none.
 
-    That is the error of the last Python traceback, else the last line. `secrets` are blotted out.
+    That is the error of the last Python traceback, else the last line; where it points to an earlier one, the first
+    error that was logged. `secrets` are blotted out.
     """
     try:
         with path.open("rb") as file:
@@ -82,6 +85,14 @@ def _added(path: Path, at: int) -> tuple[bytes, int]:
 
 
 def _telling(lines: list[str]) -> str:
+    last = _last_error(lines)
+    if _POINTS_BACK not in last:
+        return last
+    earlier = (found[0] for line in lines if _POINTS_BACK not in line and (found := _LOGGED_ERROR.search(line)))
+    return next(earlier, last)
+
+
+def _last_error(lines: list[str]) -> str:
     if not lines:
         return ""
     if _TRACEBACK in lines:

@@ -17,10 +17,23 @@ never there
 """
 
 
+_POINTING = """\
+(Worker pid=2) ERROR 11-26 20:51:56 [executor.py:953] Traceback (most recent call last):
+(Worker pid=2) ERROR 11-26 20:51:56 [executor.py:953]     raise ValueError(
+(Worker pid=2) ERROR 11-26 20:51:56 [executor.py:953] ValueError: the memory is too small
+(Engine pid=3) ERROR 11-26 20:51:58 [core.py:1510] Exception: a worker failed. See stack trace for root cause.
+Traceback (most recent call last):
+  File "server.py", line 1, in <module>
+RuntimeError: Initialization failed. See root cause above.
+"""
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("", ""),
+        (_POINTING, "ValueError: the memory is too small"),
+        (_POINTING.replace("ValueError: ", ""), "RuntimeError: Initialization failed. See root cause above."),
         ("\n \n", ""),
         ("one\ntwo\n\n", "two"),
         (_TRACEBACK, "OSError: weights.safetensors is not there"),
