@@ -73,7 +73,7 @@ class Project:
     shares: int = 1
     unlimited: str = ""
     """Its allocation without a limit, if one may be used now."""
-    granted: dict[tuple[str, str, Mode, Qos, frozenset[Mode]], "Granted"] = field(
+    granted: dict[tuple[str, str, Mode, Qos, frozenset[Mode]], Granted] = field(
         default_factory=dict, init=False, compare=False, repr=False
     )
     """What was granted to whom since the project was looked at: by key, model, mode, QOS and further modes."""

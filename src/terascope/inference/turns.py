@@ -53,7 +53,7 @@ class Place:
         self._request = request
         self._turns = turns
 
-    def turn(self) -> "Turn":
+    def turn(self) -> Turn:
         """A replica that can serve the request, counted as busy with it until the block ends.
 
         Waits for the turn, and while replicas are on their way. Raises `ModelUnavailable` when none is, or after

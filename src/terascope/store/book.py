@@ -130,18 +130,17 @@ class Book:
 
     def keep(self, block: Share, amount: int) -> None:
         """Bring a block that was looked up down to `amount`, or to what is left of it when that is less."""
-        part = self._part_of(block)
+        part = self._part_of(block.block, block.allocation)
         if part is not None and part.amount > amount:
-            self._shrink(block, part, part.amount - amount)
+            self._shrink(block.block, part, part.amount - amount)
 
-    def _part_of(self, share: Share) -> _Part | None:
-        parts = self._parts.get(share.block, ())
-        return next((part for part in parts if part.account.id == share.allocation), None)
+    def _part_of(self, block: str, allocation: str) -> _Part | None:
+        return next((part for part in self._parts.get(block, ()) if part.account.id == allocation), None)
 
-    def _shrink(self, block: Share, part: _Part, amount: int) -> None:
+    def _shrink(self, block: str, part: _Part, amount: int) -> None:
         part.amount -= amount
         part.account.hold(-amount)
-        key = (block.block, block.allocation)
+        key = (block, part.account.id)
         self._shrunk[key] = self._shrunk.get(key, 0) + amount
 
     def _add_part(self, hold_id: str, account: Account, amount: int, expires: float) -> None:
@@ -205,14 +204,11 @@ class Book:
         """Enter `charge` if one account or block can pay all of it, as nearly always."""
         amount, account = charge.amount, self.accounts.get(charge.unlimited)
         if account is None:
-            parts = self._parts.get(charge.block, ())
-            part = next((one for one in parts if one.account.id == charge.allocation), None)
+            part = self._part_of(charge.block, charge.allocation)
             if part is None or part.amount < amount:
                 return False
-            account, key = part.account, (charge.block, charge.allocation)
-            part.amount -= amount
-            account.hold(-amount)
-            self._shrunk[key] = self._shrunk.get(key, 0) + amount
+            self._shrink(charge.block, part, amount)
+            account = part.account
         account.add(-amount)
         who = (charge.user_id, charge.key_id, charge.model, charge.prompt_tokens, charge.output_tokens)
         self.enter(charge.id, account.id, charge.project, EntryKind.CHARGE, -amount, charge.time, *who)
@@ -221,11 +217,11 @@ class Book:
     def _settle_share(self, settlement: Settlement) -> dict[str, int]:
         """Let the block pay that the request has a share of; return how much, by allocation."""
         share = settlement.share
-        part = self._part_of(share) if share is not None else None
+        part = self._part_of(share.block, share.allocation) if share is not None else None
         taken = 0 if share is None or part is None else min(settlement.cost, share.amount, part.amount)
         if share is None or part is None or not taken:
             return {}
-        self._shrink(share, part, taken)
+        self._shrink(share.block, part, taken)
         part.account.add(-taken)
         return {share.allocation: taken}
 

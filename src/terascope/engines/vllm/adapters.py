@@ -6,7 +6,6 @@ computes `max-loras` at once.
 
 import asyncio
 import hashlib
-import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -15,8 +14,8 @@ import orjson
 from terascope.core.errors import BadRequest, ModelUnavailable
 from terascope.engines.adapter_files import AdapterFiles
 from terascope.engines.contract import EngineAnswer, EngineCall, Headers
+from terascope.engines.vllm.weights import header_of
 from terascope.internals.lora import CONFIG, WEIGHTS, modules_of, read_spec
-from terascope.internals.packing import LENGTH, LONGEST_HEADER
 from terascope.protocol.errors import engine_error
 
 _MOST_TOLD = 2000  # characters of what vLLM says of an adapter
@@ -127,10 +126,9 @@ def _check(files: AdapterFiles, base: Path) -> None:
 def shapes_in(path: Path) -> dict[str, tuple[int, ...]]:
     """Return the shapes of the tensors in a safetensors file, by name. Raises `BadRequest` for one that is damaged."""
     try:
-        with path.open("rb") as file:
-            header = json.loads(file.read(min(int.from_bytes(file.read(LENGTH), "little"), LONGEST_HEADER)))
+        header, _ = header_of(path)
         return {name: tuple(said["shape"]) for name, said in header.items() if name != "__metadata__"}
-    except (OSError, ValueError, KeyError, TypeError, MemoryError, OverflowError) as error:
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, MemoryError, OverflowError) as error:
         raise BadRequest(f"{path.name} cannot be read: {error!r}"[:200], param="model") from None
 
 

@@ -64,9 +64,18 @@ class States:
         """`ask` gets a path, `send` sends a call."""
         self._ask = ask
         self._send = send
+        self._seen: Seen | None = None
 
     async def seen(self) -> Seen:
-        """Return what can be seen of the model. Raises `EngineUnreachable` of a server that does not say."""
+        """Return what can be seen of the model, as its server says it when it is first asked.
+
+        Raises `EngineUnreachable` of one that does not say.
+        """
+        if self._seen is None:
+            self._seen = await self._look()
+        return self._seen
+
+    async def _look(self) -> Seen:
         status, body = await self._ask(f"/v1/{_ROUTE}")
         if status != 200:
             raise EngineUnreachable(words(body) or f"vLLM's route of hidden states answered with status {status}")

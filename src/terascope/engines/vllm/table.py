@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from terascope.core.errors import BadRequest
+from terascope.engines.vllm.weights import header_of
 from terascope.internals.arrays import Array, DType
-from terascope.internals.packing import LENGTH, LONGEST_HEADER
 
 _PLAIN = frozenset({
     "deepseek_v2", "deepseek_v3", "llama", "mistral", "mixtral", "olmo2", "phi3", "qwen2", "qwen2_moe", "qwen3",
@@ -59,11 +59,9 @@ def table_of(directory: str) -> Table | None:
 
 def _tables_in(path: Path) -> list[dict[str, Any]]:
     """What a safetensors file says of the embedding tables in it, with where their bytes begin in the file."""
-    with path.open("rb") as file:
-        size = int.from_bytes(file.read(LENGTH), "little")
-        header = json.loads(file.read(min(size, LONGEST_HEADER)))
+    header, first = header_of(path)
     named = [said for name, said in header.items() if name.endswith(_NAME)]
-    return [{**said, "begin": LENGTH + size + said["data_offsets"][0]} for said in named]
+    return [{**said, "begin": first + said["data_offsets"][0]} for said in named]
 
 
 def _mapped(path: Path, said: dict[str, Any]) -> Table | None:
