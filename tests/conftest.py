@@ -10,10 +10,12 @@ import pytest
 from hypothesis import settings
 from xdist.remote import Producer
 
-from terascope.testing.postgres import PostgresCluster
-from terascope.testing.slurm import SlurmCluster
+pytest.register_assert_rewrite("terascope.testing")  # what fails in a conformance suite tells its values
 
-from .distribution import DearestFirst, in_order
+from terascope.testing.postgres import PostgresCluster  # noqa: E402 - only what is imported after it is rewritten
+from terascope.testing.slurm import SlurmCluster  # noqa: E402
+
+from .distribution import DearestFirst, in_order  # noqa: E402
 
 # The same examples every time, however slow the machine is.
 settings.register_profile("terascope", derandomize=True, deadline=None)

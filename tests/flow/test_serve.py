@@ -72,8 +72,8 @@ def test_key_file(tmp_path: Path) -> None:
     path = tmp_path / "key"
     with ServeProcess(tmp_path, "--key-file", str(path)) as process:
         assert mode(path) == 0o600
-        assert ask(process, path.read_text().strip()).status_code == 200
         process.ready().until(f"key +written to {path}")
+        assert ask(process, path.read_text().strip()).status_code == 200
         process.until(f"Bearer .*cat {path}")
         assert process.stop() == 0
         assert path.read_text().strip() not in process.printed()

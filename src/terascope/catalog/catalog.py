@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Coroutine, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -17,7 +17,7 @@ from terascope.catalog.sources.contract import Fetched, Progress, Source
 from terascope.catalog.sources.registry import parse_source
 from terascope.catalog.threads import Work, in_thread, to_the_end
 from terascope.core.clock import Clock
-from terascope.core.errors import BadRequest, SourceUnavailable
+from terascope.core.errors import BadRequest, ModelNotFound, ModelUnavailable, SourceUnavailable
 from terascope.core.models import Alias, LifeCycle, ModelFile, ModelName, ModelVersion, Task
 from terascope.core.prices import Price
 from terascope.store.database import Database
@@ -42,6 +42,7 @@ class Catalog:
         self._clock = clock
         self._index = Index()
         self._loading = asyncio.Lock()
+        self._expected: frozenset[str] = frozenset()
 
     @classmethod
     async def open(cls, database: Database, cache_dir: Path, clock: Clock) -> "Catalog":
@@ -58,9 +59,23 @@ class Catalog:
     def resolve(self, text: str) -> ModelVersion:
         """Return the version that a request's `model` means: `name@version`, an alias, or the newest of a name.
 
-        Raises `ModelNotFound` that names what is near, also for retired versions; `BadRequest` when it is no name.
+        Raises `ModelNotFound` that names what is near, also for retired versions; `BadRequest` when it is no name;
+        `ModelUnavailable` for one that is on its way into the catalogue (see `expect`).
         """
+        try:
+            return self.find(text)
+        except ModelNotFound:
+            if text.partition("@")[0].partition(":")[0] in self._expected:
+                raise ModelUnavailable(f"{text} is being prepared; ask again soon", retry_after=1) from None
+            raise
+
+    def find(self, text: str) -> ModelVersion:
+        """Return what `resolve` returns. Raises `ModelNotFound` for one that is on its way, too, and `BadRequest`."""
         return self._index.resolve(text)
+
+    def expect(self, names: Iterable[str]) -> None:
+        """Say of models of these names or aliases, while they are not there, that they are on their way."""
+        self._expected = frozenset(names)
 
     def get(self, name: str, version: str) -> ModelVersion:
         """Return `name@version` in whatever stage of its life it is. Raises `ModelNotFound`."""

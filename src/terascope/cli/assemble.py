@@ -1,6 +1,6 @@
 """Puts the rooms together: opens them in order, closes them in reverse."""
 
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -78,6 +78,7 @@ async def opened(
         access = Access(database, clock, config.accounting, config.limits, config.auth.issuers)
         stack.push_async_callback(access.accounts.aclose)
         catalog = await Catalog.open(database, cache_dir, clock)
+        catalog.expect(_names(config))  # requests may come before `deploy` is through
         fleet = Fleet(database, clock, launchers, data_dir, engine_kind=engine_kind, programs=programs)
         stack.push_async_callback(fleet.aclose)
         files = await _files(config, database, data_dir, clock, stack)
@@ -118,9 +119,17 @@ async def deploy(services: Services, show: Show) -> None:
             services.preparing[_name(deployment)] = "failed"
             show(_name(deployment), f"failed: {error.message}")
     await services.fleet.start(wanted)
+    services.catalog.expect(())
     for deployment, _ in wanted:
         services.preparing.pop(_name(deployment), None)
     await services.deployments.begin(show)
+
+
+def _names(config: Config) -> Iterator[str]:
+    """The names and aliases of models that the configuration brings."""
+    for name, model in config.models.items():
+        yield from (name, *model.aliases)
+    yield from (deployment.model.partition("@")[0] for deployment in config.deployments)
 
 
 async def _add(services: Services, name: str, show: Show) -> str:

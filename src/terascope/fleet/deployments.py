@@ -57,7 +57,7 @@ async def version_of(catalog: Catalog, deployment: DeploymentConfig) -> ModelVer
     Raises `ModelNotFound`, and `ConfigError` for an adapter.
     """
     try:
-        found = catalog.resolve(deployment.model)
+        found = catalog.find(deployment.model)
         if found.parent:
             raise ConfigError(f"{deployment.model} is an adapter; it is served wherever {found.parent} is deployed")
         return found

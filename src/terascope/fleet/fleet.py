@@ -73,6 +73,7 @@ class Fleet:
         self._endpoints = Endpoints(data_dir)
         self.tunnels = Tunnels(clock)
         self.gate = Gate(database, self.tunnels)
+        self._begun = False
         self._deployed: tuple[Deployed, ...] = ()
         self._slots: list[Slot] = []
         self._tasks: list[asyncio.Task[None]] = []
@@ -107,6 +108,7 @@ class Fleet:
         self._tasks = [asyncio.create_task(self._clean(left))]
         self._tasks += [asyncio.create_task(self._keep(slot)) for slot in self._slots]
         self._tasks.append(asyncio.create_task(self.scaling.run()))
+        self._begun = True
 
     async def add(self, config: DeploymentConfig, version: ModelVersion) -> None:
         """Begin to keep the replicas of one more deployment; return once their rows are there.
@@ -199,8 +201,10 @@ class Fleet:
         """Return whether a replica of the model, that may take `waiting`, is ready or on its way.
 
         False means that none of its deployments is for such requests. Raises `ModelUnavailable`, with the reason, when
-        none that is can be expected soon, and `ModelNotFound` for a model that no deployment serves.
+        none that is can be expected soon, or before `start`, and `ModelNotFound` for a model that no deployment serves.
         """
+        if not self._begun:
+            raise ModelUnavailable(f"{public_name} cannot be served yet: the gateway is starting", retry_after=1)
         if self._deployed and public_name not in self.served():
             raise ModelNotFound(f"{public_name} is not served here; GET /v1/models lists what is", param="model")
         names = [one.name for one in self._deployed if one.model == public_name]

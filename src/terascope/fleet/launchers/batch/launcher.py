@@ -76,12 +76,16 @@ class BatchLauncher:
     async def observe(self, handle: Handle) -> Observation:
         if "directory" not in handle:
             return Observation(Sight.UNKNOWN, reason="the handle names no job")
-        if ended := await asyncio.to_thread(_directory(handle).ended):
+        directory = _directory(handle)
+        if ended := await asyncio.to_thread(directory.ended):
             return ended
         try:
-            return await self._look(handle, self._site.poll_s)
+            seen = await self._look(handle, self._site.poll_s)
         except OSError as error:
             return Observation(Sight.UNKNOWN, reason=str(error))
+        if seen.sight is Sight.GONE:  # its file may have come between the two looks, and says more
+            return await asyncio.to_thread(directory.ended) or seen
+        return seen
 
     async def ended(self, handle: Handle) -> Observation:
         while (seen := await self.observe(handle)).sight is not Sight.GONE:

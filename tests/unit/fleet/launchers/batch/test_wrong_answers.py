@@ -103,6 +103,13 @@ async def test_a_submission_without_an_id_fails(
         await start(launcher(tmp_path, scheduler), job(0))
 
 
+async def test_a_job_that_ends_between_two_looks_tells_its_exit_code(commands: Commands, tmp_path: Path) -> None:
+    """Its file was not there yet when it was looked for; the listing, read after it, has the job ended."""
+    commands(squeue=f"echo 3 > {tmp_path}/ended; echo '7|FAILED|NonZeroExitCode|mine'")
+    seen = await launcher(tmp_path).observe({**_HANDLE, "directory": str(tmp_path)})
+    assert (seen.sight, seen.exit_code) == (Sight.GONE, 3)
+
+
 async def test_a_job_that_was_taken_although_its_submission_failed_is_cancelled(
     commands: Commands, tmp_path: Path
 ) -> None:
