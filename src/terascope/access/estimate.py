@@ -1,6 +1,6 @@
 """What a request may cost at most, as far as that can be said without a tokenizer."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import orjson
 
@@ -15,11 +15,11 @@ _MESSAGE_TOKENS = 16  # and around each message
 _FREE = ("tokenize", "detokenize", "traces/sites")
 _NO_OUTPUT = ("embeddings",)
 _IN_WINDOWS = 4  # times that a token is computed at most: two windows have it, half of whose tokens only stand around
+_ENDLESS = 1 << 60  # the context of a model that does not say
 _BYTES_A_TOKEN = 4  # of ordinary text: what a prompt probably has when nobody counted
 
 
-@dataclass(frozen=True, slots=True)
-class Estimate:
+class Estimate(NamedTuple):
     """Upper bounds in tokens, and bytes of results. `output` is None when the request does not limit its answer."""
 
     prompt: int
@@ -47,20 +47,20 @@ class Estimate:
             return cls(0, 0)
         if request.endpoint == "traces":
             return _trace(request, version)
-        fields = request.fields
+        fields, choices, longest = request.fields, request.choices, version.context_length or _ENDLESS
         messages, inputs = fields.get("messages"), fields.get("input")
         around = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * (len(messages) if isinstance(messages, list) else 1)
         parts = len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
-        text, vectors = _text_and_vectors(request)
-        prompt = _capped(text + vectors + around, version, max(parts, request.choices))
-        probable = _probable(text, vectors, request, version)
+        text, vectors = _text_and_vectors(request) if request.embeds else (request.size, 0)
+        prompt = min(text + vectors + around, longest * max(parts, choices))
+        probable = min(text // _BYTES_A_TOKEN + vectors, longest * choices)
         if request.endpoint in _NO_OUTPUT:
             if fields.get("windows") is not None:
                 prompt = _IN_WINDOWS * (text + around)  # long inputs are welcome there, and windows may overlap
             return cls(prompt, 0, probable=probable)
-        choices = max(request.choices, _positive(fields.get("best_of")))
+        choices = max(choices, _positive(fields["best_of"])) if "best_of" in fields else choices
         limit = _positive(fields.get("max_completion_tokens")) or _positive(fields.get("max_tokens"))
-        return cls(prompt, _capped(limit, version, 1) * choices if limit else None, choices, probable=probable)
+        return cls(prompt, min(limit, longest) * choices if limit else None, choices, probable=probable)
 
 
 def _trace(request: ModelRequest, version: ModelVersion) -> Estimate:

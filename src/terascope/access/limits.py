@@ -62,6 +62,10 @@ class Pass:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+NO_LIMITS = Pass()
+"""That of a request without limits, from which there is nothing to take back."""
+
+
 class Limits:
     """Lets requests in, or says when to come back."""
 
@@ -79,9 +83,11 @@ class Limits:
 
         Raises `RateLimited` with the time to wait, and OpenAI's headers.
         """
-        subjects = self._subjects(grant) if self._any else []
+        if not self._any:
+            return NO_LIMITS
+        subjects = self._subjects(grant)
         if not subjects:
-            return Pass()
+            return NO_LIMITS
         now = self._clock.monotonic()
         for subject in subjects:
             self._check(subject, tokens, now)
@@ -95,7 +101,9 @@ class Limits:
 
     def leave(self, one: Pass, tokens: int) -> None:
         """The request of that pass is over and had so many tokens. Called once for each."""
-        now = self._clock.monotonic() if one.subjects else 0.0
+        if not one.subjects:
+            return
+        now = self._clock.monotonic()
         for subject in one.subjects:
             subject.in_flight -= 1
             if subject.tokens:

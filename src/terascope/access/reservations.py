@@ -58,10 +58,11 @@ class Reservations:
         names = {project} if project else {row.name for row in await self._projects.visible_to(who)}
         return [row for row in await self._store.ending_after(self._clock.now()) if row.project in names]
 
-    def reserved(self, version: ModelVersion, now: float) -> Mapping[str, int]:
-        """How many slots of `version` are reserved at `now`, by project; without waiting."""
+    def reserved(self, version: ModelVersion, later_s: float) -> Mapping[str, int]:
+        """How many slots of `version` are reserved in so many seconds, by project; without waiting."""
         if not self._open:
             return {}
+        now = self._clock.now() + later_s
         slots: Counter[str] = Counter()
         for row in self._open:
             if row.starts <= now < row.ends and row.model in (version.name, version.public_name):

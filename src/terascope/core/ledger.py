@@ -25,8 +25,7 @@ class Hold:
     expires: float
 
 
-@dataclass(frozen=True, slots=True)
-class Share:
+class Share(NamedTuple):
     """What one request has of a block: `amount` of the hold `block` on `allocation`."""
 
     block: str
@@ -49,8 +48,7 @@ class Redraw:
     keep: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Settlement:
+class Settlement(NamedTuple):
     """What the request `id` really cost: its hold is returned and `cost` is charged, to its `share` first.
 
     `more` says that beyond its share something is held for it alone.
@@ -80,7 +78,8 @@ class Settlement:
 class Charge(NamedTuple):
     """What a request cost that is covered for certain, as it is on record until it is entered in the ledger.
 
-    The allocation `unlimited` pays, which has no limit, or the hold `block` on `allocation`; the others are empty.
+    The allocation `unlimited` pays, which has no limit, or the hold `block` on `allocation`; the others are empty. The
+    first of its fields are those of the settlement that it was made of.
     """
 
     id: str
@@ -96,18 +95,9 @@ class Charge(NamedTuple):
     block: str
     allocation: str
 
-    @classmethod
-    def of(cls, one: Settlement) -> "Charge":
-        """That of a settlement that is `covered`."""
-        block, allocation = ("", "") if one.share is None else (one.share.block, one.share.allocation)
-        who = (one.user_id, one.key_id, one.model, one.prompt_tokens, one.output_tokens)
-        return cls._make((one.id, one.project, one.cost, one.now, one.unlimited, *who, block, allocation))
-
     def settlement(self) -> Settlement:
         """What it was made of; all of its share is what it cost."""
-        share = Share(self.block, self.allocation, self.amount) if self.block else None
-        who = (self.user_id, self.key_id, self.model, self.prompt_tokens, self.output_tokens)
-        return Settlement(self.id, self.project, self.amount, self.time, self.unlimited, *who, share)
+        return Settlement(*self[:10], Share(self.block, self.allocation, self.amount) if self.block else None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,10 +26,10 @@ class Replica:
         self.info: EngineInfo | None = None
         self.suspect = False
         self.breaker = Breaker()
-        self._in_flight = 0
+        self.in_flight = 0
+        """How many requests it is answering; `occupy` and `free` change it."""
         self._peak = 0
         self._idle = asyncio.Event()
-        self._idle.set()
 
     @property
     def id(self) -> str:
@@ -51,28 +51,28 @@ class Replica:
         """Whether new requests may be sent to it."""
         return self.row.status is ReplicaStatus.READY and not self.suspect
 
-    @property
-    def in_flight(self) -> int:
-        """How many requests it is answering; counted by whoever sends them."""
-        return self._in_flight
+    def occupy(self, requests: int) -> None:
+        """It answers so many requests more."""
+        self.in_flight += requests
+        if self.in_flight > self._peak:
+            self._peak = self.in_flight
 
-    @in_flight.setter
-    def in_flight(self, count: int) -> None:
-        self._in_flight = count
-        self._peak = max(self._peak, count)
-        if count:
-            self._idle.clear()
-        else:
+    def free(self, requests: int) -> None:
+        """So many of those that it answered are over."""
+        self.in_flight -= requests
+        if not self.in_flight:
             self._idle.set()
 
     def take_peak(self) -> int:
         """The most requests that it answered at once since the last call."""
-        peak, self._peak = self._peak, self._in_flight
+        peak, self._peak = self._peak, self.in_flight
         return peak
 
     async def idle(self) -> None:
         """Return once nothing is in flight."""
-        await self._idle.wait()
+        while self.in_flight:
+            self._idle.clear()
+            await self._idle.wait()
 
     def lacks(self, endpoint: str, needs: frozenset[str]) -> frozenset[str]:
         """Return what of `needs`, and `endpoint` itself, its engine does not have."""

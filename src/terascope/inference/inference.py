@@ -21,13 +21,14 @@ from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
 from terascope.files.files import Files
+from terascope.inference.line import Place
 from terascope.inference.passing import Ending, Passing
 from terascope.inference.patience import Patience
 from terascope.inference.quotes import cost_in
 from terascope.inference.reply import Reply, Unheard
 from terascope.inference.run import Run
 from terascope.inference.searching import Asker, Searches
-from terascope.inference.turns import Place, Turns
+from terascope.inference.turns import Turns
 from terascope.internals.limits import Cost
 from terascope.protocol.request import ModelRequest
 from terascope.provenance.recorder import Recorder

@@ -4,8 +4,8 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import cached_property
 
+from terascope.access.estimate import is_free
 from terascope.core.clock import Clock
 from terascope.core.errors import ModelUnavailable, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
@@ -20,32 +20,80 @@ from terascope.scheduler.pace import AnswerLength, Pace
 from terascope.scheduler.queue import ModelQueue
 from terascope.scheduler.ticket import Ticket
 
-Reserved = Callable[[], Mapping[str, int]]
-"""How many slots of the model are reserved now, by project."""
+Reserved = Callable[[ModelVersion, float], Mapping[str, int]]
+"""How many slots of a model are reserved so many seconds from now, by project."""
 _KINDS = 1000  # kinds of requests whose replicas are remembered
 
 
-class Waiter:
-    """One request in line, and the replica it gets."""
+class Place:
+    """One request's place in line, and on the replica whose turn it got."""
 
-    def __init__(self, ticket: Ticket, request: ModelRequest) -> None:
+    replica: asyncio.Future[Replica]
+    """What is waited for; who need not wait has none."""
+
+    def __init__(self, line: "ModelLine", ticket: Ticket, request: ModelRequest) -> None:
         self.ticket = ticket
         self.request = request
         self.kind = request.kind
-        self.places = request.choices
+        self.slots = request.choices
         self.since = 0.0
+        self._line = line
+        self._taken: Replica | None = None
 
-    @cached_property
-    def replica(self) -> asyncio.Future[Replica]:
-        """What is waited for; who need not wait needs none."""
-        return asyncio.get_running_loop().create_future()
+    def turn(self) -> "Place":
+        """A replica that can serve the request, as `async with`, counted as busy with it until the block ends.
+
+        Waits for the turn, and while replicas are on their way. Raises `ModelUnavailable` when none is, or after
+        `server.wait_timeout_s`, and `UnsupportedFeature` when replicas are ready but none can do what is asked. May be
+        asked for again when a replica was lost.
+        """
+        return self
+
+    async def __aenter__(self) -> Replica:
+        line = self._line
+        if is_free(self.request) and (able := line.any_able(self)):
+            return able
+        taken = self._taken = line.at_once(self) or await line.take(self)
+        return taken
+
+    async def __aexit__(self, *raised: object) -> None:
+        taken, self._taken = self._taken, None
+        if taken is not None:
+            self._line.give_back(self, taken)
+
+    def wait_s(self) -> float | None:
+        """About how many seconds the turn is away; None when that is not known or the turn has come."""
+        return self._line.wait_s(self.ticket)
+
+    def first_byte(self, replica: Replica, seconds: float) -> None:
+        """The first byte of the answer came so long after the engine was asked."""
+        self._line.first_byte(replica, seconds)
+
+    def cost(self, cost: int) -> None:
+        """The answer has cost so much by now, in micro service units; more than was expected."""
+        if cost > self.ticket.charged and cost > self.ticket.expected:
+            self._line.queue.charge(self.ticket, cost)
+
+    def settle(self, cost: int, tokens: int) -> None:
+        """The request is over: so much it has cost, and so many tokens its answer had."""
+        self._line.queue.charge(self.ticket, cost)
+        self._line.pace.served(cost)
+        if tokens:
+            self._line.lengths.seen(self.ticket.project, tokens)
 
 
 class ModelLine:
     """Gives the requests for one model their turns on its replicas."""
 
     def __init__(
-        self, version: ModelVersion, fleet: Fleet, queue: ModelQueue, reserved: Reserved, clock: Clock, look_s: float
+        self,
+        version: ModelVersion,
+        fleet: Fleet,
+        queue: ModelQueue,
+        reserved: Reserved,
+        clock: Clock,
+        look_s: float,
+        wait_timeout_s: float,
     ) -> None:
         """While anybody waits, what is reserved is looked at every `look_s` seconds, since nothing tells of its end."""
         self.version = version
@@ -55,42 +103,53 @@ class ModelLine:
         self._fleet = fleet
         self._reserved = reserved
         self._look_s = look_s
+        self._wait_timeout_s = wait_timeout_s
         self._clock = clock
-        self._waiters: dict[Ticket, Waiter] = {}
+        self._waiters: dict[Ticket, Place] = {}
         self._able_of: tuple[Replica, ...] = ()
         self._able_for: dict[tuple[Kind, Qos], list[Replica]] = {}
-        self._limits: dict[str, InFlightLimit] = {}
+        self._limits: dict[Replica, InFlightLimit] = {}
         self._watching: asyncio.Task[None] | None = None
 
-    async def take(self, waiter: Waiter, timeout_s: float) -> Replica:
-        """Return a replica, counted as busy with the request until `give_back`, when its turn comes.
+    def at_once(self, place: Place) -> Replica | None:
+        """A replica, counted as busy with the request until `give_back`; None when it must wait for its turn."""
+        if self.queue.size or self._reserved(self.version, 0.0):
+            return None
+        able = self._able(place)
+        roomy = able if len(able) == 1 and self._room(able[0], place.ticket.qos) else self._roomy(place)
+        if not roomy:
+            return None
+        self.queue.start_at_once(place.ticket)
+        return self._begin(place, roomy)
+
+    async def take(self, place: Place) -> Replica:
+        """Return a replica as `at_once` does, when the request's turn comes.
 
         Raises `UnsupportedFeature` when replicas are ready but none can do what is asked, `ModelUnavailable` when
-        none is or will be ready, or when the turn does not come within `timeout_s`. On raise and on cancellation the
-        request is in line no more.
+        none is or will be ready, or when the turn does not come within `wait_timeout_s`. On raise and on cancellation
+        the request is in line no more.
         """
-        if not self.queue and not self._reserved() and (roomy := self._roomy(waiter)):
-            self.queue.start_at_once(waiter.ticket)
-            return self._begin(waiter, roomy)
-        self._check(waiter)
-        waiter.since = self._clock.monotonic()
-        self._waiters[waiter.ticket] = waiter
-        self.queue.add(waiter.ticket)
+        self._check(place)
+        place.since = self._clock.monotonic()
+        place.replica = asyncio.get_running_loop().create_future()
+        self._waiters[place.ticket] = place
+        self.queue.add(place.ticket)
         self._serve()
         try:
-            if not waiter.replica.done():
-                await self._wait(waiter, timeout_s)
-            return waiter.replica.result()
+            if not place.replica.done():
+                await self._wait(place)
+            return place.replica.result()
         except BaseException:
-            self._leave(waiter)
+            self._leave(place)
             raise
 
-    def give_back(self, waiter: Waiter, replica: Replica) -> None:
+    def give_back(self, place: Place, replica: Replica) -> None:
         """The request needs its replica no more."""
-        replica.in_flight -= waiter.places
-        self.queue.end(waiter.ticket)
+        replica.free(place.slots)
+        self.queue.end(place.ticket)
         self.pace.ended(self._clock.monotonic())
-        self._serve()
+        if self.queue.size:
+            self._serve()
 
     def first_byte(self, replica: Replica, seconds: float) -> None:
         """The first byte of an answer came so long after it was asked for."""
@@ -111,72 +170,72 @@ class ModelLine:
 
     def demand(self) -> Demand:
         """What waits here, and how many places each replica has, as far as that is known."""
-        kinds: dict[tuple[Kind, Qos], list[Waiter]] = {}
-        for waiter in self._waiters.values():
-            kinds.setdefault((waiter.kind, waiter.ticket.qos), []).append(waiter)
-        waiting = (Waiting(*kind, sum(one.places for one in of), of[0].since) for kind, of in kinds.items())
+        kinds: dict[tuple[Kind, Qos], list[Place]] = {}
+        for place in self._waiters.values():
+            kinds.setdefault((place.kind, place.ticket.qos), []).append(place)
+        waiting = (Waiting(*kind, sum(one.slots for one in of), of[0].since) for kind, of in kinds.items())
         places = {one.id: limit.value for one in self._ready() if (limit := self._limit(one)).known}
         return Demand(tuple(waiting), places=places)
 
-    def any_able(self, waiter: Waiter) -> Replica | None:
+    def any_able(self, place: Place) -> Replica | None:
         """A replica for what needs no turn, as it costs next to nothing."""
-        able = self._able(waiter)
+        able = self._able(place)
         return able[least_loaded([one.in_flight for one in able])] if able else None
 
-    async def _wait(self, waiter: Waiter, timeout_s: float) -> None:
-        if not self._able(waiter):
+    async def _wait(self, place: Place) -> None:
+        if not self._able(place):
             self._fleet.scaling.stir()  # perhaps none is kept while nobody asks
         if self._watching is None:
             self._watching = asyncio.create_task(self._watch())
         try:
-            async with asyncio.timeout(timeout_s):
-                await asyncio.wait([waiter.replica])
+            async with asyncio.timeout(self._wait_timeout_s):
+                await asyncio.wait([place.replica])
         except TimeoutError:
-            raise self._late(timeout_s) from None
+            raise self._late() from None
 
-    def _late(self, timeout_s: float) -> ModelUnavailable:
-        name = self.version.public_name
+    def _late(self) -> ModelUnavailable:
+        name, waited = self.version.public_name, f"{self._wait_timeout_s:g} s"
         if self._ready():
-            return ModelUnavailable(f"{name} had no place for this request in {timeout_s:g} s", retry_after=60)
+            return ModelUnavailable(f"{name} had no place for this request in {waited}", retry_after=60)
         later = math.ceil(self._fleet.coming_s(name) or 60)
-        return ModelUnavailable(f"no replica of {name} became ready in {timeout_s:g} s", retry_after=later)
+        return ModelUnavailable(f"no replica of {name} became ready in {waited}", retry_after=later)
 
-    def _leave(self, waiter: Waiter) -> None:
-        self._waiters.pop(waiter.ticket, None)
-        if self.queue.remove(waiter.ticket):
-            waiter.replica.cancel()
-        elif waiter.replica.done() and not waiter.replica.cancelled() and not waiter.replica.exception():
-            self.give_back(waiter, waiter.replica.result())  # the turn came in the moment the client left
+    def _leave(self, place: Place) -> None:
+        self._waiters.pop(place.ticket, None)
+        if self.queue.remove(place.ticket):
+            place.replica.cancel()
+        elif place.replica.done() and not place.replica.cancelled() and not place.replica.exception():
+            self.give_back(place, place.replica.result())  # the turn came in the moment the client left
 
     async def _watch(self) -> None:
         """While anybody waits: see what changes in the fleet, and with time."""
         while self._waiters:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._fleet.wait_for_change(self.version.public_name), self._look_s)
-            for waiter in list(self._waiters.values()):
+            for place in list(self._waiters.values()):
                 try:
-                    self._check(waiter)
+                    self._check(place)
                 except ServiceError as error:
-                    self._refuse(waiter, error)
+                    self._refuse(place, error)
             self._serve()
         self._watching = None
 
-    def _refuse(self, waiter: Waiter, error: ServiceError) -> None:
-        del self._waiters[waiter.ticket]
-        self.queue.remove(waiter.ticket)
-        waiter.replica.set_exception(error)
+    def _refuse(self, place: Place, error: ServiceError) -> None:
+        del self._waiters[place.ticket]
+        self.queue.remove(place.ticket)
+        place.replica.set_exception(error)
 
-    def _check(self, waiter: Waiter) -> None:
-        """Raise when no replica that can do what `waiter` asks is ready, or on its way."""
-        if self._able(waiter):
+    def _check(self, place: Place) -> None:
+        """Raise when no replica that can do what `place` asks is ready, or on its way."""
+        if self._able(place):
             return
-        waiting = Waiting(waiter.kind, waiter.ticket.qos, waiter.places, waiter.since)
+        waiting = Waiting(place.kind, place.ticket.qos, place.slots, place.since)
         if not self._fleet.check_hope(self.version.public_name, waiting):
-            raise UnsupportedFeature(self._lacking(waiter))
+            raise UnsupportedFeature(self._lacking(place))
 
-    def _lacking(self, waiter: Waiter) -> str:
+    def _lacking(self, place: Place) -> str:
         """What no deployment or engine of the model does of what is asked, for the user."""
-        name, request, qos = self.version.public_name, waiter.request, waiter.ticket.qos
+        name, request, qos = self.version.public_name, place.request, place.ticket.qos
         meant = [one for one in self._fleet.deployments_for(name) if request.modes <= set(one.modes)]
         if not meant:
             modes = " and ".join(sorted(request.modes))
@@ -193,45 +252,45 @@ class ModelLine:
         """Give turns for as long as there are places."""
         while self.queue:
             free = {qos: sum(self._room(one, qos) for one in self._ready()) for qos in self.queue.classes()}
-            ticket = self.queue.next(self._fits, free, self._reserved())
+            ticket = self.queue.next(self._fits, free, self._reserved(self.version, 0.0))
             if ticket is None:
                 return
-            waiter = self._waiters.pop(ticket)
-            waiter.replica.set_result(self._begin(waiter, self._roomy(waiter)))
+            place = self._waiters.pop(ticket)
+            place.replica.set_result(self._begin(place, self._roomy(place)))
 
-    def _begin(self, waiter: Waiter, roomy: list[Replica]) -> Replica:
+    def _begin(self, place: Place, roomy: list[Replica]) -> Replica:
         replica = roomy[0] if len(roomy) == 1 else roomy[least_loaded([one.in_flight for one in roomy])]
-        replica.in_flight += waiter.places
+        replica.occupy(place.slots)
         self.pace.began(self._clock.monotonic())
         return replica
 
     def _fits(self, ticket: Ticket) -> bool:
         return any(self._room(one, ticket.qos) for one in self._trusted(self._waiters[ticket]))
 
-    def _roomy(self, waiter: Waiter) -> list[Replica]:
-        return [one for one in self._trusted(waiter) if self._room(one, waiter.ticket.qos)]
+    def _roomy(self, place: Place) -> list[Replica]:
+        return [one for one in self._trusted(place) if self._room(one, place.ticket.qos)]
 
     def _room(self, replica: Replica, qos: Qos) -> int:
-        return self._limit(replica).room(replica.in_flight, qos)
+        limit = self._limits.get(replica) or self._limit(replica)
+        return limit.room(replica.in_flight, qos)
 
     def _limit(self, replica: Replica) -> InFlightLimit:
-        found = self._limits.get(replica.id)
+        found = self._limits.get(replica)
         if found is None:
-            gone = self._limits.keys() - {one.id for one in self._ready()}
-            for old in gone:
+            for old in self._limits.keys() - self._ready():
                 del self._limits[old]
-            found = self._limits[replica.id] = _limit(replica)
+            found = self._limits[replica] = _limit(replica)
         return found
 
     def _ready(self) -> tuple[Replica, ...]:
         return self._fleet.replicas_for(self.version.public_name)
 
-    def _trusted(self, waiter: Waiter) -> list[Replica]:
+    def _trusted(self, place: Place) -> list[Replica]:
         """The able ones that did not lose one request after the other of late, and those that are to be tried again.
 
         Where all of them did, each error is told at once, and nobody waits: then it is all of them.
         """
-        able = self._able(waiter)
+        able = self._able(place)
         if len(able) < 2:
             return able
         closed = [one for one in able if one.breaker.closed]
@@ -240,12 +299,12 @@ class ModelLine:
         now = self._clock.monotonic()
         return [one for one in able if one.breaker.admits(now, one.in_flight)]
 
-    def _able(self, waiter: Waiter) -> list[Replica]:
+    def _able(self, place: Place) -> list[Replica]:
         """The ready replicas that can do what is asked; remembered for as long as they are the same."""
-        ready = self._ready()
+        ready = self._fleet.replicas_for(self.version.public_name)
         if self._able_of is not ready:
             self._able_of, self._able_for = ready, {}
-        kind = (waiter.kind, waiter.ticket.qos)
+        kind = (place.kind, place.ticket.qos)
         found = self._able_for.get(kind)
         if found is None:
             found = [one for one in ready if may(one.launch, one.info, *kind)]

@@ -18,12 +18,12 @@ from terascope.files.files import Files
 from terascope.fleet.replica import Replica
 from terascope.inference.annotating import annotated, annotation_event
 from terascope.inference.keeping import Keeping
+from terascope.inference.line import Place
 from terascope.inference.patience import Beat, Patience
 from terascope.inference.quotes import priced
 from terascope.inference.refusals import refusal
 from terascope.inference.reply import Header, Reply
 from terascope.inference.run import Run
-from terascope.inference.turns import Place
 from terascope.internals.lora import CONFIG, WEIGHTS
 from terascope.protocol.errors import engine_error, error_in, text_of
 from terascope.protocol.request import ModelRequest

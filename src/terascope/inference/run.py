@@ -6,7 +6,7 @@ import orjson
 
 from terascope.access.days import AMOUNTS, Reservation
 from terascope.access.estimate import probable_prompt_tokens
-from terascope.access.limits import Pass
+from terascope.access.limits import NO_LIMITS, Pass
 from terascope.access.principal import Grant, Principal
 from terascope.core.clock import Clock
 from terascope.core.errors import AllocationExhausted, DeadlineExceeded, IdleTimeout, InternalError, ServiceError
@@ -14,7 +14,7 @@ from terascope.core.models import ModelVersion
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.fleet.replica import Replica
-from terascope.inference.turns import Place
+from terascope.inference.line import Place
 from terascope.internals.limits import BYTES_PER_MICRO, GRADIENT_SHARE
 from terascope.protocol.request import ModelRequest
 
@@ -45,7 +45,7 @@ class Run:
         self._request: ModelRequest | None = None
         self._version: ModelVersion | None = None
         self.grant: Grant | None = None
-        self.admitted = Pass()
+        self.admitted: Pass = NO_LIMITS
         self.reserved = Reservation()
         self.place: Place | None = None
         self._replica: Replica | None = None

@@ -111,13 +111,16 @@ class FairLines:
         if not self._waiting:
             self._virtual = self._furthest
 
-    def start_at_once(self, ticket: Ticket) -> None:
-        """As `add` and `start`, for a `ticket` that has a place when it comes, while nobody waits."""
-        line = self._line(ticket.project)
-        line.virtual = max(line.virtual, self._virtual)
-        ticket.catches_up = self._owed > 0
-        self.charge(ticket, ticket.expected)
-        self._virtual = self._furthest
+    def ran_alone(self, ticket: Ticket, cost: int) -> None:
+        """As `add`, `start` and `charge`, for a `ticket` that had a place when it came, while nobody waited."""
+        self._usage.add(ticket.project, cost)
+        line = self._lines.get(ticket.project) or self._line(ticket.project)
+        start = max(line.virtual, self._virtual)
+        ticket.catches_up, ticket.charged = self._owed > 0, cost
+        pace = 0 if ticket.catches_up else 1 / self._usage.shares(ticket.project)
+        line.virtual = start + cost * pace
+        self._virtual = max(self._furthest, start + ticket.expected * pace)
+        self._furthest = max(self._virtual, line.virtual)
 
     def charge(self, ticket: Ticket, cost: int) -> None:
         """Bring what the project has been charged for `ticket` to `cost`: up, or down again."""

@@ -3,6 +3,7 @@
 import math
 
 _HALF_LIFE_S = 60.0
+_STEP_S = 1.0  # how often time is counted that never ends
 _REMEMBERED = 0.1  # the weight of the newest request in a project's average
 _UNKNOWN_TOKENS = 128  # of an answer, where nothing was seen yet
 
@@ -15,18 +16,20 @@ class Pace:
 
     def __init__(self) -> None:
         self._served = self._busy_s = 0.0
-        self._since: float | None = None
+        self._since = 0.0  # nothing of the time before it is left to count
         self._running = 0
 
     def began(self, now: float) -> None:
         """A request runs."""
-        self._count(now)
+        if not self._running:
+            self._since = now
         self._running += 1
 
     def ended(self, now: float) -> None:
         """One that ran is over."""
-        self._count(now)
         self._running -= 1
+        if not self._running or now - self._since > _STEP_S:
+            self._count(now)
 
     def served(self, cost: float) -> None:
         """So much service was given to one that ran."""
@@ -37,11 +40,10 @@ class Pace:
         return cost * self._busy_s / self._served if self._served and self._busy_s else None
 
     def _count(self, now: float) -> None:
-        if self._running and self._since is not None:
-            passed = max(0.0, now - self._since)
-            left = math.exp2(-passed / _HALF_LIFE_S)
-            self._served, self._busy_s = self._served * left, self._busy_s * left + passed
-        self._since = now
+        """All of the time since the last count there was something to serve."""
+        passed = max(0.0, now - self._since)
+        left = math.exp2(-passed / _HALF_LIFE_S)
+        self._served, self._busy_s, self._since = self._served * left, self._busy_s * left + passed, now
 
 
 class AnswerLength:

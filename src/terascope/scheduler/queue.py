@@ -1,6 +1,5 @@
 """The queue of one model: who goes next when there is room."""
 
-from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping
 
 from terascope.core.projects import Qos
@@ -18,40 +17,47 @@ class ModelQueue:
 
     A reservation keeps slots for a project: its tickets go first until so many of them run, and nobody else's take the
     last places that are kept. Otherwise the class of service decides first, then fair shares within it.
+
+    What runs because nobody waited takes nothing from anybody: it is charged when it is over, or when somebody waits.
     """
 
     def __init__(self, floors: Mapping[Qos, float], usage: Usage) -> None:
         self._classes = Classes(floors)
         self._lines = {qos: FairLines(usage) for qos in Qos}
-        self._running: Counter[str] = Counter()
-        self._waiting = 0
+        self._running: dict[str, int] = {}
+        self.size = 0
+        """How many tickets wait."""
+        self._alone: dict[Ticket, None] = {}  # that run, and are not charged yet; first come first
 
     def __len__(self) -> int:
-        return self._waiting
+        return self.size
 
     def waiting(self) -> dict[Qos, int]:
         """How many tickets wait, by class."""
         return {qos: len(lines) for qos, lines in self._lines.items()}
 
     def __bool__(self) -> bool:
-        return self._waiting > 0
+        return self.size > 0
 
     def __contains__(self, ticket: Ticket) -> bool:
         return ticket in self._lines[ticket.qos]
 
     def running(self, project: str) -> int:
         """How many tickets of `project` have had their turn and are not over."""
-        return self._running[project]
+        return self._running.get(project, 0)
 
     def add(self, ticket: Ticket) -> None:
         """Have `ticket` wait."""
-        self._waiting += 1
+        for one in self._alone:
+            self._lines[one.qos].ran_alone(one, one.expected)
+        self._alone = {}
+        self.size += 1
         self._lines[ticket.qos].add(ticket)
 
     def remove(self, ticket: Ticket) -> bool:
         """`ticket` waits no more; return whether it did."""
         waited = self._lines[ticket.qos].remove(ticket)
-        self._waiting -= waited
+        self.size -= waited
         return waited
 
     def next(self, fits: Fits, free: Mapping[Qos, int], reserved: Mapping[str, int]) -> Ticket | None:
@@ -60,7 +66,7 @@ class ModelQueue:
         `free` is how many places there are for each class in which anybody waits; `reserved` how many are kept for
         which projects.
         """
-        kept = {project: left for project in reserved if (left := reserved[project] - self._running[project]) > 0}
+        kept = {project: left for project in reserved if (left := reserved[project] - self.running(project)) > 0}
         refused: set[tuple[Hashable, Qos]] = set()
         for ticket in self._order(kept, [qos for qos in self.classes() if free[qos] > sum(kept.values())]):
             kind = (ticket.needs, ticket.qos)
@@ -72,18 +78,24 @@ class ModelQueue:
 
     def start_at_once(self, ticket: Ticket) -> None:
         """As `add` and `next`, for a `ticket` that has a place when it comes; nobody waits and nothing is reserved."""
-        self._classes.served_alone(ticket.qos, ticket.expected)
-        self._lines[ticket.qos].start_at_once(ticket)
-        self._running[ticket.project] += 1
+        if self._classes.owed:
+            self._classes.served_alone(ticket.qos, ticket.expected)
+        if not ticket.charged:  # as it is when it had a turn before
+            self._alone[ticket] = None
+        self._running[ticket.project] = self._running.get(ticket.project, 0) + 1
 
     def charge(self, ticket: Ticket, cost: int) -> None:
         """A ticket that runs has cost that much so far, or will have in the end."""
-        self._lines[ticket.qos].charge(ticket, cost)
+        if ticket in self._alone:
+            del self._alone[ticket]
+            self._lines[ticket.qos].ran_alone(ticket, cost)
+        else:
+            self._lines[ticket.qos].charge(ticket, cost)
 
     def end(self, ticket: Ticket) -> None:
         """A ticket that ran is over: what it holds is free. Called once for each that `next` returned."""
-        self._running[ticket.project] -= 1
-        if not self._running[ticket.project]:
+        left = self._running[ticket.project] = self._running[ticket.project] - 1
+        if not left:
             del self._running[ticket.project]
 
     def before(self, ticket: Ticket) -> float:
@@ -105,7 +117,7 @@ class ModelQueue:
             yield from self._lines[qos].order()
 
     def _start(self, ticket: Ticket) -> None:
-        self._waiting -= 1
+        self.size -= 1
         self._classes.served(ticket.qos, ticket.expected, self.classes())
         self._lines[ticket.qos].start(ticket)
-        self._running[ticket.project] += 1
+        self._running[ticket.project] = self.running(ticket.project) + 1

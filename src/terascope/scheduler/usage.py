@@ -21,7 +21,8 @@ class Usage:
 
     def add(self, project: str, cost: float) -> None:
         """`project` has used `cost`; when more is given back than it used, it has used nothing."""
-        self._fade()
+        if self._monotonic() - self._at >= _STEP_S:
+            self._fade()
         used = self._used.get(project, 0.0) + cost
         if used > 0:
             self._used[project] = used

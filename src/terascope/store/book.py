@@ -6,6 +6,8 @@ is ever overspent.
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from operator import itemgetter
+from typing import Any
 
 from sqlalchemy import Connection
 
@@ -13,6 +15,8 @@ from terascope.core.ledger import Charge, EntryKind, Redraw, Settlement, Share
 from terascope.store.plain import LOCK, Plain, PlainIn
 
 _DAY_S = 86_400
+_payer_of = itemgetter(*(Charge._fields.index(name) for name in ("unlimited", "block", "allocation")))
+_amount_of = itemgetter(Charge._fields.index("amount"))
 _FIELDS = "SELECT id, project, unlimited, balance, held, starts, ends FROM allocations WHERE"
 _BY_PROJECT = PlainIn(f"{_FIELDS} project IN ({{}}) ORDER BY id{LOCK}")
 _BY_ID = PlainIn(f"{_FIELDS} id IN ({{}}) ORDER BY id{LOCK}")
@@ -196,23 +200,43 @@ class Book:
             self.charge(settlement, allocation, amount, tokens=number == 0)
         return settlement.cost - sum(paid.values())
 
-    def settle_charges(self, charges: Iterable[Charge]) -> list[str]:
-        """Enter charges, each as `settle` would; return the requests of those that nobody could pay for in full."""
-        return [one.id for one in charges if not self._pays_alone(one) and self.settle(one.settlement())]
+    def settle_charges(self, rows: Iterable[tuple[Any, ...]]) -> list[str]:
+        """Enter charges, given as rows of `Charge`, each as `settle` would.
 
-    def _pays_alone(self, charge: Charge) -> bool:
-        """Enter `charge` if one account or block can pay all of it, as nearly always."""
-        amount, account = charge.amount, self.accounts.get(charge.unlimited)
+        Returns the requests of those that nobody could pay for in full.
+        """
+        groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
+        for row in rows:
+            groups.setdefault(_payer_of(row), []).append(row)
+        return [lacking for payer, group in groups.items() for lacking in self._settle_group(payer, group)]
+
+    def _settle_group(self, payer: tuple[str, str, str], group: list[tuple[Any, ...]]) -> list[str]:
+        """Enter charges to one account or block: together if it can pay for all, as nearly always, else one by one."""
+        paid_by = self._pay(payer, sum(map(_amount_of, group)))
+        if paid_by is None and len(group) > 1:
+            return [lacking for row in group for lacking in self._settle_group(payer, [row])]
+        if paid_by is None:
+            charge = Charge._make(group[0])
+            return [charge.id] if self.settle(charge.settlement()) else []
+        kind = EntryKind.CHARGE.value
+        self._entries += [
+            (entry_id, paid_by, project, kind, -amount, now, int(now // _DAY_S), user, key, model, prompt, output, "")
+            for entry_id, project, amount, now, _, user, key, model, prompt, output, _, _ in group
+        ]
+        return []
+
+    def _pay(self, payer: tuple[str, str, str], amount: int) -> str | None:
+        """Take `amount` from an account without a limit or a block; return the account, or None if it lacks that."""
+        unlimited, block, allocation = payer
+        account = self.accounts.get(unlimited)
         if account is None:
-            part = self._part_of(charge.block, charge.allocation)
+            part = self._part_of(block, allocation)
             if part is None or part.amount < amount:
-                return False
-            self._shrink(charge.block, part, amount)
+                return None
+            self._shrink(block, part, amount)
             account = part.account
         account.add(-amount)
-        who = (charge.user_id, charge.key_id, charge.model, charge.prompt_tokens, charge.output_tokens)
-        self.enter(charge.id, account.id, charge.project, EntryKind.CHARGE, -amount, charge.time, *who)
-        return True
+        return account.id
 
     def _settle_share(self, settlement: Settlement) -> dict[str, int]:
         """Let the block pay that the request has a share of; return how much, by allocation."""

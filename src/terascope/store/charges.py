@@ -6,6 +6,7 @@ transaction: whoever gets it enters it, once. Allocations are always locked befo
 """
 
 from collections.abc import Iterable, Sequence
+from operator import itemgetter
 
 from sqlalchemy import Connection
 
@@ -14,8 +15,10 @@ from terascope.store.book import Book
 from terascope.store.database import Database
 from terascope.store.plain import Plain, PlainIn
 
+_block_of = itemgetter(Charge._fields.index("block"))
 _COLUMNS = ", ".join(Charge._fields)
 _MARKS = ", ".join("?" * len(Charge._fields))
+_NO_BLOCK = ("", "")
 _ADD = Plain(f"INSERT INTO charges ({_COLUMNS}) VALUES ({_MARKS})")  # noqa: S608 - our own columns
 _PROJECTS = Plain("SELECT DISTINCT project FROM charges")
 _TAKE_OF_PROJECTS = PlainIn(f"DELETE FROM charges WHERE project IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608 - our columns
@@ -35,13 +38,13 @@ class ChargeStore:
 
 
 def add_charges(connection: Connection, settlements: Iterable[Settlement]) -> None:
-    """Put settlements that can wait on record, in the transaction that `connection` is in."""
-    _ADD.run(connection, [Charge.of(one) for one in settlements])
+    """Put settlements that are `covered` on record, in the transaction that `connection` is in."""
+    _ADD.run(connection, [one[:10] + (one.share[:2] if one.share else _NO_BLOCK) for one in settlements])
 
 
 def enter_of_blocks(connection: Connection, book: Book, blocks: Sequence[str]) -> list[str]:
     """Enter the charges that are to be paid by `blocks`, looked up in `book`; return the requests not covered."""
-    return book.settle_charges(map(Charge._make, _TAKE_OF_BLOCKS.rows(connection, blocks)))
+    return book.settle_charges(_TAKE_OF_BLOCKS.rows(connection, blocks))
 
 
 def _enter(connection: Connection, asked: Sequence[None]) -> list[list[str]]:
@@ -49,8 +52,8 @@ def _enter(connection: Connection, asked: Sequence[None]) -> list[list[str]]:
     if not projects:
         return [[] for _ in asked]
     book = Book(connection, projects=projects)
-    taken = [Charge._make(row) for row in _TAKE_OF_PROJECTS.rows(connection, projects)]
-    book.load_holds(one.block for one in taken if one.block)
+    taken = _TAKE_OF_PROJECTS.rows(connection, projects)
+    book.load_holds(filter(None, map(_block_of, taken)))
     uncovered = book.settle_charges(taken)
     book.save()
     return [uncovered, *([] for _ in asked[1:])]

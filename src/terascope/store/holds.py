@@ -82,8 +82,11 @@ def settle(connection: Connection, settlements: Sequence[Settlement]) -> list[in
 
     What is covered for certain is only put on record, to be entered in the ledger a moment later.
     """
-    add_charges(connection, (one for one in settlements if one.covered))
-    others = [one for one in settlements if not one.covered]
+    covered: list[Settlement] = []
+    others: list[Settlement] = []
+    for one in settlements:
+        (covered if one.covered else others).append(one)
+    add_charges(connection, covered)
     if not others:
         return [0] * len(settlements)
     book = Book(connection, projects=(one.project for one in others))

@@ -40,7 +40,7 @@ async def test_slots_are_kept_between_two_times(access: Access, clock: ManualClo
     await access.reservations.create("lab", "m", 4, now + 10, now + 20)
     await access.reservations.create("lab", "m@1", 2, now + 15, now + 30)
     await access.reservations.create("ocean", "m@2", 8, now, now + 30)
-    told = {after: dict(access.reservations.reserved(MODEL, now + after)) for after in (0, 10, 15, 20, 30)}
+    told = {after: dict(access.reservations.reserved(MODEL, after)) for after in (0, 10, 15, 20, 30)}
     assert told == {0: {}, 10: {"lab": 4}, 15: {"lab": 6}, 20: {"lab": 2}, 30: {}}
 
 
@@ -48,7 +48,7 @@ async def test_one_that_is_cancelled_keeps_nothing(access: Access, clock: Manual
     now = clock.now()
     one = await access.reservations.create("lab", "m", 4, now, now + 20)
     await access.reservations.cancel(one.id)
-    assert access.reservations.reserved(MODEL, now) == {}
+    assert access.reservations.reserved(MODEL, 0) == {}
     with pytest.raises(NotFound):
         await access.reservations.cancel(one.id)
 
@@ -56,9 +56,9 @@ async def test_one_that_is_cancelled_keeps_nothing(access: Access, clock: Manual
 async def test_another_gateways_is_seen(access: Access, database: Database, clock: ManualClock) -> None:
     other, now = Access(database, clock), clock.now()
     await access.reservations.create("lab", "m", 4, now, now + 20)
-    assert other.reservations.reserved(MODEL, now) == {}
+    assert other.reservations.reserved(MODEL, 0) == {}
     await other.reservations.look()
-    assert other.reservations.reserved(MODEL, now) == {"lab": 4}
+    assert other.reservations.reserved(MODEL, 0) == {"lab": 4}
 
 
 async def test_members_see_those_of_their_projects(access: Access, clock: ManualClock) -> None:

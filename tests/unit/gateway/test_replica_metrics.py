@@ -39,7 +39,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, str], float]:
 
 def test_each_replica_counts_for_itself() -> None:
     one, other = replica("a"), replica("b", ReplicaStatus.STARTING)
-    one.in_flight = 2
+    one.occupy(2)
     metrics = Metrics()
     metrics.watch(dict, lambda: (one, other))
     for record in (ended("a"), ended("a", Outcome.FAILED), ended("")):

@@ -19,7 +19,8 @@ from terascope.core.projects import Qos
 from terascope.engines.registry import engine_kind
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.replica import Replica
-from terascope.inference.turns import Place, Turns
+from terascope.inference.line import Place
+from terascope.inference.turns import Turns
 from terascope.protocol.request import ModelRequest
 from terascope.scheduler.breaker import MOST_LOST
 from terascope.scheduler.usage import Usage
@@ -133,6 +134,6 @@ async def test_classes_of_service_have_deployments_of_their_own(fleet: Fleet, tu
 async def test_a_reservation_keeps_replicas_up(fleet: Fleet, clock: ManualClock) -> None:
     """Nobody has asked yet, and its replicas are there."""
     usage = Usage(math.inf, clock.monotonic)
-    Turns(fleet, ServerConfig(), clock, usage, reserved=lambda version, now: {"physics": 3})
+    Turns(fleet, ServerConfig(), clock, usage, reserved=lambda version, later_s: {"physics": 3})
     await _start(fleet, _echo("echo", min=0, max=4, max_in_flight=2), ready=2)
     assert fleet.count("echo").kept == 2

@@ -20,7 +20,8 @@ from terascope.core.projects import Qos
 from terascope.engines.registry import engine_kind
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.reconciler import Limits
-from terascope.inference.turns import Place, Turns
+from terascope.inference.line import Place
+from terascope.inference.turns import Turns
 from terascope.protocol.request import ModelRequest
 from terascope.scheduler.usage import Usage
 from terascope.testing.clock import ManualClock
@@ -46,7 +47,7 @@ class Crowd:
         self._ends: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
 
-    def _reserved(self, version: ModelVersion, now: float) -> Mapping[str, int]:
+    def _reserved(self, version: ModelVersion, later_s: float) -> Mapping[str, int]:
         return self.reserved
 
     async def ask(self, name: str, project: str = "a", qos: Qos = Qos.INTERACTIVE, **fields: Any) -> None:

@@ -59,7 +59,7 @@ def test_a_less_urgent_class_goes_first_only_when_it_is_owed(steps: list[tuple[s
     for waiting, cost in steps:
         chosen = classes.order(waiting)[0]
         inverted = any(ranks.index(one) < ranks.index(chosen) for one in waiting)
-        assert not inverted or classes._owed.get(chosen, 0) > 0
+        assert not inverted or classes.owed.get(chosen, 0) > 0
         classes.served(chosen, cost, waiting)
 
 
@@ -74,6 +74,6 @@ def test_who_waits_alone_may_be_served_without_the_others_being_named(steps: lis
         else:
             classes.served(chosen, cost, waiting)
         assert classes.order(list(Qos)) == plainly.order(list(Qos))
-        assert {qos: owed for qos, owed in plainly._owed.items() if owed} == pytest.approx(
-            {qos: owed for qos, owed in classes._owed.items() if owed}
+        assert {qos: owed for qos, owed in plainly.owed.items() if owed} == pytest.approx(
+            {qos: owed for qos, owed in classes.owed.items() if owed}
         )

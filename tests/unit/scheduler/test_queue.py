@@ -220,6 +220,35 @@ def test_to_start_at_once_is_to_wait_no_time(asked: list[tuple[str, Qos, int, in
     assert turns(waited) == turns(at_once)
 
 
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 99), st.integers(0, 99), st.booleans())))
+def test_what_runs_alone_is_charged_when_it_ends_or_somebody_waits(asked: list[tuple[str, int, int, bool]]) -> None:
+    usage, used = Usage(math.inf, lambda: 0.0), Counter[str]()
+    one = ModelQueue(FLOORS, usage)
+    running = [(ticket(project, cost=expected), cost) for project, expected, cost, _ in asked]
+    for mine, _ in running:
+        one.start_at_once(mine)
+    for (mine, cost), (project, expected, _, over) in zip(running, asked, strict=True):
+        used[project] += cost if over else expected
+        if over:
+            one.charge(mine, cost)
+    one.add(ticket("d"))
+    assert {project: usage.used(project) for project in "abc"} == {project: used[project] for project in "abc"}
+    for mine, cost in running:
+        one.charge(mine, cost)
+    assert sum(map(usage.used, "abc")) == sum(cost for _, cost in running)
+
+
+def test_who_gets_a_second_turn_is_not_charged_twice() -> None:
+    usage = Usage(math.inf, lambda: 0.0)
+    one, mine = ModelQueue(FLOORS, usage), ticket(cost=10)
+    one.add(mine)
+    assert one.next(lambda ticket: True, free(1), {}) is mine
+    one.end(mine)
+    one.start_at_once(mine)  # its first replica was lost
+    one.charge(mine, 25)
+    assert usage.used("a") == 25
+
+
 def turns(one: ModelQueue) -> list[tuple[str, Qos]]:
     """Whose turns come when everybody waits."""
     for _ in range(3):

@@ -7,7 +7,6 @@ record to be entered later is entered once, by whoever comes.
 
 import asyncio
 from collections.abc import Coroutine
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -123,18 +122,18 @@ class Ledger(RuleBasedStateMachine):
     @rule(block=blocks, amount=st.integers(0, 100), gateway=GATEWAYS)
     def give_back(self, block: Share | None, amount: int, gateway: int) -> None:
         if block is not None:
-            self.run(HoldStore(self.databases[gateway]).give_back(replace(block, amount=amount)))
+            self.run(HoldStore(self.databases[gateway]).give_back(block._replace(amount=amount)))
 
     @rule(block=blocks, share=AMOUNTS, cost=st.integers(1, 150), many=st.integers(1, 3), gateway=GATEWAYS)
     def settle_shares(self, block: Share | None, share: int, cost: int, many: int, gateway: int) -> None:
         """Shares that the block may have or may not, alone and several at once; some cost more than they are."""
         if block is None:
             return
-        part = replace(block, amount=share)
+        part = block._replace(amount=share)
 
         async def together() -> list[int]:
             store = RunStore(self.databases[gateway])
-            due = [replace(self.settlement(one, cost), share=part) for one in ids]
+            due = [self.settlement(one, cost)._replace(share=part) for one in ids]
             return await asyncio.gather(*(store.add(record(one.id), one) for one in due))
 
         ids = [new_id("req") for _ in range(many)]
