@@ -22,7 +22,7 @@ from terascope.store.holds import Held, HoldStore
 
 log = logging.getLogger(__name__)
 _ADVICE = "set a smaller max_tokens"
-_ENTER_S = 0.05  # charges that come within it are entered in the ledger together
+_ENTER_S = 0.1  # charges that come within it are entered in the ledger together
 
 
 class Meter(Protocol):

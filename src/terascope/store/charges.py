@@ -5,21 +5,23 @@ block that pays for it is still held, so nothing can be spent twice. A charge is
 transaction: whoever gets it enters it, once. Allocations are always locked before charges are.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import itemgetter
+from typing import Any
 
 from sqlalchemy import Connection
 
 from terascope.core.ledger import Charge, Settlement
 from terascope.store.book import Book
 from terascope.store.database import Database
+from terascope.store.insert import PlainInsert
 from terascope.store.plain import Plain, PlainIn
+from terascope.store.tables import charges
 
 _block_of = itemgetter(Charge._fields.index("block"))
 _COLUMNS = ", ".join(Charge._fields)
-_MARKS = ", ".join("?" * len(Charge._fields))
 _NO_BLOCK = ("", "")
-_ADD = Plain(f"INSERT INTO charges ({_COLUMNS}) VALUES ({_MARKS})")  # noqa: S608 - our own columns
+INSERT = PlainInsert(charges, Charge._fields)
 _PROJECTS = Plain("SELECT DISTINCT project FROM charges")
 _TAKE_OF_PROJECTS = PlainIn(f"DELETE FROM charges WHERE project IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608 - our columns
 _TAKE_OF_BLOCKS = PlainIn(f"DELETE FROM charges WHERE block IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608 - our columns
@@ -37,9 +39,9 @@ class ChargeStore:
         return uncovered
 
 
-def add_charges(connection: Connection, settlements: Iterable[Settlement]) -> None:
-    """Put settlements that are `covered` on record, in the transaction that `connection` is in."""
-    _ADD.run(connection, [one[:10] + (one.share[:2] if one.share else _NO_BLOCK) for one in settlements])
+def charge_row(settlement: Settlement) -> tuple[Any, ...]:
+    """The row of a settlement that is `covered`, for `INSERT`."""
+    return settlement[:10] + (settlement.share[:2] if settlement.share else _NO_BLOCK)
 
 
 def enter_of_blocks(connection: Connection, book: Book, blocks: Sequence[str]) -> list[str]:

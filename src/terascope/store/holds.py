@@ -7,7 +7,7 @@ from sqlalchemy import Connection, func, select
 
 from terascope.core.ledger import Hold, Redraw, Settlement, Share
 from terascope.store.book import Book
-from terascope.store.charges import add_charges, enter_of_blocks
+from terascope.store.charges import enter_of_blocks
 from terascope.store.database import Database
 from terascope.store.plain import Plain
 from terascope.store.tables import holds
@@ -77,23 +77,19 @@ class HoldStore:
             return int((await connection.execute(query)).scalar_one())
 
 
-def settle(connection: Connection, settlements: Sequence[Settlement]) -> list[int]:
-    """Return holds and charge costs, in the transaction that `connection` is in; return what nobody could pay for.
+def settle(connection: Connection, settlements: Sequence[Settlement]) -> dict[str, int]:
+    """Return holds and charge costs, in the transaction that `connection` is in.
 
-    What is covered for certain is only put on record, to be entered in the ledger a moment later.
+    Returns what nobody could pay for, in micro service units, by request.
     """
-    covered: list[Settlement] = []
-    others: list[Settlement] = []
-    for one in settlements:
-        (covered if one.covered else others).append(one)
-    add_charges(connection, covered)
-    if not others:
-        return [0] * len(settlements)
-    book = Book(connection, projects=(one.project for one in others))
-    book.load_holds([*(one.id for one in others), *(one.share.block for one in others if one.share is not None)])
-    uncovered = {one.id: book.settle(one) for one in others}
+    if not settlements:
+        return {}
+    book = Book(connection, projects=(one.project for one in settlements))
+    shares = (one.share.block for one in settlements if one.share is not None)
+    book.load_holds([*(one.id for one in settlements), *shares])
+    uncovered = {one.id: book.settle(one) for one in settlements}
     book.save()
-    return [uncovered.get(one.id, 0) for one in settlements]
+    return uncovered
 
 
 def _hold(connection: Connection, asked: Sequence[Hold]) -> list[Held]:

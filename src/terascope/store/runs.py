@@ -12,14 +12,16 @@ from terascope.core.ids import lowest_id
 from terascope.core.ledger import Settlement
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
+from terascope.store import charges
 from terascope.store.database import Database
 from terascope.store.holds import settle
-from terascope.store.insert import PlainInsert
+from terascope.store.insert import PlainInsert, PlainInserts
 from terascope.store.tables import runs
 
 _PLAIN = tuple(name for name in RunRecord.__slots__ if name != "parameters")
 _plain_values = attrgetter(*_PLAIN)
 _INSERT = PlainInsert(runs, (*_PLAIN, "parameters"))
+_INSERT_CHARGED = PlainInserts(_INSERT, charges.INSERT)
 
 
 class RunStore:
@@ -74,12 +76,19 @@ class RunStore:
 
 
 def _insert(connection: Connection, added: Sequence[tuple[RunRecord, Settlement | None]]) -> list[int]:
-    _INSERT(connection, [_values(record) for record, _ in added])
-    settlements = [settlement for _, settlement in added if settlement is not None]
-    if not settlements:
-        return [0] * len(added)
-    uncovered = iter(settle(connection, settlements))
-    return [0 if settlement is None else next(uncovered) for _, settlement in added]
+    covered: list[tuple[RunRecord, Settlement]] = []
+    others: list[tuple[RunRecord, Settlement | None]] = []
+    for record, settlement in added:
+        if settlement is not None and settlement.covered:
+            covered.append((record, settlement))
+        else:
+            others.append((record, settlement))
+    if covered:
+        records = [_values(record) for record, _ in covered]
+        _INSERT_CHARGED(connection, records, [charges.charge_row(settlement) for _, settlement in covered])
+    _INSERT(connection, [_values(record) for record, _ in others])
+    uncovered = settle(connection, [settlement for _, settlement in others if settlement is not None])
+    return [uncovered.get(record.id, 0) for record, _ in added]
 
 
 def _forget(connection: Connection, times: Sequence[float]) -> list[int]:
