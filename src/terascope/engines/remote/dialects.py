@@ -27,7 +27,7 @@ class Dialect:
     """One kind of server.
 
     `health`: the path that says whether it answers, besides its list of models. `salt`: whether `cache_salt` tells it
-    who may share computed prefixes. `own_words`: `tokenize` and `detokenize` are asked in llama.cpp's form.
+    who may share computed prefixes. `own_words`: it is llama.cpp, which is asked in its own form (`llamacpp`).
     """
 
     name: str
@@ -59,9 +59,12 @@ _DIALECTS = {
             salt=True,
         ),
         Dialect("sglang", features=_LIKE_OPENAI - {Feature.DIMENSIONS}, health="/health"),
-        # it echoes no prompts, and cuts no embeddings
+        # it echoes no prompts, cuts no embeddings, and calls a tool that is demanded only if the model likes to
         Dialect(
-            "llamacpp", features=_LIKE_OPENAI - {Feature.ECHO, Feature.DIMENSIONS}, health="/health", own_words=True
+            "llamacpp",
+            features=_LIKE_OPENAI - {Feature.ECHO, Feature.DIMENSIONS, Feature.ENFORCED_TOOLS},
+            health="/health",
+            own_words=True,
         ),
     )
 }
