@@ -12,6 +12,13 @@ from terascope.core.config import Config, DeploymentConfig
 from terascope.testing.gateway import Served, running_gateway
 
 KEY = "a key of the server's own"
+_WITH_TOOLS = (
+    "{% for tool in tools or [] %}<tool>{{ tool | tojson }}</tool>{% endfor %}"
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content or '' }}"
+    "{% for call in message.tool_calls or [] %}<tool_call>{{ call.function | tojson }}</tool_call>{% endfor %}"
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+"""A chat template that shows tools to the model, which SmolLM2's own does not."""
 
 
 @pytest.fixture(scope="session")
@@ -45,9 +52,9 @@ def smol(smol_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 
 @pytest.fixture(scope="session")
 def plain(smol_file: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server started without embeddings, for two requests at once with half of the context each, with a key."""
+    """A server with a key, for tools and not for embeddings, and two requests at once with half of the context each."""
     log = tmp_path_factory.mktemp("llamacpp") / "plain.log"
-    settings = {"n_parallel": 2, "kv_unified": False, "n_ctx": 1024, "api_keys": [KEY]}
+    settings = {"n_parallel": 2, "kv_unified": False, "n_ctx": 1024, "api_keys": [KEY], "chat_template": _WITH_TOOLS}
     with llamacpp.serving(smol_file, "smol", log, **settings) as url:
         yield url
 

@@ -90,6 +90,21 @@ async def test_a_wrong_key_and_a_wrong_name_are_unreachable(plain: str) -> None:
                 pass
 
 
+async def test_tools_reach_a_model_whose_template_has_a_place_for_them(plain: str) -> None:
+    """Whether it calls them is its own affair: a call cannot be demanded."""
+    tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
+    async with subject_at(plain, key=KEY) as subject:
+        assert Feature.TOOLS in subject.info.capabilities.features
+        assert Feature.ENFORCED_TOOLS not in subject.info.capabilities.features
+        bare, shown = [
+            (await subject.chat("Look.", max_tokens=2, **fields))["usage"]["prompt_tokens"]
+            for fields in ({}, {"tools": [tool], "tool_choice": "auto"})
+        ]
+        wrong = await subject.ask("chat/completions", messages=user("x"), tools=[{"type": "function"}])
+    assert shown > bare + 10
+    assert (wrong.status, wrong.error["param"]) == (400, "tools[0].function")
+
+
 async def test_while_it_loads_it_is_unreachable(smol_file: Path, tmp_path: Path) -> None:
     """It listens from its beginning on, and says that it loads; once it answers it can be used."""
     said = set()

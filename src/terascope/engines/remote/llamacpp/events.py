@@ -17,7 +17,7 @@ from terascope.protocol.sse import event_data, split_events
 _TEXTS = ("content", "reasoning_content")
 
 
-async def events_of(answer: EngineAnswer) -> AsyncGenerator[dict[str, Any]]:
+async def events_of(answer: EngineAnswer) -> AsyncGenerator[dict[str, Any], None]:
     """Yield what the events say, to the last one or the first that tells of an error; the answer is closed then.
 
     Of an answer that is an error there is one, its body. Raises `EngineLost` when the stream ends before its end.
