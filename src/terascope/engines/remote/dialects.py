@@ -59,12 +59,9 @@ _DIALECTS = {
             salt=True,
         ),
         Dialect("sglang", features=_LIKE_OPENAI - {Feature.DIMENSIONS}, health="/health"),
-        # it echoes no prompts, cuts no embeddings, and calls a tool that is demanded only if the model likes to
+        # it echoes no prompts, and cuts no embeddings
         Dialect(
-            "llamacpp",
-            features=_LIKE_OPENAI - {Feature.ECHO, Feature.DIMENSIONS, Feature.ENFORCED_TOOLS},
-            health="/health",
-            own_words=True,
+            "llamacpp", features=_LIKE_OPENAI - {Feature.ECHO, Feature.DIMENSIONS}, health="/health", own_words=True
         ),
     )
 }

@@ -242,6 +242,38 @@ async def test_calls_of_tools_are_put_together() -> None:
     assert choice["message"]["tool_calls"] == [made]
 
 
+_TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": {}}}}}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_call_that_is_demanded_is_taken_out_of_the_text(stream: bool) -> None:
+    fields = {"tools": [_TOOL], "tool_choice": "required", "n": 2, "stream_options": {"include_usage": True}}
+    async with saying(said('{"name": "f", "arguments": {"a": 1}}'), said('{"name": "f", "argu', 1)) as subject:
+        if stream:
+            streamed = await subject.chat_stream("x", **fields)
+            assert streamed.usage == streamed.events[-1]["usage"]
+            deltas = [one["choices"][0]["delta"] for one in streamed.events if one["choices"]]
+            calls = [call for delta in deltas for call in delta.get("tool_calls", ())]
+            assert {*map(tuple, streamed.finish_reasons.values())} == {("tool_calls",), ("stop",)}
+        else:
+            choices = (await subject.chat("x", **fields))["choices"]
+            calls = [call for choice in choices for call in choice["message"].get("tool_calls", ())]
+            assert {choice["message"]["content"] for choice in choices} == {None}
+    assert [call["function"] for call in calls] == [{"name": "f", "arguments": '{"a":1}'}]
+
+
+def test_a_demanded_call_is_bound_by_a_schema() -> None:
+    other = {"type": "function", "function": {"name": "g"}}
+    named = {"type": "function", "function": {"name": "g"}}
+    for choice, names in (("required", ["f", "g"]), (named, ["g"])):
+        [sent] = bodies(order(CHAT, messages=user("x"), tools=[_TOOL, other], tool_choice=choice))
+        bound = sent["response_format"]["json_schema"]["schema"]["anyOf"]
+        assert [one["properties"]["name"]["const"] for one in bound] == names
+        assert (sent["tool_choice"], len(sent["tools"])) == ("none", 2)  # the model is shown all of them
+    with pytest.raises(UnsupportedFeature):
+        order(CHAT, messages=user("x"), tools=[_TOOL], tool_choice="required", logprobs=True)
+
+
 _REFUSED = 400, [orjson.dumps({"error": {"code": 400, "message": "not so", "type": "invalid_request_error"}})]
 
 

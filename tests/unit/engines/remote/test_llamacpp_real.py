@@ -27,7 +27,7 @@ from terascope.testing.gateway import Served
 from .conftest import KEY
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(120)]
-_LACKS = {Feature.ECHO, Feature.DIMENSIONS, Feature.ENFORCED_TOOLS, Feature.REPRODUCIBLE}
+_LACKS = {Feature.ECHO, Feature.DIMENSIONS, Feature.ENFORCED_TOOLS, Feature.REPRODUCIBLE}  # tools: see `plain`
 _BESIDE = ("answers_side_by_side", "priorities")  # its numbers depend on what is computed beside a request
 _SAY: list[ChatCompletionMessageParam] = [{"role": "user", "content": "Count from one to ten."}]
 _GREEDY = {"temperature": 0, "max_tokens": 6}
@@ -91,11 +91,26 @@ async def test_a_wrong_key_and_a_wrong_name_are_unreachable(plain: str) -> None:
 
 
 async def test_tools_reach_a_model_whose_template_has_a_place_for_them(plain: str) -> None:
-    """Whether it calls them is its own affair: a call cannot be demanded."""
+    """A call that is demanded comes, as often as it is asked for and with arguments that fit."""
+    string = {"type": "string", "maxLength": 8}
+    kinds = {"type": "object", "properties": {"q": string}, "required": ["q"], "additionalProperties": False}
+    fitting = {"type": "function", "function": {"name": "find", "parameters": kinds}}
     tool = {"type": "function", "function": {"name": "look_up", "parameters": {"type": "object", "properties": {}}}}
     async with subject_at(plain, key=KEY) as subject:
         assert Feature.TOOLS in subject.info.capabilities.features
-        assert Feature.ENFORCED_TOOLS not in subject.info.capabilities.features
+        [check] = [one for one in ENGINE_CHECKS if one.name == "required_tool"]
+        assert check.applies(subject)
+        await check.run(subject)
+        named = {"type": "function", "function": {"name": "find"}}
+        asked = {"tools": [tool, fitting], "tool_choice": named, "n": 2, "max_tokens": 60}
+        for choice in (await subject.chat("Find x.", **asked))["choices"]:
+            assert choice["finish_reason"] == "tool_calls"
+            [call] = choice["message"]["tool_calls"]
+            assert json.loads(call["function"]["arguments"]).keys() == {"q"}
+        unknown = await subject.ask("chat/completions", messages=user("x"), **asked | {"tools": [tool]})
+        assert (unknown.status, unknown.error["param"]) == (400, "tool_choice")
+        cut = (await subject.chat("Find x.", **asked | {"max_tokens": 2}))["choices"][0]
+        assert (cut["finish_reason"], cut["message"].get("tool_calls")) == ("length", None)
         bare, shown = [
             (await subject.chat("Look.", max_tokens=2, **fields))["usage"]["prompt_tokens"]
             for fields in ({}, {"tools": [tool], "tool_choice": "auto"})

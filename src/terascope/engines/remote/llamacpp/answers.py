@@ -8,6 +8,7 @@ import orjson
 
 from terascope.core.errors import BadRequest, ContextLengthExceeded, ServiceError, UnsupportedFeature
 from terascope.engines.made import MadeAnswer
+from terascope.engines.remote.llamacpp.calls import as_call
 from terascope.engines.remote.llamacpp.requests import COMPLETIONS, Order
 from terascope.protocol.errors import engine_error, error_body
 
@@ -19,6 +20,7 @@ _WRONG = ("failed to parse messages", "failed to parse tools", "_m_range_check")
 def whole(order: Order, said: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return the one answer that those to the order's bodies are together."""
     choices = [Choice(order, index).whole(one["choices"][0]) for index, one in enumerate(said)]
+    choices = [as_call(one) for one in choices] if order.calls_tool else choices
     first = {name: value for name, value in said[0].items() if name != "timings" or len(said) == 1}
     return first | {"choices": choices, "usage": usage_of(order, [one.get("usage") or {} for one in said])}
 

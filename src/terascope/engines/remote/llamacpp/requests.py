@@ -12,6 +12,7 @@ import orjson
 
 from terascope.core.errors import BadRequest, ModelNotFound, UnsupportedFeature
 from terascope.engines.contract import EngineCall
+from terascope.engines.remote.llamacpp.calls import demanded, schema_of
 from terascope.engines.remote.llamacpp.schemas import check_schema
 from terascope.protocol.openai import ChatCompletionRequest, CompletionRequest, EmbeddingRequest, ResponseFormat
 from terascope.protocol.parse import load, validate
@@ -38,7 +39,8 @@ class Order:
     """What is asked for one request, as streams: `choices` bodies for each prompt, the prompts in their order.
 
     `stream`: whether the answer is to be one, too; `usage`: whether that ends in the usage of the whole. `rivals`: how
-    many other tokens are to be told with each log-probability, None where none are asked for.
+    many other tokens are to be told with each log-probability, None where none are asked for. `calls_tool`: the text is
+    a call that was demanded.
     """
 
     endpoint: str
@@ -47,11 +49,13 @@ class Order:
     stream: bool = False
     usage: bool = False
     rivals: int | None = None
+    calls_tool: bool = False
 
     @property
     def plain(self) -> bool:
         """Whether the stream that the server answers can be passed on as it is."""
-        return self.stream and self.endpoint == CHAT and len(self.bodies) == 1 and self.rivals != 0
+        kept = self.endpoint == CHAT and self.rivals != 0 and not self.calls_tool
+        return self.stream and kept and len(self.bodies) == 1
 
     def calls(self, call: EngineCall) -> list[EngineCall]:
         """Return the calls to make for `call`."""
@@ -88,8 +92,6 @@ def check_model(fields: dict[str, Any], name: str) -> None:
 
 def _chat(fields: dict[str, Any]) -> Order:
     request = validate(ChatCompletionRequest, fields)
-    if request.tool_choice not in (None, "none", "auto"):
-        raise UnsupportedFeature("llama.cpp's server does not enforce tool calls; use `auto`", param="tool_choice")
     if request.top_logprobs is not None and not request.logprobs:
         raise BadRequest("top_logprobs: set `logprobs` to true, too", param="top_logprobs")
     newer = request.max_completion_tokens
@@ -98,7 +100,12 @@ def _chat(fields: dict[str, Any]) -> Order:
     if rivals is not None:  # none at all is no log-probabilities at all there
         sent |= {"logprobs": True, "top_logprobs": max(1, rivals)}
     _schema_of(request.response_format)
-    return _order(CHAT, [sent], request, rivals)
+    if tools := demanded(request):
+        if rivals is not None:
+            raise UnsupportedFeature("a call that is demanded has no log-probabilities here", param="logprobs")
+        bound = {"type": "json_schema", "json_schema": {"name": "call", "schema": schema_of(tools)}}
+        sent |= {"tool_choice": "none", "response_format": bound}
+    return replace(_order(CHAT, [sent], request, rivals), calls_tool=bool(tools))
 
 
 def _completion(fields: dict[str, Any]) -> Order:

@@ -14,6 +14,7 @@ from terascope.engines.made import MadeAnswer
 from terascope.engines.remote.bodies import object_of
 from terascope.engines.remote.llamacpp import words
 from terascope.engines.remote.llamacpp.answers import late_error, whole
+from terascope.engines.remote.llamacpp.calls import as_stream
 from terascope.engines.remote.llamacpp.events import gathered
 from terascope.engines.remote.llamacpp.requests import CHAT, COMPLETIONS, Order, check_model, embeddings_of, order_of
 from terascope.engines.remote.llamacpp.streams import MergedStream
@@ -21,6 +22,7 @@ from terascope.protocol.errors import engine_error, error_body
 from terascope.protocol.parse import load
 
 _LANES = 4  # streams of one request at a time, where the server does not say how many it works on
+_OF_TOOLS = frozenset({str(Feature.TOOLS), str(Feature.ENFORCED_TOOLS)})
 _TRIED_S = 3.0  # for finding out what a server was started for
 
 Send = Callable[[EngineCall, bool], Awaitable[EngineAnswer]]
@@ -68,7 +70,7 @@ class LlamaCpp:
             self._absent = await self._not_started_for()
         slot, template = _object(props, "default_generation_settings"), _object(props, "chat_template_caps")
         meta = _object(model, "meta")
-        lacking = self._absent | ({str(Feature.TOOLS)} if template.get("supports_tools") is False else set())
+        lacking = self._absent | (_OF_TOOLS if template.get("supports_tools") is False else frozenset())
         self._facts = Facts(
             _number(props, "total_slots"),
             _number(slot, "n_ctx") or _number(meta, "n_ctx"),
@@ -118,12 +120,15 @@ class LlamaCpp:
         if order.plain:
             return await self._send(calls[0], False)
         width = min(len(calls), self._facts.slots or _LANES)
-        if order.stream:
+        if order.stream and not order.calls_tool:
             first = await _together([self._good(one) for one in calls[:width]], lambda answer: answer.aclose())
             return MergedStream(order, first, lambda index: self._send(calls[index], False))
         lanes = await _together([self._lane(calls[at::width]) for at in range(width)])
         said = [lanes[index % width][index // width] for index in range(len(calls))]
-        return MadeAnswer(200, orjson.dumps(whole(order, said)))
+        answer = whole(order, said)
+        if order.stream:
+            return MadeAnswer(200, as_stream(answer, usage=order.usage), {"content-type": "text/event-stream"})
+        return MadeAnswer(200, orjson.dumps(answer))
 
     async def _lane(self, calls: list[EngineCall]) -> list[dict[str, Any]]:
         """The answers to `calls`, asked for one after the other."""
