@@ -47,7 +47,7 @@ bench: $(VENV)/.installed ## run benchmarks/NAME.py: make bench NAME=gateway
 clean: ## remove .venv and what tools leave behind; .terascope (your data) stays
 	rm -rf $(VENV) .venvs build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache src/*.egg-info
 
-# What the tests use besides this environment: programs, and vLLM in one of its own. RUNLEVEL=1: install, do not start.
+# What the tests use besides this environment: programs, and vLLM and llama.cpp in some of their own. RUNLEVEL=1: install, do not start.
 tools: $(VENV)/.installed-dev
 	@missing=""; ls /usr/lib/postgresql/*/bin/initdb >/dev/null 2>&1 || command -v initdb >/dev/null || missing=" postgresql"; \
 	for tool in nginx node npm curl openssl; do command -v $$tool >/dev/null || missing="$$missing $${tool/#node/nodejs}"; done; \
@@ -56,6 +56,7 @@ tools: $(VENV)/.installed-dev
 	  { apt-get install -y --no-install-recommends $$missing || { apt-get update && apt-get install -y --no-install-recommends $$missing; }; } >/dev/null; \
 	elif [ -n "$$missing" ]; then echo "not installed, so their tests are skipped:$$missing"; fi
 	@$(BIN)/python benchmarks/harness/vllm.py >/dev/null || echo "vLLM cannot be installed, so its tests are skipped"
+	@$(BIN)/python benchmarks/harness/llamacpp.py >/dev/null || echo "llama.cpp cannot be installed, so its tests are skipped"
 	@$(BIN)/python benchmarks/harness/sglang.py >/dev/null || echo "SGLang cannot be fetched, so tests of its command lines are skipped"
 tools: export RUNLEVEL := 1
 tools: export DEBIAN_FRONTEND := noninteractive

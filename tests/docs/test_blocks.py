@@ -30,6 +30,8 @@ DEFAULT_URL = "http://127.0.0.1:8000"
 DEFAULT_KEY = "tera-..."
 PROVIDER = "https://api.example.com"
 """A commercial service; while pages run, one of `terascope.testing` stands for it."""
+LLAMA = "http://127.0.0.1:8081"
+"""A server of llama.cpp; while pages run, another one."""
 MARK = re.compile(r"<!-- (no-run|not-config): (.+?) -->")
 
 
@@ -59,10 +61,12 @@ class Place:
     url: str
     key: str
     provider: str = PROVIDER
+    llama: str = LLAMA
 
     def fill(self, text: str) -> str:
         """The block's text with the running gateway in place of the one that a reader has."""
-        return text.replace(DEFAULT_URL, self.url).replace(DEFAULT_KEY, self.key).replace(PROVIDER, self.provider)
+        ours = text.replace(DEFAULT_URL, self.url).replace(DEFAULT_KEY, self.key)
+        return ours.replace(PROVIDER, self.provider).replace(LLAMA, self.llama)
 
     def run(self, *command: str) -> "subprocess.CompletedProcess[str]":
         scripts = Path(sys.executable).parent
@@ -118,8 +122,11 @@ def test_a_block_is_what_it_says(block: Block) -> None:
 @pytest.mark.parametrize(
     "page", [page for page in PAGES if any(b.runs for b in blocks_of(page))], ids=lambda page: page.name
 )
-def test_the_blocks_of_a_page_run(page: Path, gateway: tuple[str, str], commercial: str, tmp_path: Path) -> None:
-    place = Place(tmp_path, *gateway, commercial)
+def test_the_blocks_of_a_page_run(
+    page: Path, gateway: tuple[str, str], commercial: str, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    llama = request.getfixturevalue("llama") if LLAMA in page.read_text(encoding="utf-8") else LLAMA
+    place = Place(tmp_path, *gateway, commercial, llama)
     for block in blocks_of(page):
         if block.runs:
             RUNNERS[block.language](block, place)

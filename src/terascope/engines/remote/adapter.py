@@ -8,14 +8,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-import orjson
-
-from terascope.core.errors import BadRequest, EngineLost, EngineUnreachable
+from terascope.core.errors import EngineLost, EngineUnreachable
 from terascope.engines.contract import Endpoint, Engine, EngineAnswer, EngineCall, EngineInfo, Launch
 from terascope.engines.http1 import HttpAnswer
 from terascope.engines.made import MadeAnswer
-from terascope.engines.remote.bodies import llama_text, llama_tokenize, llama_tokens, object_of, salted, words_to_tokens
+from terascope.engines.remote.bodies import object_of, salted
 from terascope.engines.remote.dialects import UNKNOWN, Dialect, found
+from terascope.engines.remote.llamacpp.answers import error_of
+from terascope.engines.remote.llamacpp.server import LlamaCpp
 from terascope.engines.remote.retries import Retries
 from terascope.engines.remote.settings import dialect_of, endpoint_of, retries_of
 from terascope.engines.upstream import HttpEngine, words
@@ -23,7 +23,6 @@ from terascope.protocol.errors import engine_error, error_body, error_json
 
 _MOST_NAMES = 10  # models named in a message
 _MOST_ERROR = 1 << 20  # bytes
-_MOST_WORDS = 64 << 20  # bytes of an answer that is turned into another form
 _BATCH = 2  # the priority of batch work
 _SPENT = frozenset({"insufficient_quota", "billing_hard_limit_reached", "billing_not_active", "allocation_exhausted"})
 
@@ -40,21 +39,23 @@ class RemoteEngine(HttpEngine):
         self._declared = dialect
         self._dialect = dialect
         self._retries = retries or Retries()
-        self._length = 0
+        self._llama = LlamaCpp(served_name, self.ask, self._tried)
 
     async def generate(self, call: EngineCall) -> EngineAnswer:
         """As the contract says; what fails before its first byte is tried again.
 
         An answer that says that nothing is left to pay with is a 502: it is the operator's to mend.
         """
-        if self._dialect.own_words and call.endpoint in ("tokenize", "detokenize"):
-            return await self._own_words(call)
-        sent = replace(call, body=salted(call, self._dialect))
+        if self._dialect.own_words and not self.closed:
+            return await self._llama.answer(call)
+        return await self._tried(replace(call, body=salted(call, self._dialect)))
+
+    async def _tried(self, call: EngineCall, root: bool = False) -> EngineAnswer:
         tried = 0
         while True:
             tried += 1
             try:
-                answer = await self.send(sent)
+                answer = await self.send(call, root=root)
             except EngineUnreachable:
                 if tried > self._retries.most or self.closed:
                     raise
@@ -62,7 +63,7 @@ class RemoteEngine(HttpEngine):
                 continue
             if answer.status < 400:
                 return answer
-            failed = await _failed(answer, call.request_id)
+            failed = await _failed(answer, call.request_id, self._dialect)
             wait_s = self._retries.wait_s(tried, failed.status, answer.headers)
             if wait_s is None or failed.status != answer.status:
                 return failed
@@ -70,6 +71,13 @@ class RemoteEngine(HttpEngine):
 
     async def probe(self) -> EngineInfo:
         """As the contract says; a server that lists models, but not ours, is unreachable for us."""
+        try:
+            return await self._probe()
+        except EngineUnreachable:
+            self._llama.forget()
+            raise
+
+    async def _probe(self) -> EngineInfo:
         if self._declared.health:
             await self._healthy(self._declared.health)
         status, body = await self.ask("/v1/models")
@@ -79,10 +87,15 @@ class RemoteEngine(HttpEngine):
         self._dialect = self._declared if self._declared is not UNKNOWN else found(model)
         if self._declared is UNKNOWN and self._dialect.health:
             await self._healthy(self._dialect.health)
-        self._length = _length(model)
         details = {"kind": self._dialect.name, "upstream_model": self._name, "upstream_digest": _text(model, "digest")}
         told = tuple((name, value) for name, value in details.items() if value)
-        return EngineInfo("remote", await self._version(), self._dialect.capabilities, self._length, details=told)
+        info = EngineInfo("remote", "", self._dialect.capabilities, _length(model), details=told)
+        if not self._dialect.own_words:
+            return replace(info, version=await self._version())
+        facts = await self._llama.learn(model)
+        length = facts.context_length or info.context_length
+        able = facts.left(info.capabilities)
+        return replace(info, version=facts.version, capabilities=able, context_length=length, slots=facts.slots)
 
     def extra_headers(self, call: EngineCall) -> list[tuple[str, str]]:
         """Another Terascope is told what is batch work; a better turn than others have there is not ours to claim."""
@@ -93,30 +106,6 @@ class RemoteEngine(HttpEngine):
         status, body = await self.ask(path)
         if status != 200:
             raise EngineUnreachable(words(body) or f"the server's health check answered with status {status}")
-
-    async def _own_words(self, call: EngineCall) -> EngineAnswer:
-        """Ask llama.cpp for tokens or text in its own form."""
-        fields = object_of(call.body)
-        try:
-            if call.endpoint == "detokenize":
-                return await self._turned(call, "detokenize", {"tokens": fields.get("tokens")})
-            path, asked = llama_tokenize(fields)
-        except BadRequest as error:
-            return MadeAnswer(error.status, error_body(error, call.request_id))
-        if path == "tokenize":
-            return await self._turned(call, path, asked)
-        answer = await self.send(replace(call, endpoint=path, body=orjson.dumps(asked)), root=True)
-        if answer.status != 200:
-            return answer
-        text = str(object_of(await answer.read(_MOST_WORDS)).get("prompt") or "")
-        return await self._turned(call, "tokenize", words_to_tokens(text, special=False))
-
-    async def _turned(self, call: EngineCall, path: str, asked: dict[str, Any]) -> EngineAnswer:
-        answer = await self.send(replace(call, endpoint=path, body=orjson.dumps(asked)), root=True)
-        if answer.status != 200:
-            return answer
-        said = object_of(await answer.read(_MOST_WORDS))
-        return MadeAnswer(200, llama_text(said) if path == "detokenize" else llama_tokens(said, self._length))
 
     def _model(self, listed: Mapping[str, Mapping[str, Any]]) -> Mapping[str, Any]:
         if listed and self._name not in listed:
@@ -157,8 +146,11 @@ KIND = RemoteKind()
 """What the registry finds."""
 
 
-async def _failed(answer: HttpAnswer, request_id: str) -> MadeAnswer:
-    """Return the error as the server said it, or as a 502 when it says that this gateway cannot pay any more."""
+async def _failed(answer: HttpAnswer, request_id: str, dialect: Dialect) -> MadeAnswer:
+    """Return the error as the server said it, or as a 502 when it says that this gateway cannot pay any more.
+
+    What llama.cpp calls its own failure is told as what it is.
+    """
     try:
         body = await answer.read(_MOST_ERROR)
     except EngineLost as error:
@@ -167,6 +159,8 @@ async def _failed(answer: HttpAnswer, request_id: str) -> MadeAnswer:
     if answer.status == 402 or said.get("code") in _SPENT or said.get("type") in _SPENT:
         told = "the account that this gateway has at the remote server is used up; an operator must see to it there"
         return MadeAnswer(502, error_json(told, "server_error", "engine_error", None, request_id))
+    if dialect.own_words and (meant := error_of(answer.status, body)):
+        return MadeAnswer(meant.status, error_body(meant, request_id))
     return MadeAnswer(answer.status, body, answer.headers)
 
 

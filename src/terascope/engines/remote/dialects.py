@@ -27,7 +27,7 @@ class Dialect:
     """One kind of server.
 
     `health`: the path that says whether it answers, besides its list of models. `salt`: whether `cache_salt` tells it
-    who may share computed prefixes. `own_words`: `tokenize` and `detokenize` are asked in llama.cpp's form.
+    who may share computed prefixes. `own_words`: it is llama.cpp, which is asked in its own form (`llamacpp`).
     """
 
     name: str

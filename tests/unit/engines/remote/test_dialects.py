@@ -1,6 +1,5 @@
 """What servers of each kind are told, and what is asked of them."""
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -16,9 +15,6 @@ from terascope.engines.echo.httpd import Exchange, HttpServer, Request
 from terascope.engines.remote.adapter import RemoteEngine
 from terascope.engines.remote.bodies import salted
 from terascope.engines.remote.dialects import NAMES, UNKNOWN, Dialect, dialect, found
-from terascope.testing.engine_subject import Subject, user
-from terascope.testing.engines import ENGINE_CHECKS, EngineCheck
-from terascope.testing.llama_server import LlamaServer
 
 _CALL = EngineCall("req_1", "chat/completions", b'{"model":"m"}', scope="key_1", priority=2)
 _CARD = {"id": "m", "owned_by": "physics", "version": "3", "digest": "d" * 64, "modes": ["query"]}
@@ -108,39 +104,3 @@ def test_others_learn_a_number_and_not_who_asks() -> None:
 def test_what_cannot_be_salted_is_sent_as_it_is(body: bytes) -> None:
     assert salted(replace(_CALL, body=body), dialect("vllm")) == body if body != b"{" else True
     assert salted(replace(_CALL, scope=""), dialect("vllm")) == _CALL.body
-
-
-_NOT_LLAMA = ("tokenize_round_trip",)  # it names no tokens
-
-
-@pytest.mark.parametrize(
-    "check", [one for one in ENGINE_CHECKS if one.name not in _NOT_LLAMA], ids=lambda one: one.name
-)
-async def test_conformance_at_llama_cpp(check: EngineCheck) -> None:
-    async with at(HttpServer(LlamaServer("m").handle)) as engine:
-        subject = Subject(engine, "m", await engine.probe())
-        if check.applies(subject):
-            await check.run(subject)
-    assert len(asyncio.all_tasks()) == 1
-
-
-async def test_llama_cpp_s_tokens_in_our_form() -> None:
-    llama = LlamaServer("m", 2048)
-    async with at(HttpServer(llama.handle)) as engine:
-        info = await engine.probe()
-        assert (info.context_length, dict(info.details)["kind"]) == (2048, "llamacpp")
-        subject = Subject(engine, "m", info)
-        said = (await subject.ask("tokenize", prompt="häß")).good
-        assert (said["count"], said["max_model_len"]) == (5, 2048)
-        assert (await subject.ask("detokenize", tokens=said["tokens"])).good == {"prompt": "häß"}
-        assert (await subject.ask("tokenize", messages=user("a"))).good["count"] == len("user: a\n")
-        for fields, param in (
-            ({"prompt": "a", "return_token_strs": True}, "return_token_strs"),
-            ({"prompt": "a", "return_offsets": True}, "return_offsets"),
-            ({}, "prompt"),
-        ):
-            refused = await subject.ask("tokenize", **fields)
-            assert (refused.status, refused.error["param"]) == (400, param)
-        llama.loading = True
-        with pytest.raises(EngineUnreachable, match="Loading model"):
-            await engine.probe()

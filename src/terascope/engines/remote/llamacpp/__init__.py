@@ -1,0 +1,1 @@
+"""llama.cpp's own server: what it would answer wrongly is asked otherwise, or refused."""
