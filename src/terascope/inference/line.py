@@ -245,7 +245,7 @@ class ModelLine:
         names = {one.name for one in meant}
         ready = [one for one in self._ready() if one.row.deployment in names]
         lacks = [one.lacks(request.endpoint, request.needs()) for one in ready]
-        lacking = min(lacks, key=len, default=frozenset({request.endpoint}))
+        lacking = min(lacks, key=len, default=request.needs() or frozenset({request.endpoint}))
         return f"{name} cannot do {', '.join(sorted(lacking))} on the engines that serve it"
 
     def _serve(self) -> None:

@@ -113,6 +113,17 @@ async def test_what_one_engine_lacks_goes_to_another(fleet: Fleet, turns: Turns)
                 assert replica.row.deployment == "able"
 
 
+async def test_what_the_only_engine_lacks_is_named_while_it_is_not_there_too(fleet: Fleet, turns: Turns) -> None:
+    await _start(fleet, _echo("echo"), ready=1)
+    for replicas in (1, 0):
+        await fleet.scale("echo", replicas)
+        while len(fleet.replicas_for(ECHO.public_name)) != replicas:
+            await fleet.wait_for_change(ECHO.public_name)
+        with pytest.raises(UnsupportedFeature, match="cannot do logit_bias on the engines that serve it"):
+            async with _place(turns, logit_bias={"1": 2}).turn():
+                raise AssertionError("nothing can do it")
+
+
 async def test_what_is_not_there_yet_is_waited_for(fleet: Fleet, turns: Turns) -> None:
     """Only a deployment that is cold is for embeddings: it is started, and nothing is refused."""
     await _start(fleet, _echo("queries", modes=["query"]), _echo("embeds", modes=["embed"], min=0, max=1), ready=1)
