@@ -18,6 +18,9 @@ from terascope.engines.torch.tuning.job import FAILED, PROGRESS, TuningJob
 from terascope.engines.torch.tuning.progress import Progress
 from terascope.engines.worker import logs
 
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""What libraries read when they are loaded; what the process was given stands before it."""
+
 _log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -54,9 +57,8 @@ class _Stop:
 
 def _train(directory: Path, progress: Progress, stop: _Stop) -> int:
     try:
-        environment.prefer("OMP_WAIT_POLICY", "passive")
-        environment.prefer("HF_HUB_OFFLINE", "1")
-        environment.prefer("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        for name, value in ENVIRONMENT.items():
+            environment.prefer(name, value)
         from terascope.engines.torch.tuning.run import run
 
         return run(TuningJob.read(directory), directory, progress, stop)

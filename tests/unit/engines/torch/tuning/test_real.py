@@ -17,8 +17,9 @@ from terascope.engines.torch.embeds import VectorForm, read_vectors
 from terascope.engines.torch.projector import Projector
 from terascope.engines.torch.tuning.base import Base, load_base
 from terascope.engines.torch.tuning.job import DONE, RESULT, TuningJob
+from terascope.testing.trainers import trained
 
-from .work import make_job, packed, told, train
+from .work import make_job, packed, told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 TASK = Path(__file__).parent / "elements.jsonl"
@@ -81,7 +82,7 @@ def test_a_small_real_task_is_learned(
     directory = make_job(
         tmp_path / "job", smol_dir, method, elements(), converted_dir=CONVERTED, held_out_share=0.15, **settings
     )
-    assert train(directory) == DONE
+    assert trained(directory) == DONE
     losses = [line["loss"] for line in told(directory, "held_out")]
     assert losses[-1] < losses[0] / times, losses
 
@@ -92,7 +93,7 @@ def test_a_projector_learns_to_name_signals(smol_dir: Path, tmp_path: Path) -> N
         tmp_path / "job", smol_dir, TuningMethod.PROJECTOR, signals(200, seed=1), validation=fresh,
         converted_dir=CONVERTED, n_epochs=3, learning_rate=2e-3, batch_size=8, hidden=(64,),
     )  # fmt: skip
-    assert train(directory) == DONE
+    assert trained(directory) == DONE
     losses = [line["loss"] for line in told(directory, "held_out")]
     assert losses[-1] < losses[0] / 5, losses
     base, mapped = load_base(TuningJob.read(directory), lambda _: None), projector(directory)
