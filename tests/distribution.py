@@ -14,6 +14,8 @@ TESTS = Path(__file__).parent
 TOGETHER = {
     "tests/unit/engines/vllm/test_real_modes.py": "tests/unit/engines/vllm/test_real.py",
     "tests/unit/engines/vllm/test_real_states.py": "tests/unit/engines/vllm/test_real.py",
+    "tests/flow/test_soft_prompts.py": "tests/flow/test_capture.py",
+    "tests/flow/test_traces.py": "tests/flow/test_capture.py",
     "tests/unit/engines/openvino/test_real.py": "tests/unit/engines/openvino/test_gateway.py",
 }
 """A file, and the one that begins what the same process runs: one real engine serves all of it."""

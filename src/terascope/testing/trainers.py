@@ -12,7 +12,7 @@ from pathlib import Path
 
 from terascope.engines.torch import trainer
 
-_OVER_S = 110
+_OVER_S = 280
 
 
 def started(directory: Path) -> ForkServerProcess:

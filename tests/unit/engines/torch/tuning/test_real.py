@@ -68,11 +68,11 @@ def signals(count: int, seed: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("method", "times", "settings"),
     [
-        (TuningMethod.LORA, 5, {"n_epochs": 1, "learning_rate": 2e-3}),
+        (TuningMethod.LORA, 5, {"max_steps": 12, "learning_rate": 2e-3}),
         (
             TuningMethod.SOFT_PROMPT,
             2,
-            {"n_epochs": 2, "learning_rate": 2e-2, "vectors": 8, "init_text": "Answer as a record: symbol=; name="},
+            {"learning_rate": 2e-2, "vectors": 8, "init_text": "Answer as a record: symbol=; name="},
         ),
     ],
 )
@@ -80,7 +80,15 @@ def test_a_small_real_task_is_learned(
     smol_dir: Path, tmp_path: Path, method: TuningMethod, times: float, settings: dict[str, Any]
 ) -> None:
     directory = make_job(
-        tmp_path / "job", smol_dir, method, elements(), converted_dir=CONVERTED, held_out_share=0.15, **settings
+        tmp_path / "job",
+        smol_dir,
+        method,
+        elements(),
+        converted_dir=CONVERTED,
+        held_out_share=0.15,
+        n_epochs=1,
+        batch_size=4,
+        **settings,
     )
     assert trained(directory) == DONE
     losses = [line["loss"] for line in told(directory, "held_out")]
@@ -91,7 +99,7 @@ def test_a_projector_learns_to_name_signals(smol_dir: Path, tmp_path: Path) -> N
     fresh = signals(40, seed=2)
     directory = make_job(
         tmp_path / "job", smol_dir, TuningMethod.PROJECTOR, signals(200, seed=1), validation=fresh,
-        converted_dir=CONVERTED, n_epochs=3, learning_rate=2e-3, batch_size=8, hidden=(64,),
+        converted_dir=CONVERTED, n_epochs=2, learning_rate=2e-3, batch_size=8, hidden=(64,),
     )  # fmt: skip
     assert trained(directory) == DONE
     losses = [line["loss"] for line in told(directory, "held_out")]
