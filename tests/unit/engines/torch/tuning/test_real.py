@@ -99,7 +99,7 @@ def test_a_projector_learns_to_name_signals(smol_dir: Path, tmp_path: Path) -> N
     fresh = signals(40, seed=2)
     directory = make_job(
         tmp_path / "job", smol_dir, TuningMethod.PROJECTOR, signals(200, seed=1), validation=fresh,
-        converted_dir=CONVERTED, n_epochs=2, learning_rate=2e-3, batch_size=8, hidden=(64,),
+        converted_dir=CONVERTED, n_epochs=3, learning_rate=2e-3, batch_size=8, hidden=(64,), eval_every=75,
     )  # fmt: skip
     assert trained(directory) == DONE
     losses = [line["loss"] for line in told(directory, "held_out")]
