@@ -3,13 +3,13 @@
 Loading PyTorch and PEFT takes a second process five seconds; most jobs of tests take less than one.
 """
 
-import os
 import sys
 from functools import cache
 from multiprocessing import forkserver, get_context
 from multiprocessing.context import ForkServerContext, ForkServerProcess
 from pathlib import Path
 
+from terascope.core import environment
 from terascope.engines.torch import trainer
 
 _OVER_S = 280
@@ -44,13 +44,8 @@ def _loaded() -> ForkServerContext:
     """What starts processes as copies of one that has loaded all that the trainer uses; it ends with this one."""
     context = get_context("forkserver")
     context.set_forkserver_preload(["terascope.engines.torch.tuning.run"])
-    before = dict(os.environ)
-    os.environ.update(trainer.ENVIRONMENT)
-    try:
+    with environment.preferred(trainer.ENVIRONMENT):
         forkserver.ensure_running()
-    finally:
-        os.environ.clear()
-        os.environ.update(before)
     return context
 
 

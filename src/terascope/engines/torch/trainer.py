@@ -14,6 +14,7 @@ from pathlib import Path
 
 from terascope.core import environment
 from terascope.core.errors import ServiceError
+from terascope.core.loading import lasting
 from terascope.engines.torch.tuning.job import FAILED, PROGRESS, TuningJob
 from terascope.engines.torch.tuning.progress import Progress
 from terascope.engines.worker import logs
@@ -59,7 +60,8 @@ def _train(directory: Path, progress: Progress, stop: _Stop) -> int:
     try:
         for name, value in ENVIRONMENT.items():
             environment.prefer(name, value)
-        from terascope.engines.torch.tuning.run import run
+        with lasting():
+            from terascope.engines.torch.tuning.run import run
 
         return run(TuningJob.read(directory), directory, progress, stop)
     except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it is, the job ends and says why
