@@ -1,10 +1,11 @@
 """What holds in every test: no connection leaves this machine, and the caller's environment does not leak in."""
 
+import gc
 import ipaddress
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import pytest
 from hypothesis import settings
@@ -48,6 +49,17 @@ def _is_local(host: object) -> bool:
 
 
 sys.addaudithook(_refuse_strangers)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """Thousands of tests are made and stay: to look for garbage among them again and again takes many seconds."""
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

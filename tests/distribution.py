@@ -13,11 +13,16 @@ from xdist.scheduler import LoadFileScheduling
 TESTS = Path(__file__).parent
 TOGETHER = {
     "tests/unit/engines/vllm/test_real_modes.py": "tests/unit/engines/vllm/test_real.py",
+    "tests/unit/engines/vllm/test_real_states.py": "tests/unit/engines/vllm/test_real.py",
+    "tests/flow/test_soft_prompts.py": "tests/flow/test_capture.py",
+    "tests/flow/test_traces.py": "tests/flow/test_capture.py",
+    "tests/unit/engines/openvino/test_real.py": "tests/unit/engines/openvino/test_gateway.py",
 }
-"""A file, and the one after which the same process runs it: one real vLLM serves both."""
+"""A file, and the one that begins what the same process runs: one real engine serves all of it."""
 DEAREST = (
     "tests/unit/engines/vllm/test_real.py",
     "tests/unit/engines/vllm/test_real_modes.py",
+    "tests/unit/engines/vllm/test_real_states.py",
     "tests/docs/test_blocks.py",
     "tests/unit/engines/torch/tuning/test_trainer.py",
     "tests/unit/engines/torch/test_real.py",

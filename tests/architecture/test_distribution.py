@@ -14,7 +14,10 @@ def test_the_files_are_there(root: Path) -> None:
 def test_files_that_go_together_stand_next_to_each_other() -> None:
     for file, before in TOGETHER.items():
         assert before not in TOGETHER
-        assert DEAREST.index(file) == DEAREST.index(before) + 1
+        assert (file in DEAREST) == (before in DEAREST)
+    units = [unit_of(name) for name in DEAREST]
+    assert units == sorted(units, key=units.index)
+    assert all(DEAREST[units.index(unit)] == unit for unit in units)
 
 
 def test_the_dearest_come_first_and_then_those_with_slow_tests(root: Path) -> None:

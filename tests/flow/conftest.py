@@ -11,7 +11,11 @@ import httpx
 import pytest
 from platformdirs import user_cache_path
 
-from terascope.testing.gateway import Served, running_gateway
+from terascope.cli import settings
+from terascope.core.config import DEFAULT_MODELS, Config, DeploymentConfig
+from terascope.testing.gateway import ECHO, Served, running_gateway
+
+SMOL = "smollm2-135m-instruct"
 
 
 @pytest.fixture(scope="session")
@@ -26,6 +30,14 @@ def http(echo: Served) -> Iterator[httpx.Client]:
     """An HTTP client with an operator's key."""
     with httpx.Client(base_url=echo.url, headers=echo.headers, timeout=30) as client:
         yield client
+
+
+@pytest.fixture(scope="session")
+def gateway() -> Iterator[Served]:
+    """A gateway with SmolLM2 in the torch engine, and echo, shared by all tests that leave it as it was."""
+    config = Config(models={SMOL: DEFAULT_MODELS[SMOL]}, deployments=[DeploymentConfig(model=SMOL), *ECHO.deployments])
+    with running_gateway(config, cache_dir=settings.cache_dir()) as served:
+        yield served
 
 
 @pytest.fixture(scope="session")

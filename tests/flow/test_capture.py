@@ -6,7 +6,6 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +16,11 @@ import pytest
 import safetensors.numpy
 import zarr
 
-from terascope.cli import settings
 from terascope.client import AsyncClient, Client
 from terascope.client.datasets import Progress, Settings, capture
 from terascope.client.datasets.manifest import beside
-from terascope.core.config import DEFAULT_MODELS, Config, DeploymentConfig
 from terascope.core.errors import BadRequest, Conflict, GatewayUnreachable, ModelNotFound
-from terascope.testing.gateway import Served, running_gateway
+from terascope.testing.gateway import Served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 MODEL = "smollm2-135m-instruct"
@@ -58,13 +55,6 @@ async def main():
         await capture(client, settings, sys.argv[3], sys.argv[4], batch_prompts=4, part_bytes=50_000, tell=tell)
 asyncio.run(main())
 """
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Served]:
-    config = Config(models={MODEL: DEFAULT_MODELS[MODEL]}, deployments=[DeploymentConfig(model=MODEL)])
-    with running_gateway(config, cache_dir=settings.cache_dir()) as served:
-        yield served
 
 
 @pytest.fixture

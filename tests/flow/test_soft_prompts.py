@@ -10,24 +10,14 @@ import pytest
 import safetensors.torch
 import torch
 
-from terascope.cli import settings
 from terascope.client import Client
-from terascope.core.config import DEFAULT_MODELS, Config, DeploymentConfig
 from terascope.core.errors import BadRequest, Conflict, NotAllowed, NotFound
-from terascope.testing.gateway import Served, running_gateway
+from terascope.testing.gateway import Served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 MODEL = "smollm2-135m-instruct"
 BEGINNING, REST = "Once upon a time, in a village by the sea,", " there lived"
 OPTIONS: dict[str, Any] = {"max_tokens": 12, "temperature": 0, "logprobs": 1}
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Served]:
-    deployments = [DeploymentConfig(model=MODEL), DeploymentConfig(model="echo", engine="echo", launcher="inprocess")]
-    config = Config(models={MODEL: DEFAULT_MODELS[MODEL]}, deployments=deployments)
-    with running_gateway(config, cache_dir=settings.cache_dir()) as served:
-        yield served
 
 
 @pytest.fixture(scope="module")

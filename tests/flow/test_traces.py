@@ -11,24 +11,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from terascope.cli import settings
 from terascope.client import AsyncClient, Client
 from terascope.client.operations import capture, gradient, scale, set_
-from terascope.core.config import DEFAULT_MODELS, Config, DeploymentConfig
 from terascope.core.errors import BadRequest, EngineError, EngineNan, NotAllowed
 from terascope.core.prices import formula
-from terascope.testing.gateway import Served, running_gateway
+from terascope.testing.gateway import Served
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 MODEL = "smollm2-135m-instruct"
 EIFFEL, COLOSSEUM = "The Eiffel Tower is in", "The Colosseum is in"
-
-
-@pytest.fixture(scope="module")
-def gateway() -> Iterator[Served]:
-    config = Config(models={MODEL: DEFAULT_MODELS[MODEL]}, deployments=[DeploymentConfig(model=MODEL)])
-    with running_gateway(config, cache_dir=settings.cache_dir()) as served:
-        yield served
 
 
 @pytest.fixture

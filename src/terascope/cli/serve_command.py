@@ -20,8 +20,11 @@ def serve(
     ] = "info",
 ) -> None:
     """Run the gateway and its engines until Ctrl-C."""
-    from terascope.cli import serve as program
     from terascope.core import environment
+    from terascope.core.loading import lasting
+
+    with lasting():
+        from terascope.cli import serve as program
 
     program.serve(
         data_dir=data_dir, config_file=config or environment.config_file(), host=host, port=port,

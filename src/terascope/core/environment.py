@@ -1,6 +1,8 @@
 """Every environment variable that Terascope reads, and nothing else reads the environment (a test sees to it)."""
 
 import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 REPLICA_SECRET = "TERASCOPE_REPLICA_SECRET"  # noqa: S105 - the name of a variable
@@ -62,6 +64,19 @@ def visible_gpus() -> list[str] | None:
 def prefer(name: str, value: str) -> None:
     """Set a variable that a library reads when it is loaded, unless the user has set it."""
     os.environ.setdefault(name, value)
+
+
+@contextmanager
+def preferred(values: Mapping[str, str]) -> Iterator[None]:
+    """`prefer` those for what is started within this; on leaving the environment is as it was."""
+    before = dict(os.environ)
+    for name, value in values.items():
+        prefer(name, value)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 def for_child() -> dict[str, str]:

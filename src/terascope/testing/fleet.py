@@ -12,7 +12,8 @@ from terascope.fleet.launchers.contract import Launcher
 from terascope.fleet.launchers.registry import all_launchers
 from terascope.fleet.reconciler import Limits
 from terascope.fleet.supervisor import Verify, no_check
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
+from terascope.testing.databases import new_sqlite
 from terascope.testing.small_engine import small_kinds
 
 
@@ -28,7 +29,7 @@ async def running_fleet(
     programs: Programs | None = None,
 ) -> AsyncIterator[Fleet]:
     """A fleet with a database of its own in `data_dir`, not started; closed in the end."""
-    database = await Database.open(sqlite_url(data_dir / "terascope.db"))
+    database = await Database.open(new_sqlite(data_dir / "terascope.db"))
     fleet = Fleet(
         database,
         clock,

@@ -17,6 +17,7 @@ from terascope.fleet.deployed import EngineKinds
 from terascope.gateway.app import Gateway
 from terascope.gateway.server import server
 from terascope.gateway.services import Services
+from terascope.testing.databases import new_sqlite
 
 ECHO = Config(deployments=[DeploymentConfig(model="echo", engine="echo", launcher="inprocess")])
 """One deployment of the echo engine, in process."""
@@ -50,6 +51,8 @@ async def serving(
     config = replace(
         config, server=replace(config.server, port=config.server.port if config.server.port != 8000 else 0)
     )
+    if not config.database.url:
+        new_sqlite(data_dir / "terascope.db")
     with bound(config.server.host, config.server.port) as listening:
         url = f"http://127.0.0.1:{listening.getsockname()[1]}{config.server.root_path}"
         async with opened(config, data_dir, cache_dir or data_dir / "cache", engine_kind=engine_kind) as services:

@@ -1,5 +1,6 @@
 """A real PostgreSQL server for tests: a cluster of its own in a temporary directory, reached by a Unix socket."""
 
+import asyncio
 import os
 import pwd
 import shutil
@@ -14,6 +15,7 @@ from typing import Any
 from sqlalchemy import URL
 
 from terascope.core import environment
+from terascope.store.database import Database
 
 _START_S = 60
 _numbers = count()
@@ -43,6 +45,7 @@ class PostgresCluster:
         self._user = _other_user() if os.geteuid() == 0 else None
         self._root = Path(mkdtemp(prefix="terascope-pg-", dir="/tmp"))  # the path of a socket must be short
         self._server: subprocess.Popen[bytes] | None = None
+        self._migrated = ""
         self._fsync = "on" if fsync else "off"
         if self._user:
             os.chown(self._root, self._user.pw_uid, self._user.pw_gid)
@@ -59,6 +62,14 @@ class PostgresCluster:
         name = f"test_{next(_numbers)}"
         self.sql(f"CREATE DATABASE {name} TEMPLATE {template}")
         return name
+
+    def create_migrated(self) -> str:
+        """Make a database as a first start leaves it, with every table; return its name. Not in an event loop."""
+        if not self._migrated:
+            name = self.create()
+            asyncio.run(_migrate(self.url(name)))
+            self._migrated = name
+        return self.create(self._migrated)
 
     def drop(self, name: str) -> None:
         """Remove a database, whoever is connected."""
@@ -115,6 +126,11 @@ class PostgresCluster:
         inherited = {name: value for name, value in environment.for_child().items() if not name.startswith("PG")}
         who = {"user": self._user.pw_uid, "group": self._user.pw_gid, "extra_groups": []} if self._user else {}
         return {"env": inherited | {"LC_ALL": "C"}, "cwd": self._root, **who}
+
+
+async def _migrate(url: str) -> None:
+    database = await Database.open(url)
+    await database.aclose()
 
 
 def _found(name: str) -> Path:

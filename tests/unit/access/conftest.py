@@ -10,8 +10,9 @@ import pytest
 from terascope.access.access import Access
 from terascope.access.principal import Principal
 from terascope.core.errors import InvalidToken, ServiceError
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 from terascope.testing.issuer import SmallIssuer
 
 MakeAccess = Callable[..., Awaitable[Access]]
@@ -32,7 +33,7 @@ def issuer() -> Iterator[SmallIssuer]:
 async def trusting(tmp_path: Path, clock: ManualClock, issuer: SmallIssuer) -> AsyncIterator[MakeAccess]:
     """Makes the room over one database, with the issuer configured as the test likes."""
     async with AsyncExitStack() as stack:
-        database = await Database.open(sqlite_url(tmp_path / "tokens.db"))
+        database = await Database.open(new_sqlite(tmp_path / "tokens.db"))
         stack.push_async_callback(database.aclose)
 
         async def make(**changes: Any) -> Access:

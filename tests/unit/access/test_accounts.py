@@ -16,9 +16,10 @@ from terascope.core.models import Mode
 from terascope.core.prices import Price, micro
 from terascope.core.projects import Role
 from terascope.core.runs import RunRecord
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.store.runs import RunStore
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 
 ROOT = Principal("key_o", "root", frozenset({"operator"}), "root")
 ADA = Principal("key_a", "ada", frozenset({"query"}), "ada", "climate")
@@ -37,7 +38,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(sqlite_url(tmp_path / "t.db"))
+    database = await Database.open(new_sqlite(tmp_path / "t.db"))
     yield database
     await database.aclose()
 

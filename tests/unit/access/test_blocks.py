@@ -17,10 +17,11 @@ from terascope.core.models import Mode
 from terascope.core.prices import Price
 from terascope.core.runs import RunRecord
 from terascope.store.allocations import AllocationRow
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.store.holds import HoldStore
 from terascope.store.runs import RunStore
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 from terascope.testing.ledger import audit
 from terascope.testing.postgres import PostgresCluster
 
@@ -34,10 +35,10 @@ OFTEN = 16
 @pytest.fixture(params=["sqlite", "postgresql"])
 def url(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     if request.param == "sqlite":
-        yield sqlite_url(tmp_path / "t.db")
+        yield new_sqlite(tmp_path / "t.db")
         return
     cluster: PostgresCluster = request.getfixturevalue("postgres")
-    name = cluster.create()
+    name = cluster.create_migrated()
     yield cluster.url(name)
     cluster.drop(name)
 

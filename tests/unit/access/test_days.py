@@ -17,6 +17,7 @@ from terascope.core.runs import RunRecord
 from terascope.store.database import Database
 from terascope.store.runs import RunStore
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 
 DAY = 86_400.0
 NOON = 20_000 * DAY + DAY / 2
@@ -150,7 +151,7 @@ def record(**fields: object) -> RunRecord:
 
 async def test_a_restart_forgets_nothing(tmp_path: Path, clock: ManualClock) -> None:
     """What the day has used is read from the records of its traces."""
-    database = await Database.open(f"sqlite:///{tmp_path / 'state.db'}")
+    database = await Database.open(new_sqlite(tmp_path / "state.db"))
     store = RunStore(database)
     for one in (
         record(),

@@ -11,8 +11,9 @@ from terascope.access.projects import Right
 from terascope.core.errors import BadRequest, Conflict, NotAllowed, NotAuthenticated, NotFound
 from terascope.core.models import Mode, ModelVersion, Task
 from terascope.core.projects import Role
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 
 from .conftest import holder
 
@@ -25,7 +26,7 @@ OTHER = Principal("key_x", "mallory", frozenset({"query", "embed"}), "mallory", 
 
 @pytest.fixture
 async def access(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Access]:
-    database = await Database.open(sqlite_url(tmp_path / "t.db"))
+    database = await Database.open(new_sqlite(tmp_path / "t.db"))
     access = Access(database, clock)
     for name, pi in (("climate", "pi"), ("ocean", "mallory")):
         await access.projects.create(name, pi=pi)

@@ -12,8 +12,9 @@ from terascope.access.access import Access
 from terascope.access.jwks import _SHORTEST_MODULUS
 from terascope.access.tokens import Tokens
 from terascope.core.errors import InvalidToken, IssuerUnavailable
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 from terascope.testing.issuer import SmallIssuer, encoded
 
 from .conftest import MakeAccess, holder, refused
@@ -225,7 +226,7 @@ async def test_id_tokens_as_those_of_globus_auth(trusting: MakeAccess, issuer: S
 
 async def test_two_issuers(tmp_path: Path, clock: ManualClock, issuer: SmallIssuer) -> None:
     """Each is asked about its own tokens, and the same name at both is two users."""
-    database = await Database.open(sqlite_url(tmp_path / "two.db"))
+    database = await Database.open(new_sqlite(tmp_path / "two.db"))
     with SmallIssuer() as other:
         access = Access(database, clock, issuers=[issuer.config(), other.config(name="other")])
         users = [(await holder(access, one.token(clock.now()))).user_id for one in (issuer, other)]

@@ -9,8 +9,9 @@ from terascope.access.access import LOCAL_KEY_ID, Access
 from terascope.access.scopes import SCOPES
 from terascope.core.errors import BadRequest, NotAllowed, NotAuthenticated, NotFound
 from terascope.core.models import Mode, ModelVersion, Task
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 
 VERSION = ModelVersion("m", "1", "d", "echo:", "", Task.GENERATE, 0)
 
@@ -22,7 +23,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def access(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Access]:
-    database = await Database.open(sqlite_url(tmp_path / "keys.db"))
+    database = await Database.open(new_sqlite(tmp_path / "keys.db"))
     yield Access(database, clock)
     await database.aclose()
 

@@ -14,8 +14,9 @@ from terascope.core.errors import BadRequest, Conflict, NotAllowed, NotFound
 from terascope.core.models import Mode, ModelVersion, Task
 from terascope.core.prices import Price
 from terascope.core.projects import Qos, Role
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 
 VERSION = ModelVersion("m", "1", "d", "echo:", "", Task.GENERATE, 0)
 OPERATOR = Principal("key_o", "root", frozenset({"operator"}), "root")
@@ -32,7 +33,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def access(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Access]:
-    database = await Database.open(sqlite_url(tmp_path / "t.db"))
+    database = await Database.open(new_sqlite(tmp_path / "t.db"))
     access = Access(database, clock)
     await access.projects.create("climate", "Regional climate", pi="pi")
     await access.projects.put_member("climate", "member", Role.MEMBER)

@@ -9,15 +9,16 @@ from terascope.access.access import Access
 from terascope.access.principal import Principal
 from terascope.core.errors import BadRequest, NotFound
 from terascope.core.models import ModelVersion, Task
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 
 MODEL = ModelVersion("m", "1", "digest", "echo:m", "", Task.GENERATE, 0)
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    one = await Database.open(sqlite_url(tmp_path / "test.db"))
+    one = await Database.open(new_sqlite(tmp_path / "test.db"))
     yield one
     await one.aclose()
 

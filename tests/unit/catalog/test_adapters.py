@@ -12,10 +12,11 @@ from terascope.core.errors import BadRequest, Conflict, ModelNotFound
 from terascope.core.models import LifeCycle, ModelVersion
 from terascope.core.prices import Price, formula
 from terascope.internals.lora import PICKLE, WEIGHTS
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.testing.adapters import adapter, tensors
 from terascope.testing.checkpoints import checkpoint, safetensors, write_files
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 
 
 @pytest.fixture
@@ -25,7 +26,7 @@ def clock() -> ManualClock:
 
 @pytest.fixture
 async def catalog(tmp_path: Path, clock: ManualClock) -> AsyncIterator[Catalog]:
-    database = await Database.open(sqlite_url(tmp_path / "t.db"))
+    database = await Database.open(new_sqlite(tmp_path / "t.db"))
     yield await Catalog.open(database, tmp_path / "cache", clock)
     await database.aclose()
 

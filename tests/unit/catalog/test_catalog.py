@@ -13,9 +13,10 @@ from terascope.catalog.catalog import Catalog
 from terascope.catalog.files import digest_of
 from terascope.core.errors import BadRequest, Conflict, ModelNotFound, NotFound, SourceUnavailable
 from terascope.core.models import Alias, LifeCycle, Task
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.testing.checkpoints import checkpoint, safetensors, write_files, write_hub_cache, write_wheel
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -31,7 +32,7 @@ def clock() -> ManualClock:
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
     """An empty database."""
-    database = await Database.open(sqlite_url(tmp_path / "t.db"))
+    database = await Database.open(new_sqlite(tmp_path / "t.db"))
     yield database
     await database.aclose()
 
@@ -129,7 +130,7 @@ async def test_two_adding_the_same_at_once_both_succeed(catalog: Catalog, model:
 async def test_two_processes_share_a_database(
     catalog: Catalog, model: Path, tmp_path: Path, clock: ManualClock
 ) -> None:
-    second = await Database.open(sqlite_url(tmp_path / "t.db"))
+    second = await Database.open(new_sqlite(tmp_path / "t.db"))
     neighbour = await Catalog.open(second, tmp_path / "cache", clock)
     one, two = await asyncio.gather(catalog.add("tiny", f"path:{model}"), neighbour.add("tiny", f"path:{model}"))
     assert one == two

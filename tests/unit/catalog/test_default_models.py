@@ -18,10 +18,11 @@ from dataclasses import asdict
 from pathlib import Path
 from terascope.catalog.catalog import Catalog
 from terascope.core.clock import SystemClock
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
+from terascope.testing.databases import new_sqlite
 
 async def main(folder, cache, name, source):
-    database = await Database.open(sqlite_url(Path(folder) / "t.db"))
+    database = await Database.open(new_sqlite(Path(folder) / "t.db"))
     catalog = await Catalog.open(database, Path(cache), SystemClock())
     added = await catalog.add(name, source)
     differs = await catalog.verify(added)

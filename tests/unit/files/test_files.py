@@ -13,9 +13,10 @@ from terascope.core.errors import BodyTooLarge, FileLost, NotFound, QuotaExceede
 from terascope.files.blobs import Blobs
 from terascope.files.directory import DirectoryShelf
 from terascope.files.files import GRACE_S, Files
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.store.files import FileRow
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 from terascope.testing.shelves import SmallDisk
 
 NOW = 1_800_000_000.0
@@ -45,7 +46,7 @@ class Room:
 
 @pytest.fixture
 async def room(tmp_path: Path) -> AsyncIterator[Room]:
-    database = await Database.open(sqlite_url(tmp_path / "test.db"))
+    database = await Database.open(new_sqlite(tmp_path / "test.db"))
     made = Room(database, tmp_path / "files", ManualClock(NOW))
     yield made
     for blobs in made.opened:

@@ -9,15 +9,16 @@ from terascope.fleet.deployed import Deployed, Programs, prepare
 from terascope.fleet.launchers.registry import all_launchers
 from terascope.fleet.reconciler import Limits
 from terascope.fleet.starts import Starts
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.store.starts import KEPT_STARTS, StartStore
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 from terascope.testing.small_engine import small_deployment, small_kinds
 
 
 @pytest.fixture
 async def database(tmp_path: Path) -> AsyncIterator[Database]:
-    database = await Database.open(sqlite_url(tmp_path / "terascope.db"))
+    database = await Database.open(new_sqlite(tmp_path / "terascope.db"))
     yield database
     await database.aclose()
 

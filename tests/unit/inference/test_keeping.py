@@ -20,8 +20,9 @@ from terascope.inference.keeping import PURPOSE, Keeping
 from terascope.inference.run import Run
 from terascope.internals.arrays import DType
 from terascope.internals.packing import Layout, Spec
-from terascope.store.database import Database, sqlite_url
+from terascope.store.database import Database
 from terascope.testing.clock import ManualClock
+from terascope.testing.databases import new_sqlite
 
 ADA = Principal("key_1", "ada", frozenset(), "ada")
 ERRORS = Spec("errors", DType.U8, (4096,))
@@ -45,7 +46,7 @@ class Kept:
 @pytest.fixture
 async def kept(tmp_path: Path) -> AsyncIterator[Kept]:
     clock = ManualClock()
-    database = await Database.open(sqlite_url(tmp_path / "test.db"))
+    database = await Database.open(new_sqlite(tmp_path / "test.db"))
     blobs = Blobs(DirectoryShelf(tmp_path / "files"))
     run = Run("req_1", "traces", ADA, clock)
     run.grant = Grant(ADA, Mode.INTERNALS, "m@1", "local")

@@ -19,6 +19,7 @@ from terascope.core.runs import RunRecord
 from terascope.gateway.services import Services
 from terascope.inference.inference import Asked
 from terascope.store.allocations import AllocationRow
+from terascope.testing.databases import new_sqlite
 from terascope.testing.faults import Served, faulty
 from terascope.testing.replies import KeptReply
 
@@ -38,6 +39,7 @@ async def engine() -> AsyncIterator[Served]:
 async def services(tmp_path: Path, engine: Served) -> AsyncIterator[Services]:
     other = DeploymentConfig(model="other", engine="remote", url=engine.url)
     config = Config(deployments=[ECHO, other], accounting=AccountingConfig(slice_tokens=4))
+    new_sqlite(tmp_path / "terascope.db")
     async with opened(config, tmp_path, tmp_path / "cache") as one:
         await deploy(one, lambda _name, _message: None)
         await one.fleet.settled()

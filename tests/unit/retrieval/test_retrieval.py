@@ -29,6 +29,7 @@ from terascope.store.vector_store_files import EntryRow
 from terascope.store.vector_stores import StoreRow
 from terascope.testing.clock import ManualClock
 from terascope.testing.collections import placed
+from terascope.testing.databases import new_sqlite
 
 DAY_S = 86_400.0
 WHO = Principal("key_local", "local operator", frozenset({OPERATOR}), "local operator")
@@ -77,6 +78,7 @@ def rooms(tmp_path: Path) -> Opened:
     async def open_room(**config: Any) -> AsyncIterator[Room]:
         clock = ManualClock(real_below_s=5)
         whole = Config(deployments=[ECHO], **config)
+        new_sqlite(tmp_path / "data" / "terascope.db")
         async with opened(whole, tmp_path / "data", tmp_path / "cache", clock=clock) as services:
             await deploy(services, lambda _name, _message: None)
             await services.fleet.settled()

@@ -6,7 +6,8 @@ from typing import get_args
 
 import pytest
 
-from terascope.store.database import Database, Durability, sqlite_url
+from terascope.store.database import Database, Durability
+from terascope.testing.databases import new_sqlite
 from terascope.testing.postgres import PostgresCluster
 
 KINDS = ("sqlite", "sqlite, full", "postgresql")
@@ -27,19 +28,19 @@ def durability(kind: str) -> Durability:
 
 @pytest.fixture
 def url(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
-    """The URL of an empty database, as the configuration has it."""
+    """The URL of a database with every table in it, and nothing else, as the configuration has it."""
     if kind != "postgresql":
-        yield sqlite_url(tmp_path / "test.db")
+        yield new_sqlite(tmp_path / "test.db")
         return
     cluster: PostgresCluster = request.getfixturevalue("postgres")
-    name = cluster.create()
+    name = cluster.create_migrated()
     yield cluster.url(name)
     cluster.drop(name)
 
 
 @pytest.fixture
 async def database(url: str, durability: Durability) -> AsyncIterator[Database]:
-    """An open database with every table in it, and nothing else."""
+    """The same, opened."""
     opened = await Database.open(url, durability=durability)
     yield opened
     await opened.aclose()

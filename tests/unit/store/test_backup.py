@@ -41,6 +41,7 @@ from terascope.store.migrate import HEAD
 from terascope.store.projects import ProjectRow, ProjectStore
 from terascope.store.replicas import ReplicaRow, ReplicaStore
 from terascope.store.tables import audit, metadata, replicas
+from terascope.testing.databases import new_sqlite
 from terascope.testing.postgres import PostgresCluster
 
 Rows = dict[str, list[tuple[Any, ...]]]
@@ -166,7 +167,7 @@ def test_every_value_comes_through_either_database(other: str, tmp_path: Path, r
 async def _there_and_back(other: str, tmp_path: Path, rows: dict[str, Any]) -> None:
     with TemporaryDirectory(dir=tmp_path) as place:
         directory = Path(place)
-        async with opened(sqlite_url(directory / "first.db")) as first:
+        async with opened(new_sqlite(directory / "first.db")) as first:
             await first.writer.submit(lambda connection, _: _fill(connection, rows), None)
             expected = await contents(first)
             await backed_up(first, directory / "first")
@@ -205,7 +206,7 @@ async def test_a_backup_is_of_one_moment(database: Database, tmp_path: Path, oth
 async def test_more_rows_than_go_at_once(tmp_path: Path, other: str) -> None:
     same = {"action": "", "target": "", "details": {}, "user_id": "", "key_id": "", "address": ""}
     rows = [{"id": f"{n}", "time": n} | same for n in range(2500)]
-    async with opened(sqlite_url(tmp_path / "first.db")) as first:
+    async with opened(new_sqlite(tmp_path / "first.db")) as first:
         await first.writer.submit(lambda connection, _: _fill(connection, {"audit": rows}), None)
         await backed_up(first, tmp_path / "x")
     await restored(tmp_path / "x", other)
@@ -214,7 +215,7 @@ async def test_more_rows_than_go_at_once(tmp_path: Path, other: str) -> None:
 
 
 async def test_who_restored_what_is_in_the_audit_log(tmp_path: Path, other: str) -> None:
-    async with opened(sqlite_url(tmp_path / "first.db")) as first:
+    async with opened(new_sqlite(tmp_path / "first.db")) as first:
         await backed_up(first, tmp_path / "x")
     with acting_as(Actor("ada", "", "here")):
         await restored(tmp_path / "x", other)
@@ -225,7 +226,7 @@ async def test_who_restored_what_is_in_the_audit_log(tmp_path: Path, other: str)
 
 
 async def test_replicas_stay_on_their_machine(tmp_path: Path, other: str) -> None:
-    async with opened(sqlite_url(tmp_path / "first.db")) as first:
+    async with opened(new_sqlite(tmp_path / "first.db")) as first:
         await ReplicaStore(first).add(ReplicaRow("there", "d", "m@1", "e", "local", handle={"pid": 1}))
         await backed_up(first, tmp_path / "x")
     async with opened(other) as second:
@@ -263,7 +264,7 @@ async def used(other: str) -> AsyncIterator[Rows]:
 
 
 async def test_a_database_that_was_used_is_left_alone(tmp_path: Path, other: str, used: Rows) -> None:
-    async with opened(sqlite_url(tmp_path / "first.db")) as first:
+    async with opened(new_sqlite(tmp_path / "first.db")) as first:
         await backed_up(first, tmp_path / "x")
     with pytest.raises(Conflict, match=r"is not empty.*--replace"):
         await restored(tmp_path / "x", other)

@@ -1,7 +1,8 @@
 """A database is brought to the newest schema, once; a newer one is refused."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
@@ -10,32 +11,53 @@ from sqlalchemy import Connection, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from terascope.core.errors import ConfigError
-from terascope.store.database import Database
+from terascope.store.database import Database, sqlite_url
 from terascope.store.keys import KeyStore
 from terascope.store.members import MemberStore
 from terascope.store.migrate import HEAD, current, migrate
 from terascope.store.tables import metadata
+from terascope.testing.postgres import PostgresCluster
 
 
-async def test_the_newest_schema_is_reached_and_kept(url: str) -> None:
+@pytest.fixture
+def empty(kind: str, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[str]:
+    """The URL of a database without tables."""
+    if kind != "postgresql":
+        yield sqlite_url(tmp_path / "test.db")
+        return
+    cluster: PostgresCluster = request.getfixturevalue("postgres")
+    name = cluster.create()
+    yield cluster.url(name)
+    cluster.drop(name)
+
+
+async def test_the_newest_schema_is_reached_and_kept(empty: str) -> None:
     for _ in range(2):
-        database = await Database.open(url)
-        async with database.read() as connection:
-            assert await connection.run_sync(current) == HEAD
-            assert await connection.run_sync(_differences) == []
-        await database.aclose()
+        await _is_newest(empty)
+
+
+async def test_other_tests_begin_with_the_newest_schema(url: str) -> None:
+    await _is_newest(url)
+
+
+async def _is_newest(url: str) -> None:
+    database = await Database.open(url)
+    async with database.read() as connection:
+        assert await connection.run_sync(current) == HEAD
+        assert await connection.run_sync(_differences) == []
+    await database.aclose()
 
 
 def _differences(connection: Connection) -> list[object]:
     return list(compare_metadata(MigrationContext.configure(connection), metadata))
 
 
-async def test_a_database_of_a_newer_program_is_refused(url: str) -> None:
-    database = await Database.open(url)
+async def test_a_database_of_a_newer_program_is_refused(empty: str) -> None:
+    database = await Database.open(empty)
     await database.writer.submit(lambda connection, _: _set_revision(connection), None)
     await database.aclose()
     with pytest.raises(ConfigError, match="newer Terascope"):
-        await Database.open(url)
+        await Database.open(empty)
 
 
 def _set_revision(connection: Connection) -> None:
@@ -43,8 +65,8 @@ def _set_revision(connection: Connection) -> None:
 
 
 @pytest.mark.parametrize("kind", ["postgresql"])
-async def test_gateways_that_start_together_migrate_once(url: str) -> None:
-    databases = await asyncio.gather(*(Database.open(url) for _ in range(4)))
+async def test_gateways_that_start_together_migrate_once(empty: str) -> None:
+    databases = await asyncio.gather(*(Database.open(empty) for _ in range(4)))
     for database in databases:
         await database.aclose()
 
@@ -76,9 +98,9 @@ def _before_projects(connection: Connection) -> None:
     connection.execute(text(_OLD_KEYS))
 
 
-async def test_keys_from_before_projects_are_in_the_local_one(url: str) -> None:
-    await _in_transaction(url, _before_projects)
-    database = await Database.open(url)
+async def test_keys_from_before_projects_are_in_the_local_one(empty: str) -> None:
+    await _in_transaction(empty, _before_projects)
+    database = await Database.open(empty)
     rows = await KeyStore(database).all()
     assert [(row.user_id, row.project) for row in rows] == [("first key", "local"), ("ada", "local"), ("ada", "local")]
     found = await MemberStore(database).of("local")

@@ -20,6 +20,7 @@ from terascope.core.tuning import DEFAULTS, TuningMethod, TuningStatus
 from terascope.gateway.services import Services
 from terascope.store.tuning import JobRow
 from terascope.testing.checkpoints import checkpoint, write_files
+from terascope.testing.databases import new_sqlite
 from terascope.tuning.tuning import NewJob, Tuning
 
 WHO = Principal("key_1", "tests", frozenset({OPERATOR}), "ada")
@@ -75,6 +76,7 @@ class Bench:
 @asynccontextmanager
 async def benched(tmp_path: Path, files: FilesConfig | None = None, **config: Any) -> AsyncIterator[Bench]:
     settings = Config(tuning=TuningConfig(restarts=2, **config), files=files or FilesConfig())
+    new_sqlite(tmp_path / "data" / "terascope.db")
     async with opened(settings, tmp_path / "data", tmp_path / "cache", trainer=SMALL) as services:
         await services.catalog.add("m", f"path:{write_files(tmp_path / 'm', checkpoint())}")
         yield Bench(services, services.tuning)

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
+from terascope.core.loading import lasting
 from terascope.engines.openvino.settings import WorkerSettings, parse_arguments
 from terascope.engines.worker import process
 from terascope.engines.worker.httpd import Served
@@ -24,7 +25,8 @@ def _load(
     report: process.Report,
 ) -> Served:
     report("importing OpenVINO")
-    from terascope.engines.openvino.serving import load
+    with lasting():
+        from terascope.engines.openvino.serving import load
 
     return load(settings, loop, crashed, metrics, report)
 

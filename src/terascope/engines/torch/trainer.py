@@ -14,9 +14,13 @@ from pathlib import Path
 
 from terascope.core import environment
 from terascope.core.errors import ServiceError
+from terascope.core.loading import lasting
 from terascope.engines.torch.tuning.job import FAILED, PROGRESS, TuningJob
 from terascope.engines.torch.tuning.progress import Progress
 from terascope.engines.worker import logs
+
+ENVIRONMENT = {"OMP_WAIT_POLICY": "passive", "HF_HUB_OFFLINE": "1", "CUBLAS_WORKSPACE_CONFIG": ":4096:8"}
+"""What libraries read when they are loaded; what the process was given stands before it."""
 
 _log = logging.getLogger(__name__)
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -54,10 +58,10 @@ class _Stop:
 
 def _train(directory: Path, progress: Progress, stop: _Stop) -> int:
     try:
-        environment.prefer("OMP_WAIT_POLICY", "passive")
-        environment.prefer("HF_HUB_OFFLINE", "1")
-        environment.prefer("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        from terascope.engines.torch.tuning.run import run
+        for name, value in ENVIRONMENT.items():
+            environment.prefer(name, value)
+        with lasting():
+            from terascope.engines.torch.tuning.run import run
 
         return run(TuningJob.read(directory), directory, progress, stop)
     except Exception as error:  # noqa: BLE001 - the edge of the process: whatever it is, the job ends and says why

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Callable
 
 from terascope.core import environment
+from terascope.core.loading import lasting
 from terascope.engines.torch.settings import WorkerSettings, parse_arguments
 from terascope.engines.worker import process
 from terascope.engines.worker.httpd import Served
@@ -29,7 +30,8 @@ def _load(
     # spinning on makes everything many times slower as soon as anything else runs on the machine.
     environment.prefer("OMP_WAIT_POLICY", "passive")
     environment.prefer("GOMP_SPINCOUNT", "10000")
-    from terascope.engines.torch.serving import load
+    with lasting():
+        from terascope.engines.torch.serving import load
 
     return load(settings, loop, crashed, metrics, report)
 

@@ -21,6 +21,12 @@ CACHE = Path.home() / ".cache" / "terascope-tests"
 _CHECKPOINT = Path(install.__file__).with_name("checkpoint.py")
 _TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
+VARIABLES = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CACHE_ROOT": str(CACHE / "vllm"),  # it takes ten seconds to find out about a model's class
+    "VLLM_DISABLE_COMPILE_CACHE": "1",  # models are new each time
+}
+
 Gateways = Callable[..., AbstractContextManager[Served]]
 
 
@@ -74,8 +80,8 @@ def deepseek_checkpoint(tmp_path_factory: pytest.TempPathFactory, smol_checkpoin
 
 @pytest.fixture(scope="session")
 def short_checkpoint(tmp_path_factory: pytest.TempPathFactory, smol_checkpoint: Path) -> Path:
-    """The first four of SmolLM2's thirty layers: what is compiled takes a time for each layer."""
-    model = LlamaForCausalLM.from_pretrained(smol_checkpoint, num_hidden_layers=4, dtype=torch.float32)
+    """The first two of SmolLM2's thirty layers: what is compiled takes a time for each layer."""
+    model = LlamaForCausalLM.from_pretrained(smol_checkpoint, num_hidden_layers=2, dtype=torch.float32)
     return _saved(model, tmp_path_factory.mktemp("short"), smol_checkpoint)
 
 
@@ -117,7 +123,7 @@ def vllm_gateway(vllm_python: Path, tmp_path_factory: pytest.TempPathFactory) ->
         (named / "METADATA").write_text("Metadata-Version: 2.1\nName: vllm\nVersion: 0.32.0+cpu\n")
         config = Config(
             models={name: ModelConfig(source=f"path:{checkpoint}", version="1")},
-            engines={"vllm": EngineConfig(python=str(vllm_python), environment={"VLLM_CPU_KVCACHE_SPACE": "1"})},
+            engines={"vllm": EngineConfig(python=str(vllm_python), environment=VARIABLES)},
             deployments=[deployment],
             sites={
                 "cluster": SiteConfig(

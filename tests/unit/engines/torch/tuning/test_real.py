@@ -17,8 +17,9 @@ from terascope.engines.torch.embeds import VectorForm, read_vectors
 from terascope.engines.torch.projector import Projector
 from terascope.engines.torch.tuning.base import Base, load_base
 from terascope.engines.torch.tuning.job import DONE, RESULT, TuningJob
+from terascope.testing.trainers import trained
 
-from .work import make_job, packed, told, train
+from .work import make_job, packed, told
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 TASK = Path(__file__).parent / "elements.jsonl"
@@ -67,11 +68,11 @@ def signals(count: int, seed: int) -> list[dict[str, Any]]:
 @pytest.mark.parametrize(
     ("method", "times", "settings"),
     [
-        (TuningMethod.LORA, 5, {"n_epochs": 1, "learning_rate": 2e-3}),
+        (TuningMethod.LORA, 5, {"max_steps": 12, "learning_rate": 2e-3}),
         (
             TuningMethod.SOFT_PROMPT,
             2,
-            {"n_epochs": 2, "learning_rate": 2e-2, "vectors": 8, "init_text": "Answer as a record: symbol=; name="},
+            {"learning_rate": 2e-2, "vectors": 8, "init_text": "Answer as a record: symbol=; name="},
         ),
     ],
 )
@@ -79,9 +80,17 @@ def test_a_small_real_task_is_learned(
     smol_dir: Path, tmp_path: Path, method: TuningMethod, times: float, settings: dict[str, Any]
 ) -> None:
     directory = make_job(
-        tmp_path / "job", smol_dir, method, elements(), converted_dir=CONVERTED, held_out_share=0.15, **settings
+        tmp_path / "job",
+        smol_dir,
+        method,
+        elements(),
+        converted_dir=CONVERTED,
+        held_out_share=0.15,
+        n_epochs=1,
+        batch_size=4,
+        **settings,
     )
-    assert train(directory) == DONE
+    assert trained(directory) == DONE
     losses = [line["loss"] for line in told(directory, "held_out")]
     assert losses[-1] < losses[0] / times, losses
 
@@ -90,9 +99,9 @@ def test_a_projector_learns_to_name_signals(smol_dir: Path, tmp_path: Path) -> N
     fresh = signals(40, seed=2)
     directory = make_job(
         tmp_path / "job", smol_dir, TuningMethod.PROJECTOR, signals(200, seed=1), validation=fresh,
-        converted_dir=CONVERTED, n_epochs=3, learning_rate=2e-3, batch_size=8, hidden=(64,),
+        converted_dir=CONVERTED, n_epochs=3, learning_rate=2e-3, batch_size=8, hidden=(64,), eval_every=75,
     )  # fmt: skip
-    assert train(directory) == DONE
+    assert trained(directory) == DONE
     losses = [line["loss"] for line in told(directory, "held_out")]
     assert losses[-1] < losses[0] / 5, losses
     base, mapped = load_base(TuningJob.read(directory), lambda _: None), projector(directory)

@@ -1,6 +1,7 @@
 """The trainer as a process: repeated, killed anywhere and started again, told to stop, given bad data, out of room."""
 
 import json
+import os
 import signal
 import subprocess
 import time
@@ -12,8 +13,9 @@ import pytest
 from terascope.core.tuning import TuningMethod
 from terascope.engines.torch.tuning.job import CHECKPOINTS, DONE, FAILED, PROGRESS, RESULT, STOPPED
 from terascope.internals.artefacts import projector_widths, soft_prompt_shape
+from terascope.testing.trainers import over, started, trained
 
-from .work import chats, command, make_job, signals, told, train
+from .work import chats, command, make_job, signals, told
 
 pytestmark = pytest.mark.slow
 FAST: dict[str, Any] = {"n_epochs": 2, "batch_size": 4, "checkpoint_every": 3, "dropout": 0.1, "learning_rate": 0.01}
@@ -28,7 +30,7 @@ def results(directory: Path) -> dict[str, bytes]:
 def whole(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A job that was carried out without any interruption; every test leaves it as it is."""
     directory = make_job(tmp_path_factory.mktemp("jobs") / "whole", tiny_dir, TuningMethod.LORA, chats(), **FAST)
-    assert train(directory) == DONE
+    assert trained(directory) == DONE
     return directory
 
 
@@ -36,7 +38,7 @@ def whole(tiny_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_job_from_its_data_to_its_result(tiny_dir: Path, tmp_path: Path, method: TuningMethod) -> None:
     lines = signals(40, 0) if method is TuningMethod.PROJECTOR else chats(40)
     directory = make_job(tmp_path / "one", tiny_dir, method, lines, **FAST)
-    assert train(directory) == DONE
+    assert trained(directory) == DONE
     held_out = [line["loss"] for line in told(directory, "held_out")]
     assert held_out[-1] < held_out[0] * 0.9
     steps = told(directory, "step")
@@ -52,7 +54,7 @@ def test_a_job_from_its_data_to_its_result(tiny_dir: Path, tmp_path: Path, metho
 
 def test_the_same_seed_gives_the_same_bits_and_another_others(whole: Path, tiny_dir: Path, tmp_path: Path) -> None:
     for name, seed in (("again", 0), ("other", 2)):
-        assert train(make_job(tmp_path / name, tiny_dir, TuningMethod.LORA, chats(), seed=seed, **FAST)) == DONE
+        assert trained(make_job(tmp_path / name, tiny_dir, TuningMethod.LORA, chats(), seed=seed, **FAST)) == DONE
     one, again, other = (results(directory) for directory in (whole, tmp_path / "again", tmp_path / "other"))
     assert one == again
     assert one["adapter_model.safetensors"] != other["adapter_model.safetensors"]
@@ -60,16 +62,16 @@ def test_the_same_seed_gives_the_same_bits_and_another_others(whole: Path, tiny_
 
 def kill_when(directory: Path, kind: str, step: int, number: signal.Signals) -> int:
     """Start the trainer; send it a signal as soon as it tells `kind` of `step`; return its exit status."""
-    process = subprocess.Popen(command(directory), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = started(directory)
     path = directory / PROGRESS
     try:
-        while process.poll() is None:
+        while process.is_alive():
             lines = [json.loads(one) for one in path.read_bytes().split(b"\n")[:-1]] if path.exists() else []
             if any(one["kind"] == kind and one["step"] == step for one in lines):
-                process.send_signal(number)
+                os.kill(process.pid or 0, number)
                 break
             time.sleep(0.002)
-        return process.wait(60)
+        return over(process)
     finally:
         process.kill()
 
@@ -80,7 +82,7 @@ def test_killed_and_started_again_it_ends_with_the_same_bits(
 ) -> None:
     killed = make_job(tmp_path / "killed", tiny_dir, TuningMethod.LORA, chats(), **FAST)
     kill_when(killed, kind, step, signal.SIGKILL)
-    assert train(killed) == DONE
+    assert trained(killed) == DONE
     assert results(killed) == results(whole)
     losses = {one["step"]: one["loss"] for one in told(whole, "step")}
     assert {one["step"]: one["loss"] for one in told(killed, "step")} == losses
@@ -108,7 +110,7 @@ def test_told_to_stop_it_writes_a_checkpoint(tiny_dir: Path, tmp_path: Path) -> 
 def test_a_bad_line_ends_the_job(tiny_dir: Path, tmp_path: Path, line: dict[str, Any], words: str) -> None:
     lines = [*chats(7), line, *chats(3)]
     directory = make_job(tmp_path / "one", tiny_dir, TuningMethod.LORA, lines, **FAST)
-    assert train(directory) == FAILED
+    assert trained(directory) == FAILED
     error = told(directory, "error")[0]
     assert words in error["message"]
     assert (error["code"], error["param"]) == ("invalid_request", "training_file")
@@ -117,7 +119,7 @@ def test_a_bad_line_ends_the_job(tiny_dir: Path, tmp_path: Path, line: dict[str,
 def test_what_could_not_be_registered_is_not_trained(tiny_dir: Path, tmp_path: Path) -> None:
     options = {**FAST, "hidden": (3000, 3000)}
     directory = make_job(tmp_path / "one", tiny_dir, TuningMethod.PROJECTOR, signals(8, 0), **options)
-    assert train(directory) == FAILED
+    assert trained(directory) == FAILED
     error = told(directory, "error")[0]
     assert (error["param"], "it may have 33,554,432" in error["message"]) == ("hidden", True)
 
@@ -125,13 +127,13 @@ def test_what_could_not_be_registered_is_not_trained(tiny_dir: Path, tmp_path: P
 def test_a_loss_that_is_no_number_ends_the_job(tiny_dir: Path, tmp_path: Path) -> None:
     options = {**FAST, "learning_rate": 1e30, "max_grad_norm": 1e6, "warmup_ratio": 0.0}
     directory = make_job(tmp_path / "one", tiny_dir, TuningMethod.LORA, chats(), **options)
-    assert train(directory) == FAILED
+    assert trained(directory) == FAILED
     assert "lower learning_rate" in told(directory, "error")[0]["message"]
 
 
 def test_an_own_validation_file_is_measured(tiny_dir: Path, tmp_path: Path) -> None:
     directory = make_job(tmp_path / "one", tiny_dir, TuningMethod.LORA, chats(), validation=chats(3), **FAST)
-    assert train(directory) == DONE
+    assert trained(directory) == DONE
     assert told(directory, "started")[0]["steps_in_epoch"] == 3
     per_measure = told(directory, "held_out")[0]["tokens"]
     assert [one["tokens"] for one in told(directory, "held_out")] == [per_measure, 2 * per_measure, 3 * per_measure]

@@ -3,7 +3,6 @@
 import base64
 import io
 import json
-import subprocess
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -89,11 +88,6 @@ def make_job(
 def command(directory: Path) -> list[str]:
     """How the trainer is started."""
     return [sys.executable, "-W", "ignore", "-m", "terascope.engines.torch.trainer", str(directory)]
-
-
-def train(directory: Path) -> int:
-    """Let the trainer work until it ends; return its exit status."""
-    return subprocess.run(command(directory), capture_output=True, check=False, timeout=110).returncode
 
 
 def told(directory: Path, kind: str = "") -> list[dict[str, Any]]:
