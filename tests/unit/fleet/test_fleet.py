@@ -315,7 +315,7 @@ async def _close(fleet: Fleet, tmp_path: Path) -> None:
     replicas = await _ready(fleet, 2)
     await until(fleet, lambda: fleet.replicas_for("kin@1"))
     replicas += fleet.replicas_for("kin@1")
-    replicas[0].in_flight += 1
+    replicas[0].occupy(1)
     await fleet.aclose()
     await fleet.aclose()
     rows = await _rows(fleet) + await _rows(fleet, "kin")
@@ -346,12 +346,12 @@ async def test_a_replica_that_is_not_wanted_finishes_what_it_has(fleet: Fleet) -
     [replica] = await _ready(fleet)
     supervisor = fleet._slots[0].supervisor
     assert supervisor is not None
-    replica.in_flight += 1
+    replica.occupy(1)
     supervisor.stop()
     await until(fleet, lambda: replica.row.status is ReplicaStatus.DRAINING)
     assert fleet.replicas_for(MODEL) == ()
     assert marked(replica.id) != []
-    replica.in_flight -= 1
+    replica.free(1)
     await until(fleet, lambda: replica.row.status is ReplicaStatus.STOPPED)
     assert marked(replica.id) == []
 
@@ -415,11 +415,12 @@ async def test_replicas_are_added_and_retired(fleet: Fleet) -> None:
     await _ready(fleet, 3)
     assert fleet.count("small").ready == 3
     busy, idle = [one for one in fleet.replicas_for(MODEL) if one is not first]
-    first.in_flight, busy.in_flight, idle.in_flight = 2, 1, 0
+    first.occupy(2)
+    busy.occupy(1)
     await fleet.scale("small", 1)
     await until(fleet, lambda: fleet.replicas_for(MODEL) == (first,) and busy.row.status is ReplicaStatus.DRAINING)
     assert marked(busy.id)
-    busy.in_flight = 0
+    busy.free(1)
     await until(fleet, lambda: busy.row.status is ReplicaStatus.STOPPED)
     assert not marked(busy.id)
     await fleet.scale("small", 0)

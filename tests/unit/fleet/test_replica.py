@@ -29,13 +29,13 @@ def test_only_ready_and_trusted_replicas_take_requests(status: ReplicaStatus, su
 
 async def test_idle_when_nothing_is_in_flight(replica: Replica) -> None:
     await replica.idle()
-    replica.in_flight += 1
-    replica.in_flight += 1
+    replica.occupy(1)
+    replica.occupy(1)
     waiting = asyncio.create_task(replica.idle())
-    replica.in_flight -= 1
+    replica.free(1)
     await asyncio.sleep(0)
     assert not waiting.done()
-    replica.in_flight -= 1
+    replica.free(1)
     await waiting
     assert replica.in_flight == 0
 

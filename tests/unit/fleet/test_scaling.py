@@ -74,12 +74,12 @@ async def test_from_none_up_and_down_to_none(fleet: Fleet, clock: ManualClock) -
     await ready(fleet, 2)
     assert fleet.count("small").kept == 2
     busy, other = fleet.replicas_for(MODEL)
-    busy.in_flight = 1
+    busy.occupy(1)
     asks(fleet, 0)
     await idle(clock, 16)
     await until(fleet, lambda: other.row.status.final)
     assert fleet.replicas_for(MODEL) == (busy,), "what is busy stays"
-    busy.in_flight = 0
+    busy.free(1)
     await idle(clock, 16)
     await until(fleet, lambda: busy.row.status.final)
     assert fleet.state(MODEL) == "cold"
@@ -94,10 +94,10 @@ async def test_one_that_is_taken_away_finishes_its_answer(fleet: Fleet, clock: M
     await ready(fleet, 1)
     [replica] = fleet.replicas_for(MODEL)
     asks(fleet, 0)
-    replica.in_flight = 1
+    replica.occupy(1)
     await fleet.bound("small", Bounds(0, 0))
     await until(fleet, lambda: replica.row.status is ReplicaStatus.DRAINING)
-    replica.in_flight = 0
+    replica.free(1)
     await until(fleet, lambda: replica.row.status is ReplicaStatus.STOPPED)
     assert fleet.state(MODEL) == "stopped", "and no request starts it again"
 
@@ -110,7 +110,8 @@ async def test_short_requests_between_two_looks_count(fleet: Fleet, clock: Manua
     asks(fleet, 0)
     [replica] = fleet.replicas_for(MODEL)
     for _ in range(25):
-        replica.in_flight, replica.in_flight = 1, 0
+        replica.occupy(1)
+        replica.free(1)
         await idle(clock, LOOK_S)
     assert fleet.replicas_for(MODEL) == (replica,)
 
