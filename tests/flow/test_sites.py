@@ -44,7 +44,8 @@ async def test_a_replica_is_a_job(slurm: SlurmCluster, tmp_path: Path) -> None:
     left = {path.name for path in launch.iterdir()}
     assert "environment" not in left
     assert [name for name in left if name.startswith(f"terascope-{row.id}.")]
-    assert (launch / "ended").read_text() == "-15\n"
+    # it ends as it is told to; a second SIGTERM, for Slurm sends its own to each process, may find it while it does
+    assert (launch / "ended").read_text() in ("0\n", "-15\n")
 
 
 async def test_a_job_that_dies_is_followed_by_another(slurm: SlurmCluster, tmp_path: Path) -> None:
