@@ -414,7 +414,7 @@ async def test_replicas_are_added_and_retired(fleet: Fleet) -> None:
     await fleet.scale("small", 3)
     await _ready(fleet, 3)
     assert fleet.count("small").ready == 3
-    busy, idle = [one for one in fleet.replicas_for(MODEL) if one is not first]
+    busy, _ = [one for one in fleet.replicas_for(MODEL) if one is not first]
     first.occupy(2)
     busy.occupy(1)
     await fleet.scale("small", 1)
