@@ -51,14 +51,14 @@ class Estimate(NamedTuple):
         messages, inputs = fields.get("messages"), fields.get("input")
         around = _TEMPLATE_TOKENS + _MESSAGE_TOKENS * (len(messages) if isinstance(messages, list) else 1)
         parts = len(inputs) if isinstance(inputs, list) and inputs and not isinstance(inputs[0], int) else 1
-        text, vectors = _text_and_vectors(request) if request.embeds else (request.size, 0)
+        text, vectors = _text_and_vectors(request)
         prompt = min(text + vectors + around, longest * max(parts, choices))
         probable = min(text // _BYTES_A_TOKEN + vectors, longest * choices)
         if request.endpoint in _NO_OUTPUT:
             if fields.get("windows") is not None:
                 prompt = _IN_WINDOWS * (text + around)  # long inputs are welcome there, and windows may overlap
             return cls(prompt, 0, probable=probable)
-        choices = max(choices, _positive(fields["best_of"])) if "best_of" in fields else choices
+        choices = max(choices, _positive(fields.get("best_of")))
         limit = _positive(fields.get("max_completion_tokens")) or _positive(fields.get("max_tokens"))
         return cls(prompt, min(limit, longest) * choices if limit else None, choices, probable=probable)
 

@@ -271,8 +271,7 @@ class ModelLine:
         return [one for one in self._trusted(place) if self._room(one, place.ticket.qos)]
 
     def _room(self, replica: Replica, qos: Qos) -> int:
-        limit = self._limits.get(replica) or self._limit(replica)
-        return limit.room(replica.in_flight, qos)
+        return self._limit(replica).room(replica.in_flight, qos)
 
     def _limit(self, replica: Replica) -> InFlightLimit:
         found = self._limits.get(replica)

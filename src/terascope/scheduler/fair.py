@@ -114,7 +114,7 @@ class FairLines:
     def ran_alone(self, ticket: Ticket, cost: int) -> None:
         """As `add`, `start` and `charge`, for a `ticket` that had a place when it came, while nobody waited."""
         self._usage.add(ticket.project, cost)
-        line = self._lines.get(ticket.project) or self._line(ticket.project)
+        line = self._line(ticket.project)
         start = max(line.virtual, self._virtual)
         ticket.catches_up, ticket.charged = self._owed > 0, cost
         pace = 0 if ticket.catches_up else 1 / self._usage.shares(ticket.project)

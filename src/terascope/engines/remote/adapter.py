@@ -46,7 +46,7 @@ class RemoteEngine(HttpEngine):
 
         An answer that says that nothing is left to pay with is a 502: it is the operator's to mend.
         """
-        if self._dialect.own_words and not self.closed:
+        if self._dialect.is_llamacpp and not self.closed:
             return await self._llama.answer(call)
         return await self._tried(replace(call, body=salted(call, self._dialect)))
 
@@ -90,7 +90,7 @@ class RemoteEngine(HttpEngine):
         details = {"kind": self._dialect.name, "upstream_model": self._name, "upstream_digest": _text(model, "digest")}
         told = tuple((name, value) for name, value in details.items() if value)
         info = EngineInfo("remote", "", self._dialect.capabilities, _length(model), details=told)
-        if not self._dialect.own_words:
+        if not self._dialect.is_llamacpp:
             return replace(info, version=await self._version())
         facts = await self._llama.learn(model)
         length = facts.context_length or info.context_length
@@ -159,7 +159,7 @@ async def _failed(answer: HttpAnswer, request_id: str, dialect: Dialect) -> Made
     if answer.status == 402 or said.get("code") in _SPENT or said.get("type") in _SPENT:
         told = "the account that this gateway has at the remote server is used up; an operator must see to it there"
         return MadeAnswer(502, error_json(told, "server_error", "engine_error", None, request_id))
-    if dialect.own_words and (meant := error_of(answer.status, body)):
+    if dialect.is_llamacpp and (meant := error_of(answer.status, body)):
         return MadeAnswer(meant.status, error_body(meant, request_id))
     return MadeAnswer(answer.status, body, answer.headers)
 

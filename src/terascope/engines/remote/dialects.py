@@ -27,7 +27,7 @@ class Dialect:
     """One kind of server.
 
     `health`: the path that says whether it answers, besides its list of models. `salt`: whether `cache_salt` tells it
-    who may share computed prefixes. `own_words`: it is llama.cpp, which is asked in its own form (`llamacpp`).
+    who may share computed prefixes. `is_llamacpp`: it is asked choice by choice, in its own words (`llamacpp`).
     """
 
     name: str
@@ -35,7 +35,7 @@ class Dialect:
     features: frozenset[Feature] = _LIKE_OPENAI
     health: str = ""
     salt: bool = False
-    own_words: bool = False
+    is_llamacpp: bool = False
 
     @property
     def capabilities(self) -> Capabilities:
@@ -61,7 +61,7 @@ _DIALECTS = {
         Dialect("sglang", features=_LIKE_OPENAI - {Feature.DIMENSIONS}, health="/health"),
         # it echoes no prompts, and cuts no embeddings
         Dialect(
-            "llamacpp", features=_LIKE_OPENAI - {Feature.ECHO, Feature.DIMENSIONS}, health="/health", own_words=True
+            "llamacpp", features=_LIKE_OPENAI - {Feature.ECHO, Feature.DIMENSIONS}, health="/health", is_llamacpp=True
         ),
     )
 }
