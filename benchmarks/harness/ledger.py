@@ -90,13 +90,14 @@ def _entries(connection: Connection, size: Size) -> None:
     day = int(time.time() // 86_400)
     kind = connection.dialect.name
     columns = (
-        "id, allocation, project, kind, amount, time, day, user_id, key_id, model, prompt_tokens, output_tokens, note"
+        "id, allocation, project, kind, amount, time, day, user_id, key_id, model, prompt_tokens, output_tokens, note, "
+        "requests"
     )
-    who = f"'u' || (i % {size.keys}), 'key_' || (i % {size.keys}), 'echo@1', 1, 1, ''"
+    who = f"'u' || (i % {size.keys}), 'key_' || (i % {size.keys}), 'echo@1', 1, 1, '', 1"
     place = f"'alloc_p' || (i % {size.projects}), 'p' || (i % {size.projects})"
     when = f"({day} - 99 + i * 100 / {size.entries}) * 86400.0, {day} - 99 + i * 100 / {size.entries}"
     charges = f"'req_' || {_TEXT[kind]}, {place}, 'charge', -1, {when}, {who}"
-    grants = f"'grant_' || i, 'alloc_p' || i, 'p' || i, 'grant', {GRANTED}, 0.0, 0, 'root', '', '', 0, 0, ''"
+    grants = f"'grant_' || i, 'alloc_p' || i, 'p' || i, 'grant', {GRANTED}, 0.0, 0, 'root', '', '', 0, 0, '', 1"
     for values, count in ((grants, size.projects), (charges, size.entries)):
         connection.execute(text(f"INSERT INTO entries ({columns}) " + _NUMBERS[kind].format(values)), {"count": count})
 

@@ -9,12 +9,12 @@ from terascope.access.projects import Projects, Right
 from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest
 from terascope.core.ids import new_id
-from terascope.core.ledger import Usage
+from terascope.core.ledger import DAY_S, Usage, day_of
 from terascope.core.prices import micro
 from terascope.core.projects import checked_text
 from terascope.store.allocations import AllocationRow, AllocationStore, Transfer, no_allocation
 from terascope.store.database import Database
-from terascope.store.entries import DAY_S, EntryStore, Refund, day_of
+from terascope.store.entries import EntryStore, Refund
 
 MOST_UNITS = 1e9  # in one grant or transfer
 _LAST_TIME = 1e11

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import NamedTuple
 
+DAY_S = 86_400
+
 
 class EntryKind(StrEnum):
     """Why a balance changed."""
@@ -12,6 +14,11 @@ class EntryKind(StrEnum):
     CHARGE = "charge"  # a request used it
     REFUND = "refund"  # a charge was given back
     TRANSFER = "transfer"  # it went from one allocation to another
+
+
+def day_of(when: float) -> int:
+    """The day since the epoch (UTC) that a time is on."""
+    return int(when // DAY_S)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +105,15 @@ class Charge(NamedTuple):
     def settlement(self) -> Settlement:
         """What it was made of; all of its share is what it cost."""
         return Settlement(*self[:10], Share(self.block, self.allocation, self.amount) if self.block else None)
+
+
+class Portion(NamedTuple):
+    """What one request has of an entry that is of several."""
+
+    request: str
+    amount: int
+    prompt_tokens: int
+    output_tokens: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,19 +4,21 @@ Every change of a balance or of what is held goes through a `Book`. The tables' 
 is ever overspent.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from operator import itemgetter
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 
-from terascope.core.ledger import Charge, EntryKind, Redraw, Settlement, Share
+from terascope.core.ledger import Charge, EntryKind, Portion, Redraw, Settlement, Share, day_of
 from terascope.store.plain import LOCK, Plain, PlainIn
 
-_DAY_S = 86_400
-_payer_of = itemgetter(*(Charge._fields.index(name) for name in ("unlimited", "block", "allocation")))
-_amount_of = itemgetter(Charge._fields.index("amount"))
+_PAYER = ("unlimited", "block", "allocation")
+_whose = itemgetter(*map(Charge._fields.index, (*_PAYER, "project", "user_id", "key_id", "model")))
+_portion = itemgetter(*map(Charge._fields.index, ("id", *Portion._fields[1:])))
+_time_of = itemgetter(Charge._fields.index("time"))
 _FIELDS = "SELECT id, project, unlimited, balance, held, starts, ends FROM allocations WHERE"
 _BY_PROJECT = PlainIn(f"{_FIELDS} project IN ({{}}) ORDER BY id{LOCK}")
 _BY_ID = PlainIn(f"{_FIELDS} id IN ({{}}) ORDER BY id{LOCK}")
@@ -29,7 +31,7 @@ _PLENTY = 8  # a block takes no more than this part of what is available, so tha
 _FEWEST = 4  # requests that a block must serve, or it is not worth having
 _ENTRY = Plain(
     "INSERT INTO entries (id, allocation, project, kind, amount, time, day, user_id, key_id, model, prompt_tokens, "
-    "output_tokens, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+    "output_tokens, note, requests, portions) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
 
 
@@ -89,10 +91,12 @@ class Book:
         self._entries: list[tuple[object, ...]] = []
 
     def load_holds(self, ids: Iterable[str]) -> None:
-        """Look up what the requests `ids` hold."""
-        for hold_id, allocation, amount in _HOLDS.rows(self._connection, sorted(set(ids))):
+        """Look up what the requests or blocks `ids` hold, those that were not before."""
+        wanted = sorted({one for one in ids if one not in self._parts})
+        self._parts |= {one: [] for one in wanted}
+        for hold_id, allocation, amount in _HOLDS.rows(self._connection, wanted):
             if allocation in self.accounts:
-                self._parts.setdefault(hold_id, []).append(_Part(self.accounts[allocation], amount))
+                self._parts[hold_id].append(_Part(self.accounts[allocation], amount))
 
     def open_accounts(self, project: str, now: float) -> list[Account]:
         """The project's allocations that may be used at `now`, in the order of use: the first to end first."""
@@ -197,43 +201,41 @@ class Book:
                 account.add(-taken)
                 paid[account.id] = paid.get(account.id, 0) + taken
         for number, (allocation, amount) in enumerate(paid.items()):
-            self.charge(settlement, allocation, amount, tokens=number == 0)
+            self.charge(settlement, allocation, amount, first=number == 0)
         return settlement.cost - sum(paid.values())
 
-    def settle_charges(self, rows: Iterable[tuple[Any, ...]]) -> list[str]:
-        """Enter charges, given as rows of `Charge`, each as `settle` would.
+    def settle_charges(self, rows: Iterable[Sequence[Any]]) -> list[str]:
+        """Enter charges, given as rows of `Charge`: those of one payer, user, key, model and day together.
 
         Returns the requests of those that nobody could pay for in full.
         """
-        groups: dict[tuple[str, str, str], list[tuple[Any, ...]]] = {}
+        groups: dict[tuple[Any, ...], list[Sequence[Any]]] = {}
         for row in rows:
-            groups.setdefault(_payer_of(row), []).append(row)
-        return [lacking for payer, group in groups.items() for lacking in self._settle_group(payer, group)]
+            groups.setdefault((*_whose(row), day_of(_time_of(row))), []).append(row)
+        return [lacking for group in groups.values() for lacking in self._settle_group(group)]
 
-    def _settle_group(self, payer: tuple[str, str, str], group: list[tuple[Any, ...]]) -> list[str]:
-        """Enter charges to one account or block: together if it can pay for all, as nearly always, else one by one."""
-        paid_by = self._pay(payer, sum(map(_amount_of, group)))
-        if paid_by is None and len(group) > 1:
-            return [lacking for row in group for lacking in self._settle_group(payer, [row])]
-        if paid_by is None:
-            charge = Charge._make(group[0])
-            return [charge.id] if self.settle(charge.settlement()) else []
-        kind = EntryKind.CHARGE.value
-        self._entries += [
-            (entry_id, paid_by, project, kind, -amount, now, int(now // _DAY_S), user, key, model, prompt, output, "")
-            for entry_id, project, amount, now, _, user, key, model, prompt, output, _, _ in group
-        ]
+    def _settle_group(self, group: list[Sequence[Any]]) -> list[str]:
+        first = Charge._make(group[0])
+        portions = [Portion._make(_portion(row)) for row in group]
+        _, amounts, prompts, outputs = zip(*portions, strict=True)
+        paid_by = self._pay(first, sum(amounts))
+        if paid_by is None:  # its block is gone: each takes what it finds
+            return [one.id for one in map(Charge._make, group) if self.settle(one.settlement())]
+        self.enter(
+            first.id, paid_by, first.project, EntryKind.CHARGE, -sum(amounts), max(map(_time_of, group)),
+            first.user_id, first.key_id, first.model, sum(prompts), sum(outputs),
+            portions=portions if len(group) > 1 else (),
+        )  # fmt: skip
         return []
 
-    def _pay(self, payer: tuple[str, str, str], amount: int) -> str | None:
-        """Take `amount` from an account without a limit or a block; return the account, or None if it lacks that."""
-        unlimited, block, allocation = payer
-        account = self.accounts.get(unlimited)
+    def _pay(self, charge: Charge, amount: int) -> str | None:
+        """Take `amount` from who pays `charge`, an account without a limit or a block; None if it lacks that."""
+        account = self.accounts.get(charge.unlimited)
         if account is None:
-            part = self._part_of(block, allocation)
+            part = self._part_of(charge.block, charge.allocation)
             if part is None or part.amount < amount:
                 return None
-            self._shrink(block, part, amount)
+            self._shrink(charge.block, part, amount)
             account = part.account
         account.add(-amount)
         return account.id
@@ -249,20 +251,21 @@ class Book:
         part.account.add(-taken)
         return {share.allocation: taken}
 
-    def charge(self, settlement: Settlement, allocation: str, amount: int, *, tokens: bool = True) -> None:
-        """Enter a charge; the balance is changed elsewhere. Of several parts one has the tokens."""
+    def charge(self, settlement: Settlement, allocation: str, amount: int, *, first: bool = True) -> None:
+        """Enter a charge; the balance is changed elsewhere. Of several parts the first has the request's tokens."""
         one = settlement
-        who = (one.user_id, one.key_id, one.model, one.prompt_tokens * tokens, one.output_tokens * tokens)
+        who = (one.user_id, one.key_id, one.model, one.prompt_tokens * first, one.output_tokens * first)
         self.enter(one.id, allocation, one.project, EntryKind.CHARGE, -amount, one.now, *who)
 
     def enter(
         self, entry_id: str, allocation: str, project: str, kind: EntryKind, amount: int, now: float,
         user_id: str = "", key_id: str = "", model: str = "", prompt: int = 0, output: int = 0, note: str = "",
+        *, portions: Sequence[Portion] = (),
     ) -> None:  # fmt: skip
-        """Add an entry to the ledger."""
-        day = int(now // _DAY_S)
-        about = (user_id, key_id, model, prompt, output, note)
-        self._entries.append((entry_id, allocation, project, kind.value, amount, now, day, *about))
+        """Add an entry to the ledger; to a charge of several requests belongs the portion of each."""
+        about = (user_id, key_id, model, prompt, output, note, max(1, len(portions)))
+        each = orjson.dumps([tuple(one) for one in portions]).decode() if portions else ""
+        self._entries.append((entry_id, allocation, project, kind.value, amount, now, day_of(now), *about, each))
 
     def save(self) -> None:
         """Write what changed."""

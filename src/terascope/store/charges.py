@@ -1,14 +1,16 @@
 """Repository of `charges`: what requests cost, on record but not yet on their allocations.
 
-A charge is written with its request's record, and entered in the ledger a moment later, many at once. Until then the
-block that pays for it is still held, so nothing can be spent twice. A charge is deleted where it is entered, in one
-transaction: whoever gets it enters it, once. Allocations are always locked before charges are.
+Charges are written with their requests' records, those of one commit as one row, and entered in the ledger a moment
+later, many at once. Until then the blocks that pay for them are still held, so nothing can be spent twice. A row is
+deleted where its charges are entered, in one transaction: whoever gets it enters them, once. Allocations are always
+locked before charges are.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from operator import itemgetter
 from typing import Any
 
+import orjson
 from sqlalchemy import Connection
 
 from terascope.core.ledger import Charge, Settlement
@@ -19,12 +21,11 @@ from terascope.store.plain import Plain, PlainIn
 from terascope.store.tables import charges
 
 _block_of = itemgetter(Charge._fields.index("block"))
-_COLUMNS = ", ".join(Charge._fields)
+_project_of = itemgetter(Charge._fields.index("project"))
 _NO_BLOCK = ("", "")
-INSERT = PlainInsert(charges, Charge._fields)
-_PROJECTS = Plain("SELECT DISTINCT project FROM charges")
-_TAKE_OF_PROJECTS = PlainIn(f"DELETE FROM charges WHERE project IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608 - our columns
-_TAKE_OF_BLOCKS = PlainIn(f"DELETE FROM charges WHERE block IN ({{}}) RETURNING {_COLUMNS}")  # noqa: S608 - our columns
+INSERT = PlainInsert(charges, ("id", "charges"))
+_ALL = Plain("SELECT id, charges FROM charges")
+_TAKE = PlainIn("DELETE FROM charges WHERE id IN ({}) RETURNING id")
 
 
 class ChargeStore:
@@ -40,22 +41,25 @@ class ChargeStore:
 
 
 def charge_row(settlement: Settlement) -> tuple[Any, ...]:
-    """The row of a settlement that is `covered`, for `INSERT`."""
+    """The `Charge` of a settlement that is `covered`, as a plain tuple."""
     return settlement[:10] + (settlement.share[:2] if settlement.share else _NO_BLOCK)
 
 
-def enter_of_blocks(connection: Connection, book: Book, blocks: Sequence[str]) -> list[str]:
-    """Enter the charges that are to be paid by `blocks`, looked up in `book`; return the requests not covered."""
-    return book.settle_charges(_TAKE_OF_BLOCKS.rows(connection, blocks))
+def row_of(rows: Sequence[tuple[Any, ...]]) -> tuple[str, str]:
+    """The row of the charges of one commit, for `INSERT`."""
+    return rows[0][0], orjson.dumps(rows).decode()
+
+
+def book_with_all(connection: Connection, projects: Iterable[str] = ()) -> tuple[Book, list[str]]:
+    """A book of `projects` in which all charges on record are entered, not yet saved; the requests not covered."""
+    rows = {row_id: orjson.loads(text) for row_id, text in _ALL.rows(connection, ())}
+    book = Book(connection, projects={*projects, *(_project_of(one) for row in rows.values() for one in row)})
+    taken = [one for (row_id,) in _TAKE.rows(connection, list(rows)) for one in rows[row_id]]
+    book.load_holds(filter(None, map(_block_of, taken)))
+    return book, book.settle_charges(taken)
 
 
 def _enter(connection: Connection, asked: Sequence[None]) -> list[list[str]]:
-    projects = [row[0] for row in _PROJECTS.rows(connection, ())]
-    if not projects:
-        return [[] for _ in asked]
-    book = Book(connection, projects=projects)
-    taken = _TAKE_OF_PROJECTS.rows(connection, projects)
-    book.load_holds(filter(None, map(_block_of, taken)))
-    uncovered = book.settle_charges(taken)
+    book, uncovered = book_with_all(connection)
     book.save()
     return [uncovered, *([] for _ in asked[1:])]

@@ -4,17 +4,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from sqlalchemy import Connection, case, distinct, func, select
+import orjson
+from sqlalchemy import Connection, RowMapping, case, distinct, func, select
 
 from terascope.core.errors import Conflict, NotFound
-from terascope.core.ledger import EntryKind, Usage
+from terascope.core.ledger import DAY_S, EntryKind, Portion, Usage, day_of
 from terascope.store.audit import audited
 from terascope.store.book import Book
 from terascope.store.changes import one_by_one
 from terascope.store.database import Database
-from terascope.store.tables import entries
+from terascope.store.tables import entries, runs
 
-DAY_S = 86_400
 _USED = (EntryKind.CHARGE.value, EntryKind.REFUND.value)
 
 
@@ -48,7 +48,22 @@ class EntryStore:
 
         Raises `NotFound` when it was charged nothing, `Conflict` when it was given back before.
         """
-        return int(await audited(self._database, _refund, refund, "run.refund", refund.run_id[:60], note=refund.note))
+        change = (refund, await self._entry_of(refund.run_id))
+        return int(await audited(self._database, _refund, change, "run.refund", refund.run_id[:60], note=refund.note))
+
+    async def _entry_of(self, run_id: str) -> str:
+        """The id of the entry in which a request was charged; empty where there is none."""
+        charged = select(entries.c.id).where(entries.c.kind == EntryKind.CHARGE.value)
+        together = entries.c.portions.contains(f'"{run_id}"', autoescape=True)
+        async with self._database.read() as connection:
+            if (await connection.execute(charged.where(entries.c.id == run_id))).first():
+                return run_id
+            run = (await connection.execute(select(runs).where(runs.c.id == run_id))).mappings().one_or_none()
+            if run is None:
+                return ""
+            days = entries.c.day.between(day_of(run["started"]) - 1, day_of(run["started"] + run["total_s"]) + 1)
+            of_then = charged.where(entries.c.project == run["project"], days, together)
+            return str((await connection.execute(of_then)).scalar() or "")
 
     async def total(self, allocation: str) -> int:
         """Return the sum of an allocation's entries, which is its balance. Reads them all."""
@@ -68,10 +83,13 @@ class EntryStore:
         self, first: int, last: int, *, projects: Sequence[str] | None = None, user_id: str = "", model: str = ""
     ) -> list[Usage]:
         """Return what was used from day `first` to `last` (since the epoch), by project, user, model and day."""
-        requests = func.count(distinct(case((entries.c.kind == EntryKind.CHARGE.value, entries.c.id))))
+        charge = entries.c.kind == EntryKind.CHARGE.value
+        requests = func.count(distinct(case((charge, entries.c.id)))) + func.sum(
+            case((charge, entries.c.requests - 1), else_=0)
+        )
         keys = (entries.c.project, entries.c.user_id, entries.c.model, entries.c.day)
-        sums = (func.sum(column) for column in (entries.c.prompt_tokens, entries.c.output_tokens))
-        query = select(*keys, requests, *sums, func.sum(-entries.c.amount)).group_by(*keys).order_by(*keys)
+        sums = (func.sum(column) for column in (entries.c.prompt_tokens, entries.c.output_tokens, -entries.c.amount))
+        query = select(*keys, requests, *sums).group_by(*keys).order_by(*keys)
         query = query.where(entries.c.kind.in_(_USED), entries.c.day >= first, entries.c.day <= last)
         if projects is not None:
             query = query.where(entries.c.project.in_(projects))
@@ -83,9 +101,17 @@ class EntryStore:
             return [_usage(*row) for row in (await connection.execute(query)).all()]
 
 
+def portions(entry: RowMapping) -> list[Portion]:
+    """What each request has of a charge in the ledger; amounts are what it paid."""
+    if entry["portions"]:
+        return [Portion(*one) for one in orjson.loads(entry["portions"])]
+    return [Portion(entry["id"], -entry["amount"], entry["prompt_tokens"], entry["output_tokens"])]
+
+
 @one_by_one
-def _refund(connection: Connection, refund: Refund) -> int:
-    query = select(entries).where(entries.c.id == refund.run_id, entries.c.kind == EntryKind.CHARGE.value)
+def _refund(connection: Connection, asked: tuple[Refund, str]) -> int:
+    refund, charge = asked
+    query = select(entries).where(entries.c.id == charge, entries.c.kind == EntryKind.CHARGE.value)
     charges = connection.execute(query).mappings().all()
     if not charges:
         raise NotFound(f"the request {refund.run_id[:60]!r} was charged nothing")
@@ -95,19 +121,16 @@ def _refund(connection: Connection, refund: Refund) -> int:
         select(entries.c.id).where(entries.c.id == entry_id)
     ).first():  # no other while we hold the lock
         raise Conflict(f"the charge of {refund.run_id} was given back before")
-    for row in charges:
-        book.accounts[row["allocation"]].add(-row["amount"])
-        about = (row["user_id"], row["key_id"], row["model"], -row["prompt_tokens"], -row["output_tokens"])
+    given = [(row, one) for row in charges for one in portions(row) if one.request == refund.run_id]
+    for row, one in given:
+        book.accounts[row["allocation"]].add(one.amount)
+        about = (row["user_id"], row["key_id"], row["model"], -one.prompt_tokens, -one.output_tokens)
         note = f"by {refund.by}: {refund.note}"[:200]
-        kind, amount = EntryKind.REFUND, -row["amount"]
-        book.enter(entry_id, row["allocation"], row["project"], kind, amount, refund.now, *about, note=note)
+        book.enter(
+            entry_id, row["allocation"], row["project"], EntryKind.REFUND, one.amount, refund.now, *about, note=note
+        )
     book.save()
-    return -sum(int(row["amount"]) for row in charges)
-
-
-def day_of(when: float) -> int:
-    """The day since the epoch (UTC) that a time is on."""
-    return int(when // DAY_S)
+    return sum(one.amount for _, one in given)
 
 
 def _usage(project: str, user: str, model: str, day: int, requests: int, prompt: int, output: int, used: int) -> Usage:

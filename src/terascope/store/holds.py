@@ -1,19 +1,20 @@
 """Repository of `holds`: what requests that run have set aside, and how they are settled."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from sqlalchemy import Connection, func, select
 
 from terascope.core.ledger import Hold, Redraw, Settlement, Share
 from terascope.store.book import Book
-from terascope.store.charges import enter_of_blocks
+from terascope.store.charges import book_with_all
 from terascope.store.database import Database
-from terascope.store.plain import Plain
+from terascope.store.plain import Plain, PlainIn
 from terascope.store.tables import holds
 
 _EXPIRED_IN = Plain("SELECT DISTINCT allocation FROM holds WHERE expires <= ?")
 _EXPIRED = Plain("SELECT id FROM holds WHERE expires <= ? AND allocation = ?")
+_PROJECTS = PlainIn("SELECT DISTINCT project FROM allocations WHERE id IN ({})")
 _RENEW = Plain("UPDATE holds SET expires = ? WHERE id = ?")
 
 
@@ -108,10 +109,8 @@ def _extend(connection: Connection, asked: Sequence[Hold]) -> list[Held]:
 
 
 def _redraw(connection: Connection, asked: Sequence[Redraw]) -> list[Held]:
-    book = Book(connection, projects=(one.hold.project for one in asked))
-    old = sorted({one.old.block for one in asked if one.old is not None})
-    book.load_holds(old)
-    enter_of_blocks(connection, book, old)  # what is to stay in a block is for those that still run
+    book, _ = book_with_all(connection, (one.hold.project for one in asked))  # what stays in a block is for others
+    book.load_holds(one.old.block for one in asked if one.old is not None)
     held = [_block_or_one(book, one) for one in asked]
     book.save()
     return held
@@ -125,10 +124,8 @@ def _block_or_one(book: Book, redraw: Redraw) -> Held:
 
 
 def _give_back(connection: Connection, blocks: Sequence[Share]) -> None:
-    book = Book(connection, ids=(one.allocation for one in blocks))
-    known = sorted({one.block for one in blocks})
-    book.load_holds(known)
-    enter_of_blocks(connection, book, known)
+    book = _book_of(connection, [one.allocation for one in blocks])
+    book.load_holds(one.block for one in blocks)
     for one in blocks:
         book.keep(one, one.amount) if one.amount else book.release(one.block)
     book.save()
@@ -149,12 +146,17 @@ def _expire(connection: Connection, times: Sequence[float]) -> list[int]:
     return [_expire_at(connection, now) for now in times]
 
 
+def _book_of(connection: Connection, allocations: Iterable[str]) -> Book:
+    """A book of the projects of `allocations`; what requests cost that had shares of blocks is entered first."""
+    projects = [row[0] for row in _PROJECTS.rows(connection, sorted(set(allocations)))]
+    return book_with_all(connection, projects)[0]
+
+
 def _expire_at(connection: Connection, now: float) -> int:
     allocations = sorted(str(row[0]) for row in _EXPIRED_IN.rows(connection, [now]))
-    book = Book(connection, ids=allocations)  # locked, so that nobody settles what is looked at now
+    book = _book_of(connection, allocations)  # locked, so that nobody settles what is looked at now
     expired = {str(row[0]) for one in allocations for row in _EXPIRED.rows(connection, [now, one])}
     book.load_holds(expired)
-    enter_of_blocks(connection, book, sorted(expired))
     for one in sorted(expired):
         book.release(one)
     book.save()

@@ -76,18 +76,19 @@ class RunStore:
 
 
 def _insert(connection: Connection, added: Sequence[tuple[RunRecord, Settlement | None]]) -> list[int]:
-    covered: list[tuple[RunRecord, Settlement]] = []
-    others: list[tuple[RunRecord, Settlement | None]] = []
-    for record, settlement in added:
+    records = [_values(record) for record, _ in added]
+    covered: list[tuple[Any, ...]] = []
+    others: list[Settlement] = []
+    for _, settlement in added:
         if settlement is not None and settlement.covered:
-            covered.append((record, settlement))
-        else:
-            others.append((record, settlement))
+            covered.append(charges.charge_row(settlement))
+        elif settlement is not None:
+            others.append(settlement)
     if covered:
-        records = [_values(record) for record, _ in covered]
-        _INSERT_CHARGED(connection, records, [charges.charge_row(settlement) for _, settlement in covered])
-    _INSERT(connection, [_values(record) for record, _ in others])
-    uncovered = settle(connection, [settlement for _, settlement in others if settlement is not None])
+        _INSERT_CHARGED(connection, records[:1], [charges.row_of(covered)])
+        del records[0]
+    _INSERT(connection, records)
+    uncovered = settle(connection, others)
     return [uncovered.get(record.id, 0) for record, _ in added]
 
 

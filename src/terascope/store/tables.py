@@ -246,7 +246,7 @@ holds = Table(
 entries = Table(
     "entries",
     metadata,
-    Column("id", String(60), primary_key=True),  # of the request for a charge: so no request is charged twice
+    Column("id", String(60), primary_key=True),  # of the request for a charge, or of the first of several
     Column("allocation", ForeignKey("allocations.id"), primary_key=True),
     Column("project", String(64), nullable=False),
     Column("kind", String(20), nullable=False),
@@ -259,6 +259,8 @@ entries = Table(
     Column("prompt_tokens", BigInteger, nullable=False),
     Column("output_tokens", BigInteger, nullable=False),
     Column("note", String(200), nullable=False),
+    Column("requests", Integer, nullable=False, server_default="1"),  # that a charge is of
+    Column("portions", Text, nullable=False, server_default=""),  # of several: `Portion`s, as JSON; else empty
     sqlite_with_rowid=False,
 )
 Index("ix_entries_project_day", entries.c.project, entries.c.day)
@@ -266,18 +268,8 @@ Index("ix_entries_project_day", entries.c.project, entries.c.day)
 charges = Table(  # of requests that are over, not yet in `entries`; few, for they are entered in a moment
     "charges",
     metadata,
-    Column("id", String(40), primary_key=True),  # of the request
-    Column("project", String(64), nullable=False),
-    Column("amount", BigInteger, nullable=False),
-    Column("time", Float, nullable=False),
-    Column("unlimited", String(40), nullable=False),  # the allocation that pays without a limit, or empty
-    Column("user_id", String(200), nullable=False),
-    Column("key_id", String(40), nullable=False),
-    Column("model", String(200), nullable=False),
-    Column("prompt_tokens", BigInteger, nullable=False),
-    Column("output_tokens", BigInteger, nullable=False),
-    Column("block", String(40), nullable=False),  # the hold that pays, on `allocation`, or empty
-    Column("allocation", String(40), nullable=False),
+    Column("id", String(40), primary_key=True),  # of the first of them
+    Column("charges", Text, nullable=False),  # those of one commit: `Charge`s, as JSON
     sqlite_with_rowid=False,
 )
 

@@ -1,11 +1,14 @@
 """What must hold in a database that nobody writes to, whatever happened before."""
 
+from collections import Counter
 from dataclasses import dataclass, field
 
+import orjson
 from sqlalchemy import Connection, Table, func, select
 
-from terascope.core.ledger import EntryKind
+from terascope.core.ledger import Charge, EntryKind
 from terascope.store.database import Database
+from terascope.store.entries import portions
 from terascope.store.tables import allocations, charges, entries, holds, runs
 
 
@@ -38,10 +41,8 @@ async def audit(database: Database) -> Audit:
 
 def _audit(connection: Connection) -> Audit:
     found = Audit()
-    of_charges = select(entries.c.id, func.sum(-entries.c.amount)).where(entries.c.kind == EntryKind.CHARGE.value)
-    charged = {run: int(amount) for run, amount in connection.execute(of_charges.group_by(entries.c.id))}
-    for run, amount in connection.execute(select(charges.c.id, charges.c.amount)):  # still to be entered
-        charged[run] = charged.get(run, 0) + int(amount)
+    charged = entered(connection)
+    charged.update({one.id: one.amount for one in on_record(connection)})
     costs = {run: int(cost) for run, cost in connection.execute(select(runs.c.id, runs.c.cost))}
     found.lost = sorted(run for run, cost in costs.items() if charged.get(run, 0) < cost)
     found.doubled = sorted(run for run, amount in charged.items() if amount > costs.get(run, amount))
@@ -53,6 +54,22 @@ def _audit(connection: Connection) -> Audit:
         if (row["balance"], row["held"]) != tuple(one.get(row["id"], 0) for one in sums):
             found.unbalanced.append(row["id"])
     return found
+
+
+def entered(connection: Connection) -> Counter[str]:
+    """What each request paid, as the ledger has it."""
+    found: Counter[str] = Counter()
+    for row in connection.execute(select(entries).where(entries.c.kind == EntryKind.CHARGE.value)).mappings():
+        for one in portions(row):
+            found[one.request] += one.amount
+    return found
+
+
+def on_record(connection: Connection) -> list[Charge]:
+    """What is still to be entered in the ledger."""
+    return [
+        Charge(*one) for text in connection.execute(select(charges.c.charges)).scalars() for one in orjson.loads(text)
+    ]
 
 
 def _sums(connection: Connection, table: Table) -> dict[str, int]:

@@ -13,11 +13,10 @@ import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
-from sqlalchemy import func, select
 
 from terascope.core.errors import Conflict, NotFound
 from terascope.core.ids import new_id
-from terascope.core.ledger import EntryKind, Hold, Redraw, Settlement, Share
+from terascope.core.ledger import Charge, Hold, Redraw, Settlement, Share
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.store.allocations import AllocationRow, AllocationStore, Transfer
@@ -27,7 +26,7 @@ from terascope.store.entries import EntryStore, Refund
 from terascope.store.holds import Held, HoldStore
 from terascope.store.projects import ProjectRow, ProjectStore
 from terascope.store.runs import RunStore
-from terascope.store.tables import charges, entries
+from terascope.testing.ledger import entered, on_record
 
 AMOUNTS = st.integers(1, 100)
 GATEWAYS = st.integers(0, 1)
@@ -235,15 +234,15 @@ class Ledger(RuleBasedStateMachine):
 
     async def entered(self) -> dict[str, int]:
         """What was charged later of what was due, by request."""
-        query = select(entries.c.id, func.sum(-entries.c.amount)).where(entries.c.kind == EntryKind.CHARGE.value)
         async with self.databases[0].read() as connection:
-            rows = (await connection.execute(query.group_by(entries.c.id))).all()
-        return {run: int(amount) for run, amount in rows if run in self.due}
+            found = await connection.run_sync(entered)
+        return {run: amount for run, amount in found.items() if run in self.due}
 
-    async def waiting(self) -> list[str]:
-        """The requests whose charges are still to be entered."""
+    async def waiting(self) -> list[Charge]:
+        """What is still to be entered."""
         async with self.databases[0].read() as connection:
-            return list((await connection.execute(select(charges.c.id))).scalars())
+            found: list[Charge] = await connection.run_sync(on_record)
+        return found
 
     async def totals(self) -> tuple[int, int]:
         """All balances and all that is held, each checked against what it is the sum of."""
