@@ -13,7 +13,7 @@ from terascope.access.projects import Projects
 from terascope.core.clock import Clock
 from terascope.core.config import AccountingConfig
 from terascope.core.errors import AllocationExhausted
-from terascope.core.ledger import Hold, Settlement
+from terascope.core.ledger import Charge, Hold, Settlement
 from terascope.core.prices import units
 from terascope.core.runs import RunRecord
 from terascope.store.charges import ChargeStore
@@ -22,7 +22,8 @@ from terascope.store.holds import Held, HoldStore
 
 log = logging.getLogger(__name__)
 _ADVICE = "set a smaller max_tokens"
-_ENTER_S = 0.1  # charges that come within it are entered in the ledger together
+_NO_BLOCK = ("", "")
+_ENTER_S = 0.25  # charges that come within it are entered in the ledger together
 
 
 class Meter(Protocol):
@@ -42,6 +43,9 @@ class NoMeter:
 
     async def cover(self, tokens: int) -> None:
         return
+
+
+NO_METER = NoMeter()
 
 
 class SliceMeter:
@@ -71,6 +75,7 @@ class Accounts:
         self._holds = HoldStore(database)
         self._charges = ChargeStore(database)
         self._charged = asyncio.Event()  # there is something to enter
+        self._any_charged = False  # the same, quicker to ask
         self._projects = projects
         self._config = config
         self._clock = clock
@@ -90,10 +95,10 @@ class Accounts:
         """
         amount = estimate.amount(grant.price, self.slice_tokens)
         if grant.unlimited or not amount:
-            return NoMeter()
+            return NO_METER
         if not self._blocks.take(run_id, grant.project, amount):
             await self._hold(run_id, grant, amount)
-        return SliceMeter(self, run_id, grant, estimate) if estimate.output is None else NoMeter()
+        return SliceMeter(self, run_id, grant, estimate) if estimate.output is None else NO_METER
 
     async def _hold(self, run_id: str, grant: Grant, amount: int) -> None:
         self._live.add(run_id)
@@ -115,27 +120,34 @@ class Accounts:
         if not held.had:
             raise await self._exhausted(grant, amount, held, advice)
 
-    def settlement(self, grant: Grant | None, record: RunRecord, *, prompt_tokens: int) -> Settlement | None:
-        """What is to be settled for the request of `record`; None when nothing was held and nothing is due."""
+    def settlement(self, grant: Grant | None, record: RunRecord, *, prompt_tokens: int) -> Settlement | Charge | None:
+        """What is to be settled for the request of `record`, or charged where that is covered for certain.
+
+        None when nothing was held and nothing is due.
+        """
         if grant is None:
             return None
-        alone = record.id in self._live
-        self._live.discard(record.id)
-        share = self._blocks.settled(record.id, record.cost)
-        if not alone and not record.cost:
+        run_id, cost = record.id, record.cost
+        alone = run_id in self._live
+        share = self._blocks.settled(run_id, cost)
+        if not alone and not cost:
             return None
-        settlement = Settlement(
-            record.id, grant.project, record.cost, self._clock.now(), "" if alone or share else grant.unlimited,
-            user_id=record.user_id, key_id=record.key_id, model=record.model,
-            prompt_tokens=prompt_tokens, output_tokens=record.completion_tokens,
-            share=share, more=alone,
-        )  # fmt: skip
-        if settlement.covered:
+        who = (record.user_id, record.key_id, record.model, prompt_tokens, record.completion_tokens)
+        due = (run_id, grant.project, cost, self._clock.now(), "" if alone or share else grant.unlimited, *who)
+        if not alone and (share is None or cost <= share.amount) and (share is not None or grant.unlimited):
+            self._note_charge()
+            return Charge(*due, *(share[:2] if share else _NO_BLOCK))
+        self._live.discard(run_id)
+        return Settlement(*due, share, alone)
+
+    def _note_charge(self) -> None:
+        if not self._any_charged:
+            self._any_charged = True
             self._charged.set()
-        return settlement
 
     async def enter(self) -> None:
         """Enter in the ledger what requests cost whose records are on their way or durable."""
+        self._any_charged = False
         self._charged.clear()  # the records of those that have set it were submitted before what follows
         for run_id in await self._charges.enter():
             log.warning("a request could not be charged", extra={"request_id": run_id})

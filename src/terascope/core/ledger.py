@@ -75,18 +75,12 @@ class Settlement(NamedTuple):
     share: Share | None = None
     more: bool = False
 
-    @property
-    def covered(self) -> bool:
-        """Whether an allocation without a limit, or the request's share of a block alone, pays all of a cost."""
-        share = 0 if self.share is None or self.more else self.share.amount
-        return self.cost > 0 and (bool(self.unlimited) or self.cost <= share)
-
 
 class Charge(NamedTuple):
-    """What a request cost that is covered for certain, as it is on record until it is entered in the ledger.
+    """What a request cost that is covered for certain: on record until it is entered in the ledger with others.
 
-    The allocation `unlimited` pays, which has no limit, or the hold `block` on `allocation`; the others are empty. The
-    first of its fields are those of the settlement that it was made of.
+    The allocation `unlimited` pays, which has no limit, or the request's share of the hold `block` on `allocation`; the
+    others are empty.
     """
 
     id: str
@@ -103,7 +97,7 @@ class Charge(NamedTuple):
     allocation: str
 
     def settlement(self) -> Settlement:
-        """What it was made of; all of its share is what it cost."""
+        """The same to be settled alone; all of its share is what it cost."""
         return Settlement(*self[:10], Share(self.block, self.allocation, self.amount) if self.block else None)
 
 

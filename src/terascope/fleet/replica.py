@@ -29,7 +29,7 @@ class Replica:
         self.in_flight = 0
         """How many requests it is answering; `occupy` and `free` change it."""
         self._peak = 0
-        self._idle = asyncio.Event()
+        self._idle: asyncio.Event | None = None  # while somebody waits for it
 
     @property
     def id(self) -> str:
@@ -60,7 +60,7 @@ class Replica:
     def free(self, requests: int) -> None:
         """So many of those that it answered are over."""
         self.in_flight -= requests
-        if not self.in_flight:
+        if not self.in_flight and self._idle is not None:
             self._idle.set()
 
     def take_peak(self) -> int:
@@ -71,8 +71,9 @@ class Replica:
     async def idle(self) -> None:
         """Return once nothing is in flight."""
         while self.in_flight:
-            self._idle.clear()
+            self._idle = self._idle or asyncio.Event()
             await self._idle.wait()
+            self._idle = None
 
     def lacks(self, endpoint: str, needs: frozenset[str]) -> frozenset[str]:
         """Return what of `needs`, and `endpoint` itself, its engine does not have."""

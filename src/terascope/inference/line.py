@@ -2,10 +2,13 @@
 
 import asyncio
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import cached_property
 
-from terascope.access.estimate import is_free
+from terascope.access.estimate import Estimate, is_free
+from terascope.access.principal import Grant
 from terascope.core.clock import Clock
 from terascope.core.errors import ModelUnavailable, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
@@ -13,16 +16,19 @@ from terascope.core.projects import Qos
 from terascope.fleet.demand import Demand, Waiting, may
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.replica import Replica
+from terascope.internals.limits import Cost
 from terascope.protocol.request import Kind, ModelRequest
 from terascope.scheduler.choice import least_loaded
 from terascope.scheduler.inflight import InFlightLimit
 from terascope.scheduler.pace import AnswerLength, Pace
 from terascope.scheduler.queue import ModelQueue
 from terascope.scheduler.ticket import Ticket
+from terascope.scheduler.usage import Usage
 
 Reserved = Callable[[ModelVersion, float], Mapping[str, int]]
 """How many slots of a model are reserved so many seconds from now, by project."""
 _KINDS = 1000  # kinds of requests whose replicas are remembered
+_PUT_OFF = 64  # requests that were over before anybody waited, and are not charged for their turns yet
 
 
 class Place:
@@ -31,14 +37,35 @@ class Place:
     replica: asyncio.Future[Replica]
     """What is waited for; who need not wait has none."""
 
-    def __init__(self, line: "ModelLine", ticket: Ticket, request: ModelRequest) -> None:
-        self.ticket = ticket
+    def __init__(
+        self, line: "ModelLine", grant: Grant, request: ModelRequest, cost: Cost | None, estimate: Estimate | None
+    ) -> None:
+        self.grant = grant
         self.request = request
         self.kind = request.kind
         self.slots = request.choices
         self.since = 0.0
+        self.told = False
+        """Whether the queue knows of it; it need not while nobody waits."""
+        self.so_far = 0
+        """What the answer has cost by now, in micro service units."""
+        self.taken: Replica | None = None
+        self._cost = cost
+        self._estimate = estimate
         self._line = line
-        self._taken: Replica | None = None
+
+    @cached_property
+    def ticket(self) -> Ticket:
+        """What the queue knows it by, with what it will probably cost."""
+        grant = self.grant
+        return Ticket(grant.project, grant.principal.user_id, grant.qos, self._expected(), self.kind)
+
+    def _expected(self) -> int:
+        if self._cost and (exact := self._cost.micro(self.grant.price)):
+            return exact
+        estimate = self._estimate or Estimate.of(self.request, self._line.version)
+        answer = self._line.lengths.expected(self.grant.project, estimate.output)
+        return max(1, self.grant.price.cost(estimate.probable, answer))  # so that every request counts
 
     def turn(self) -> "Place":
         """A replica that can serve the request, as `async with`, counted as busy with it until the block ends.
@@ -53,17 +80,16 @@ class Place:
         line = self._line
         if is_free(self.request) and (able := line.any_able(self)):
             return able
-        taken = self._taken = line.at_once(self) or await line.take(self)
+        taken = self.taken = line.at_once(self) or await line.take(self)
         return taken
 
     async def __aexit__(self, *raised: object) -> None:
-        taken, self._taken = self._taken, None
-        if taken is not None:
-            self._line.give_back(self, taken)
+        if self.taken is not None:
+            self._line.give_back(self, self.taken)
 
     def wait_s(self) -> float | None:
         """About how many seconds the turn is away; None when that is not known or the turn has come."""
-        return self._line.wait_s(self.ticket)
+        return self._line.wait_s(self.ticket) if self.told else None
 
     def first_byte(self, replica: Replica, seconds: float) -> None:
         """The first byte of the answer came so long after the engine was asked."""
@@ -71,25 +97,28 @@ class Place:
 
     def cost(self, cost: int) -> None:
         """The answer has cost so much by now, in micro service units; more than was expected."""
-        if cost > self.ticket.charged and cost > self.ticket.expected:
+        self.so_far = cost
+        if self.told and cost > self.ticket.charged and cost > self.ticket.expected:
             self._line.queue.charge(self.ticket, cost)
 
     def settle(self, cost: int, tokens: int) -> None:
         """The request is over: so much it has cost, and so many tokens its answer had."""
-        self._line.queue.charge(self.ticket, cost)
-        self._line.pace.served(cost)
-        if tokens:
-            self._line.lengths.seen(self.ticket.project, tokens)
+        self._line.settle(self, cost, tokens)
 
 
 class ModelLine:
-    """Gives the requests for one model their turns on its replicas."""
+    """Gives the requests for one model their turns on its replicas.
+
+    A request that comes while nobody waits gets its place at once, and the queue does not know of it until somebody
+    waits or many are over: what it cost counts for the turns of later ones alone.
+    """
 
     def __init__(
         self,
         version: ModelVersion,
         fleet: Fleet,
         queue: ModelQueue,
+        usage: Usage,
         reserved: Reserved,
         clock: Clock,
         look_s: float,
@@ -101,11 +130,15 @@ class ModelLine:
         self.pace = Pace()
         self.lengths = AnswerLength()
         self._fleet = fleet
+        self._usage = usage
         self._reserved = reserved
         self._look_s = look_s
         self._wait_timeout_s = wait_timeout_s
         self._clock = clock
         self._waiters: dict[Ticket, Place] = {}
+        self._alone: dict[Place, None] = {}  # that got their places at once and are not over; the queue knows none
+        self._over: list[tuple[Grant, int, int]] = []  # that were in it: with what they cost, and their answers' tokens
+        self._busy = 0  # requests that have a replica
         self._able_of: tuple[Replica, ...] = ()
         self._able_for: dict[tuple[Kind, Qos], list[Replica]] = {}
         self._limits: dict[Replica, InFlightLimit] = {}
@@ -116,10 +149,13 @@ class ModelLine:
         if self.queue.size or self._reserved(self.version, 0.0):
             return None
         able = self._able(place)
-        roomy = able if len(able) == 1 and self._room(able[0], place.ticket.qos) else self._roomy(place)
+        roomy = able if len(able) == 1 and self._room(able[0], place.grant.qos) else self._roomy(place)
         if not roomy:
             return None
-        self.queue.start_at_once(place.ticket)
+        if place.told:  # it has lost its first replica
+            self.queue.begin(place.ticket)
+        else:
+            self._alone[place] = None
         return self._begin(place, roomy)
 
     async def take(self, place: Place) -> Replica:
@@ -130,8 +166,11 @@ class ModelLine:
         the request is in line no more.
         """
         self._check(place)
+        self.tell()
         place.since = self._clock.monotonic()
         place.replica = asyncio.get_running_loop().create_future()
+        place.told = True
+        self._usage.set_shares(place.grant.project, place.grant.shares)
         self._waiters[place.ticket] = place
         self.queue.add(place.ticket)
         self._serve()
@@ -145,11 +184,58 @@ class ModelLine:
 
     def give_back(self, place: Place, replica: Replica) -> None:
         """The request needs its replica no more."""
+        place.taken = None
         replica.free(place.slots)
-        self.queue.end(place.ticket)
-        self.pace.ended(self._clock.monotonic())
-        if self.queue.size:
-            self._serve()
+        self._busy -= 1
+        if not self._busy:
+            self.pace.ended(self._clock.monotonic())
+        if place.told:
+            self.queue.end(place.ticket)
+            if self.queue.size:
+                self._serve()
+
+    def settle(self, place: Place, cost: int, tokens: int) -> None:
+        """The request is over: it cost so much, in micro service units, and its answer had so many tokens."""
+        if not place.told:
+            self._alone.pop(place, None)
+            self._over.append((place.grant, cost, tokens))
+            if len(self._over) >= _PUT_OFF:
+                self.charge()
+        else:
+            self.queue.charge(place.ticket, cost)
+            self._served(cost)
+            self._seen(place.grant, tokens)
+
+    def charge(self) -> None:
+        """Charge for their turns those that were over before anybody waited."""
+        over, self._over = self._over, []
+        costs: Counter[tuple[str, Qos]] = Counter()
+        for grant, cost, tokens in over:
+            costs[grant.project, grant.qos] += cost
+            self._usage.set_shares(grant.project, grant.shares)
+            self._seen(grant, tokens)
+        for (project, qos), cost in costs.items():
+            self.queue.ran_alone(project, qos, cost)
+        self._served(sum(costs.values()))
+
+    def tell(self) -> None:
+        """Somebody is to wait: have the queue know of all that got their places at once."""
+        self.charge()
+        alone, self._alone = self._alone, {}
+        for place in alone:
+            place.told = True
+            self._usage.set_shares(place.grant.project, place.grant.shares)
+            self.queue.runs_alone(place.ticket, max(place.so_far, place.ticket.expected))
+            if place.taken is not None:
+                self.queue.begin(place.ticket)
+
+    def _served(self, cost: int) -> None:
+        self.pace.passed(self._clock.monotonic())
+        self.pace.served(cost)
+
+    def _seen(self, grant: Grant, tokens: int) -> None:
+        if tokens:
+            self.lengths.seen(grant.project, tokens)
 
     def first_byte(self, replica: Replica, seconds: float) -> None:
         """The first byte of an answer came so long after it was asked for."""
@@ -172,7 +258,7 @@ class ModelLine:
         """What waits here, and how many places each replica has, as far as that is known."""
         kinds: dict[tuple[Kind, Qos], list[Place]] = {}
         for place in self._waiters.values():
-            kinds.setdefault((place.kind, place.ticket.qos), []).append(place)
+            kinds.setdefault((place.kind, place.grant.qos), []).append(place)
         waiting = (Waiting(*kind, sum(one.slots for one in of), of[0].since) for kind, of in kinds.items())
         places = {one.id: limit.value for one in self._ready() if (limit := self._limit(one)).known}
         return Demand(tuple(waiting), places=places)
@@ -229,13 +315,13 @@ class ModelLine:
         """Raise when no replica that can do what `place` asks is ready, or on its way."""
         if self._able(place):
             return
-        waiting = Waiting(place.kind, place.ticket.qos, place.slots, place.since)
+        waiting = Waiting(place.kind, place.grant.qos, place.slots, place.since)
         if not self._fleet.check_hope(self.version.public_name, waiting):
             raise UnsupportedFeature(self._lacking(place))
 
     def _lacking(self, place: Place) -> str:
         """What no deployment or engine of the model does of what is asked, for the user."""
-        name, request, qos = self.version.public_name, place.request, place.ticket.qos
+        name, request, qos = self.version.public_name, place.request, place.grant.qos
         meant = [one for one in self._fleet.deployments_for(name) if request.modes <= set(one.modes)]
         if not meant:
             modes = " and ".join(sorted(request.modes))
@@ -261,14 +347,16 @@ class ModelLine:
     def _begin(self, place: Place, roomy: list[Replica]) -> Replica:
         replica = roomy[0] if len(roomy) == 1 else roomy[least_loaded([one.in_flight for one in roomy])]
         replica.occupy(place.slots)
-        self.pace.began(self._clock.monotonic())
+        if not self._busy:
+            self.pace.began(self._clock.monotonic())
+        self._busy += 1
         return replica
 
     def _fits(self, ticket: Ticket) -> bool:
         return any(self._room(one, ticket.qos) for one in self._trusted(self._waiters[ticket]))
 
     def _roomy(self, place: Place) -> list[Replica]:
-        return [one for one in self._trusted(place) if self._room(one, place.ticket.qos)]
+        return [one for one in self._trusted(place) if self._room(one, place.grant.qos)]
 
     def _room(self, replica: Replica, qos: Qos) -> int:
         return self._limit(replica).room(replica.in_flight, qos)
@@ -303,7 +391,7 @@ class ModelLine:
         ready = self._fleet.replicas_for(self.version.public_name)
         if self._able_of is not ready:
             self._able_of, self._able_for = ready, {}
-        kind = (place.kind, place.ticket.qos)
+        kind = (place.kind, place.grant.qos)
         found = self._able_for.get(kind)
         if found is None:
             found = [one for one in ready if may(one.launch, one.info, *kind)]

@@ -8,7 +8,7 @@ from typing import Any
 
 import orjson
 
-from terascope.access.accounts import Meter, NoMeter
+from terascope.access.accounts import NO_METER, Meter
 from terascope.core.errors import EngineError, EngineLost, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
 from terascope.core.projects import PRIORITIES, Qos
@@ -70,7 +70,7 @@ class Passing:
         self._reply = reply
         self._scope = scope
         self._priority = PRIORITIES[qos]
-        self._meter = meter or NoMeter()
+        self._meter = meter or NO_METER
         self._plan_limits = limits or {}
         self._place = place
         self._files = files

@@ -16,7 +16,6 @@ from terascope.inference.line import ModelLine, Place, Reserved
 from terascope.internals.limits import Cost
 from terascope.protocol.request import ModelRequest
 from terascope.scheduler.queue import ModelQueue
-from terascope.scheduler.ticket import Ticket
 from terascope.scheduler.usage import Usage
 
 
@@ -57,15 +56,7 @@ class Turns:
 
         `estimate` is the most that it may take, where somebody has worked that out.
         """
-        line = self._line(version)
-        self._usage.set_shares(grant.project, grant.shares)
-        expected = cost.micro(grant.price) if cost else 0
-        if not expected:
-            estimate = estimate or Estimate.of(request, version)
-            answer = line.lengths.expected(grant.project, estimate.output)
-            expected = max(1, grant.price.cost(estimate.probable, answer))  # so that every request counts
-        user = grant.principal.user_id
-        return Place(line, Ticket(grant.project, user, grant.qos, expected, request.kind), request)
+        return Place(self._lines.get(version.public_name) or self._new_line(version), grant, request, cost, estimate)
 
     def demand(self, version: ModelVersion) -> Demand:
         """What is asked of a model: what waits for it, and what is reserved now or when a replica could be ready."""
@@ -86,19 +77,19 @@ class Turns:
 
     def answered(self, replica: Replica) -> None:
         """The replica has answered a request to its end."""
-        replica.breaker.succeeded()
+        if replica.breaker.lost:
+            replica.breaker.succeeded()
 
-    def _line(self, version: ModelVersion) -> ModelLine:
-        found = self._lines.get(version.public_name)
-        if found is None:
-            queue = ModelQueue(self._floors, self._usage)
-            found = self._lines[version.public_name] = ModelLine(
-                version,
-                self._fleet,
-                queue,
-                self._reserved,
-                self._clock,
-                self._look_s,
-                self._wait_timeout_s,
-            )
-        return found
+    def _new_line(self, version: ModelVersion) -> ModelLine:
+        line = self._lines[version.public_name] = ModelLine(
+            version,
+            self._fleet,
+            ModelQueue(self._floors, self._usage),
+            self._usage,
+            self._reserved,
+            self._clock,
+            self._look_s,
+            self._wait_timeout_s,
+        )
+        self._usage.before_reading.append(line.charge)
+        return line

@@ -147,7 +147,7 @@ class ModelRequest:
         prompts = len(prompt) if isinstance(prompt, list) and prompt and not isinstance(prompt[0], int) else 1
         return (n if type(n) is int and n > 0 else 1) * prompts
 
-    @cached_property
+    @property
     def kind(self) -> Kind:
         """What a replica must be able to do."""
         return self.endpoint, self.modes, self.needs()

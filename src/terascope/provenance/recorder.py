@@ -5,7 +5,7 @@ import logging
 from terascope.core.clock import Clock
 from terascope.core.config import RecordsConfig
 from terascope.core.errors import NotFound
-from terascope.core.ledger import Settlement
+from terascope.core.ledger import Charge, Settlement
 from terascope.core.runs import RunRecord
 from terascope.store.runs import RunStore
 
@@ -21,7 +21,7 @@ class Recorder:
         self._config = config
         self._clock = clock
 
-    async def save(self, record: RunRecord, settlement: Settlement | None = None) -> None:
+    async def save(self, record: RunRecord, settlement: Settlement | Charge | None = None) -> None:
         """Write `record` and settle what the request cost; both durable on return."""
         if uncovered := await self._store.add(record, settlement):
             log.warning("%d micro service units could not be charged", uncovered, extra={"request_id": record.id})

@@ -111,16 +111,18 @@ class FairLines:
         if not self._waiting:
             self._virtual = self._furthest
 
-    def ran_alone(self, ticket: Ticket, cost: int) -> None:
-        """As `add`, `start` and `charge`, for a `ticket` that had a place when it came, while nobody waited."""
-        self._usage.add(ticket.project, cost)
-        line = self._line(ticket.project)
-        start = max(line.virtual, self._virtual)
-        ticket.catches_up, ticket.charged = self._owed > 0, cost
-        pace = 0 if ticket.catches_up else 1 / self._usage.shares(ticket.project)
-        line.virtual = start + cost * pace
-        self._virtual = max(self._furthest, start + ticket.expected * pace)
-        self._furthest = max(self._virtual, line.virtual)
+    def ran_alone(self, project: str, cost: int) -> bool:
+        """As `add` and `start` for tickets of `project` that had a place when they came, while nobody waited.
+
+        They are charged `cost`. Returns whether they had their turns because the project had used little lately.
+        """
+        self._usage.add(project, cost)
+        line, catches_up = self._line(project), self._owed > 0
+        line.virtual = max(line.virtual, self._virtual)
+        if not catches_up:
+            line.virtual += cost / self._usage.shares(project)
+        self._virtual = self._furthest = max(self._furthest, line.virtual)
+        return catches_up
 
     def charge(self, ticket: Ticket, cost: int) -> None:
         """Bring what the project has been charged for `ticket` to `cost`: up, or down again."""

@@ -28,7 +28,12 @@ class Pace:
     def ended(self, now: float) -> None:
         """One that ran is over."""
         self._running -= 1
-        if not self._running or now - self._since > _STEP_S:
+        if not self._running:
+            self._count(now)
+
+    def passed(self, now: float) -> None:
+        """Time has passed: to be said every few seconds while something runs."""
+        if self._running and now - self._since > _STEP_S:
             self._count(now)
 
     def served(self, cost: float) -> None:

@@ -18,7 +18,8 @@ class ModelQueue:
     A reservation keeps slots for a project: its tickets go first until so many of them run, and nobody else's take the
     last places that are kept. Otherwise the class of service decides first, then fair shares within it.
 
-    What runs because nobody waited takes nothing from anybody: it is charged when it is over, or when somebody waits.
+    What runs because nobody waited takes nothing from anybody: the queue is told of it when it is over, or when
+    somebody waits.
     """
 
     def __init__(self, floors: Mapping[Qos, float], usage: Usage) -> None:
@@ -27,7 +28,6 @@ class ModelQueue:
         self._running: dict[str, int] = {}
         self.size = 0
         """How many tickets wait."""
-        self._alone: dict[Ticket, None] = {}  # that run, and are not charged yet; first come first
 
     def __len__(self) -> int:
         return self.size
@@ -48,9 +48,6 @@ class ModelQueue:
 
     def add(self, ticket: Ticket) -> None:
         """Have `ticket` wait."""
-        for one in self._alone:
-            self._lines[one.qos].ran_alone(one, one.expected)
-        self._alone = {}
         self.size += 1
         self._lines[ticket.qos].add(ticket)
 
@@ -76,24 +73,30 @@ class ModelQueue:
             refused.add(kind)
         return None
 
-    def start_at_once(self, ticket: Ticket) -> None:
-        """As `add` and `next`, for a `ticket` that has a place when it comes; nobody waits and nothing is reserved."""
+    def ran_alone(self, project: str, qos: Qos, cost: int) -> bool:
+        """Charge what ran because nobody waited and nothing was reserved, as if it had waited no time.
+
+        Returns what `FairLines.ran_alone` does.
+        """
         if self._classes.owed:
-            self._classes.served_alone(ticket.qos, ticket.expected)
-        if not ticket.charged:  # as it is when it had a turn before
-            self._alone[ticket] = None
-        self._running[ticket.project] = self._running.get(ticket.project, 0) + 1
+            self._classes.served_alone(qos, cost)
+        return self._lines[qos].ran_alone(project, cost)
+
+    def runs_alone(self, ticket: Ticket, cost: int) -> None:
+        """As `ran_alone`, for a ticket that is not over; from now on it is like one that had waited."""
+        ticket.catches_up = self.ran_alone(ticket.project, ticket.qos, cost)
+        ticket.charged = cost
 
     def charge(self, ticket: Ticket, cost: int) -> None:
         """A ticket that runs has cost that much so far, or will have in the end."""
-        if ticket in self._alone:
-            del self._alone[ticket]
-            self._lines[ticket.qos].ran_alone(ticket, cost)
-        else:
-            self._lines[ticket.qos].charge(ticket, cost)
+        self._lines[ticket.qos].charge(ticket, cost)
+
+    def begin(self, ticket: Ticket) -> None:
+        """A ticket that `next` did not return runs."""
+        self._running[ticket.project] = self.running(ticket.project) + 1
 
     def end(self, ticket: Ticket) -> None:
-        """A ticket that ran is over: what it holds is free. Called once for each that `next` returned."""
+        """A ticket that ran is over: what it holds is free. Called once for each that `next` returned or that began."""
         left = self._running[ticket.project] = self._running[ticket.project] - 1
         if not left:
             del self._running[ticket.project]
@@ -120,4 +123,4 @@ class ModelQueue:
         self.size -= 1
         self._classes.served(ticket.qos, ticket.expected, self.classes())
         self._lines[ticket.qos].start(ticket)
-        self._running[ticket.project] = self.running(ticket.project) + 1
+        self.begin(ticket)

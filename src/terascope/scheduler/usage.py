@@ -18,6 +18,8 @@ class Usage:
         self._at = monotonic()
         self._used: dict[str, float] = {}
         self._shares: dict[str, int] = {}
+        self.before_reading: list[Callable[[], None]] = []
+        """Called before anything is read: to add what was put off."""
 
     def add(self, project: str, cost: float) -> None:
         """`project` has used `cost`; when more is given back than it used, it has used nothing."""
@@ -39,7 +41,7 @@ class Usage:
 
     def used(self, project: str) -> float:
         """What counts today of all that `project` has used."""
-        self._fade()
+        self._complete()
         return self._used.get(project, 0.0)
 
     def per_share(self) -> Callable[[str], float]:
@@ -47,9 +49,14 @@ class Usage:
 
         Who has less is further behind its part.
         """
-        self._fade()
+        self._complete()
         used, shares = self._used, self._shares
         return lambda project: used.get(project, 0.0) / shares.get(project, 1)
+
+    def _complete(self) -> None:
+        for tell in self.before_reading:
+            tell()
+        self._fade()
 
     def _fade(self) -> None:
         now = self._monotonic()

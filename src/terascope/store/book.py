@@ -209,14 +209,14 @@ class Book:
 
         Returns the requests of those that nobody could pay for in full.
         """
-        groups: dict[tuple[Any, ...], list[Sequence[Any]]] = {}
+        groups: dict[object, list[Sequence[Any]]] = {}
         for row in rows:
-            groups.setdefault((*_whose(row), day_of(_time_of(row))), []).append(row)
+            groups.setdefault((_whose(row), day_of(_time_of(row))), []).append(row)
         return [lacking for group in groups.values() for lacking in self._settle_group(group)]
 
     def _settle_group(self, group: list[Sequence[Any]]) -> list[str]:
         first = Charge._make(group[0])
-        portions = [Portion._make(_portion(row)) for row in group]
+        portions = [*map(_portion, group)]
         _, amounts, prompts, outputs = zip(*portions, strict=True)
         paid_by = self._pay(first, sum(amounts))
         if paid_by is None:  # its block is gone: each takes what it finds
@@ -260,11 +260,11 @@ class Book:
     def enter(
         self, entry_id: str, allocation: str, project: str, kind: EntryKind, amount: int, now: float,
         user_id: str = "", key_id: str = "", model: str = "", prompt: int = 0, output: int = 0, note: str = "",
-        *, portions: Sequence[Portion] = (),
+        *, portions: Sequence[tuple[Any, ...]] = (),
     ) -> None:  # fmt: skip
-        """Add an entry to the ledger; to a charge of several requests belongs the portion of each."""
+        """Add an entry to the ledger; to a charge of several requests belong their `Portion`s."""
         about = (user_id, key_id, model, prompt, output, note, max(1, len(portions)))
-        each = orjson.dumps([tuple(one) for one in portions]).decode() if portions else ""
+        each = orjson.dumps(portions).decode() if portions else ""
         self._entries.append((entry_id, allocation, project, kind.value, amount, now, day_of(now), *about, each))
 
     def save(self) -> None:

@@ -8,12 +8,11 @@ locked before charges are.
 
 from collections.abc import Iterable, Sequence
 from operator import itemgetter
-from typing import Any
 
 import orjson
 from sqlalchemy import Connection
 
-from terascope.core.ledger import Charge, Settlement
+from terascope.core.ledger import Charge
 from terascope.store.book import Book
 from terascope.store.database import Database
 from terascope.store.insert import PlainInsert
@@ -22,7 +21,6 @@ from terascope.store.tables import charges
 
 _block_of = itemgetter(Charge._fields.index("block"))
 _project_of = itemgetter(Charge._fields.index("project"))
-_NO_BLOCK = ("", "")
 INSERT = PlainInsert(charges, ("id", "charges"))
 _ALL = Plain("SELECT id, charges FROM charges")
 _TAKE = PlainIn("DELETE FROM charges WHERE id IN ({}) RETURNING id")
@@ -40,14 +38,9 @@ class ChargeStore:
         return uncovered
 
 
-def charge_row(settlement: Settlement) -> tuple[Any, ...]:
-    """The `Charge` of a settlement that is `covered`, as a plain tuple."""
-    return settlement[:10] + (settlement.share[:2] if settlement.share else _NO_BLOCK)
-
-
-def row_of(rows: Sequence[tuple[Any, ...]]) -> tuple[str, str]:
+def row_of(charged: Sequence[Charge]) -> tuple[str, str]:
     """The row of the charges of one commit, for `INSERT`."""
-    return rows[0][0], orjson.dumps(rows).decode()
+    return charged[0].id, orjson.dumps([*map(tuple, charged)]).decode()
 
 
 def book_with_all(connection: Connection, projects: Iterable[str] = ()) -> tuple[Book, list[str]]:

@@ -14,7 +14,9 @@ class PlainInsert:
     def __init__(self, table: Table, columns: Sequence[str]) -> None:
         names = ", ".join(table.c[name].name for name in columns)
         marks = ", ".join("?" * len(columns))
-        self.statement = f"INSERT INTO {table.name} ({names}) VALUES ({marks})"  # noqa: S608 - our own tables
+        self.width = len(columns)
+        self.into = f"INSERT INTO {table.name} ({names})"
+        self.statement = f"{self.into} VALUES ({marks})"
         self._plain = Plain(self.statement)
 
     def __call__(self, connection: Connection, rows: list[tuple[Any, ...]]) -> None:
@@ -22,18 +24,21 @@ class PlainInsert:
         self._plain.run(connection, rows)
 
 
-class PlainInserts:
-    """Two of them that go together: one statement where a server is asked, which saves a round trip."""
+class PlainInsertWith:
+    """Inserts rows, and one row of another table: in one statement where a server is asked, to save a round trip."""
 
-    def __init__(self, first: PlainInsert, second: PlainInsert) -> None:
-        self._first = first
-        self._second = second
-        self._both = Plain(f"WITH first AS ({first.statement}) {second.statement}")
+    def __init__(self, rows: PlainInsert, one: PlainInsert) -> None:
+        self._rows = rows
+        self._one = one
+        into, marks = one.into, ", ".join("?" * one.width)
+        self._both = Plain(f"WITH rows AS ({rows.statement}) {into} SELECT {marks} WHERE ?")
+        self._none = (*(None,) * one.width, False)
 
-    def __call__(self, connection: Connection, first: list[tuple[Any, ...]], second: list[tuple[Any, ...]]) -> None:
-        """Insert as many rows by the one as by the other, within the transaction that `connection` is in."""
+    def __call__(self, connection: Connection, rows: list[tuple[Any, ...]], one: tuple[Any, ...]) -> None:
+        """Insert `rows`, at least one, and `one`, within the transaction that `connection` is in."""
         if connection.dialect.paramstyle == "qmark":
-            self._first(connection, first)
-            self._second(connection, second)
+            self._rows(connection, rows)
+            self._one(connection, [one])
         else:
-            self._both.run(connection, [one + other for one, other in zip(first, second, strict=True)])
+            others = [row + self._none for row in rows[1:]]
+            self._both.run(connection, [(*rows[0], *one, True), *others])

@@ -9,19 +9,19 @@ import orjson
 from sqlalchemy import Connection, RowMapping, delete, select
 
 from terascope.core.ids import lowest_id
-from terascope.core.ledger import Settlement
+from terascope.core.ledger import Charge, Settlement
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.store import charges
 from terascope.store.database import Database
 from terascope.store.holds import settle
-from terascope.store.insert import PlainInsert, PlainInserts
+from terascope.store.insert import PlainInsert, PlainInsertWith
 from terascope.store.tables import runs
 
 _PLAIN = tuple(name for name in RunRecord.__slots__ if name != "parameters")
 _plain_values = attrgetter(*_PLAIN)
 _INSERT = PlainInsert(runs, (*_PLAIN, "parameters"))
-_INSERT_CHARGED = PlainInserts(_INSERT, charges.INSERT)
+_INSERT_CHARGED = PlainInsertWith(_INSERT, charges.INSERT)
 
 
 class RunStore:
@@ -30,10 +30,10 @@ class RunStore:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def add(self, record: RunRecord, settlement: Settlement | None = None) -> int:
+    async def add(self, record: RunRecord, settlement: Settlement | Charge | None = None) -> int:
         """Store `record` and settle what the request cost, both durably on return, or neither.
 
-        A cost that is covered for certain is on record then, and in the ledger a moment later (`store/charges.py`).
+        A charge is on record then, and in the ledger a moment later (`store/charges.py`).
         Returns what no allocation could pay for, in micro service units.
         """
         return int(await self._database.writer.submit(_insert, (record, settlement)))
@@ -75,20 +75,14 @@ class RunStore:
         return int(await self._database.writer.submit(_forget, before))
 
 
-def _insert(connection: Connection, added: Sequence[tuple[RunRecord, Settlement | None]]) -> list[int]:
+def _insert(connection: Connection, added: Sequence[tuple[RunRecord, Settlement | Charge | None]]) -> list[int]:
     records = [_values(record) for record, _ in added]
-    covered: list[tuple[Any, ...]] = []
-    others: list[Settlement] = []
-    for _, settlement in added:
-        if settlement is not None and settlement.covered:
-            covered.append(charges.charge_row(settlement))
-        elif settlement is not None:
-            others.append(settlement)
-    if covered:
-        _INSERT_CHARGED(connection, records[:1], [charges.row_of(covered)])
-        del records[0]
-    _INSERT(connection, records)
-    uncovered = settle(connection, others)
+    charged = [due for _, due in added if isinstance(due, Charge)]
+    if charged:
+        _INSERT_CHARGED(connection, records, charges.row_of(charged))
+    else:
+        _INSERT(connection, records)
+    uncovered = settle(connection, [due for _, due in added if isinstance(due, Settlement)])
     return [uncovered.get(record.id, 0) for record, _ in added]
 
 

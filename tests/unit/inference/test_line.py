@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,27 @@ from terascope.testing.fleet import running_fleet, until
 ECHO = ModelVersion("echo", "1", "digest", "echo:echo", "", Task.GENERATE, 0)
 
 
+class Told(Usage):
+    """Remembers what it was told."""
+
+    def __init__(self, half_life_s: float, monotonic: Callable[[], float]) -> None:
+        super().__init__(half_life_s, monotonic)
+        self.added: list[tuple[str, float]] = []
+
+    def add(self, project: str, cost: float) -> None:
+        self.added.append((project, cost))
+        super().add(project, cost)
+
+
 class Crowd:
     """Requests that ask for turns, and hold them until they are told to end."""
 
     def __init__(self, fleet: Fleet, clock: ManualClock) -> None:
         self.reserved: dict[str, int] = {}
         self.clock = clock
+        self.usage = Told(math.inf, clock.monotonic)
         self.turns = Turns(
-            fleet, ServerConfig(wait_timeout_s=30), clock, Usage(math.inf, clock.monotonic),
+            fleet, ServerConfig(wait_timeout_s=30), clock, self.usage,
             SchedulerConfig(floors={}), self._reserved, look_s=0.01,
         )  # fmt: skip
         self.order: list[str] = []
@@ -212,6 +225,28 @@ async def test_what_it_takes_is_told(crowd: Crowd) -> None:
     # 100 units were served in 10 s; each that waits is expected to take 112, the prompt with it
     waits = [crowd.places[name].wait_s() for name in "defg"]
     assert waits == pytest.approx([11.2, 22.4, 33.6, 44.8])
+
+
+async def test_what_runs_while_nobody_waits_is_charged_when_it_ends_or_somebody_waits(crowd: Crowd) -> None:
+    await crowd.ask("ended", "one")
+    await crowd.end("ended")
+    await crowd.ask("a", "two")
+    await crowd.ask("b", "three")
+    assert [crowd.usage.used(name) for name in ("one", "two", "three")] == [100, 0, 0]
+    await crowd.ask("waits", "four")
+    expected = 112  # the prompt with it
+    assert [crowd.usage.used(name) for name in ("one", "two", "three", "four")] == [100, expected, expected, 0]
+    await crowd.end("a")
+    assert [crowd.usage.used(name) for name in ("one", "two", "three", "four")] == [100, 100, expected, expected]
+    await crowd.end("b", "waits")
+    assert [crowd.usage.used(name) for name in ("one", "two", "three", "four")] == [100] * 4
+
+
+async def test_many_that_are_over_are_charged_though_nobody_waits(crowd: Crowd) -> None:
+    for number in range(130):
+        await crowd.ask(f"n{number}", "ab"[number % 2])
+        await crowd.end(f"n{number}")
+    assert crowd.usage.added == [("a", 3200), ("b", 3200)] * 2
 
 
 async def test_requests_with_several_answers_take_several_places(fleet: Fleet, crowd: Crowd) -> None:

@@ -206,36 +206,31 @@ TestQueueing.settings = settings(max_examples=50, stateful_step_count=40)
 
 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(Qos), st.integers(1, 99), st.integers(0, 99))))
-def test_to_start_at_once_is_to_wait_no_time(asked: list[tuple[str, Qos, int, int]]) -> None:
+def test_to_run_alone_is_to_wait_no_time(asked: list[tuple[str, Qos, int, int]]) -> None:
     waited, at_once = queue(), queue()
     for project, qos, expected, cost in asked:
         first, second = ticket(project, qos, cost=expected), ticket(project, qos, cost=expected)
         waited.add(first)
         assert waited.next(lambda ticket: True, free(1), {}) is first
-        at_once.start_at_once(second)
+        at_once.runs_alone(second, expected)
+        at_once.begin(second)
+        assert waited.running(project) == at_once.running(project)
         for one, mine in ((waited, first), (at_once, second)):
             one.charge(mine, cost)
         assert (first.catches_up, first.charged) == (second.catches_up, second.charged)
-        assert waited.running(project) == at_once.running(project)
     assert turns(waited) == turns(at_once)
 
 
-@given(st.lists(st.tuples(st.sampled_from("abc"), st.integers(1, 99), st.integers(0, 99), st.booleans())))
-def test_what_runs_alone_is_charged_when_it_ends_or_somebody_waits(asked: list[tuple[str, int, int, bool]]) -> None:
-    usage, used = Usage(math.inf, lambda: 0.0), Counter[str]()
-    one = ModelQueue(FLOORS, usage)
-    running = [(ticket(project, cost=expected), cost) for project, expected, cost, _ in asked]
-    for mine, _ in running:
-        one.start_at_once(mine)
-    for (mine, cost), (project, expected, _, over) in zip(running, asked, strict=True):
-        used[project] += cost if over else expected
-        if over:
-            one.charge(mine, cost)
-    one.add(ticket("d"))
-    assert {project: usage.used(project) for project in "abc"} == {project: used[project] for project in "abc"}
-    for mine, cost in running:
-        one.charge(mine, cost)
-    assert sum(map(usage.used, "abc")) == sum(cost for _, cost in running)
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(Qos), st.integers(1, 99))))
+def test_what_ran_alone_may_be_charged_together(asked: list[tuple[str, Qos, int]]) -> None:
+    apart, together = queue(), queue()
+    sums: Counter[tuple[str, Qos]] = Counter()
+    for project, qos, cost in asked:
+        sums[project, qos] += cost
+        apart.ran_alone(project, qos, cost)
+    for (project, qos), cost in sums.items():
+        together.ran_alone(project, qos, cost)
+    assert turns(apart) == turns(together)
 
 
 def test_who_gets_a_second_turn_is_not_charged_twice() -> None:
@@ -244,7 +239,7 @@ def test_who_gets_a_second_turn_is_not_charged_twice() -> None:
     one.add(mine)
     assert one.next(lambda ticket: True, free(1), {}) is mine
     one.end(mine)
-    one.start_at_once(mine)  # its first replica was lost
+    one.begin(mine)  # its first replica was lost
     one.charge(mine, 25)
     assert usage.used("a") == 25
 

@@ -3,16 +3,19 @@
 import asyncio
 
 import pytest
+from sqlalchemy import select
 
-from terascope.core.ledger import Hold, Redraw, Settlement, Share
+from terascope.core.errors import Conflict, NotFound
+from terascope.core.ledger import DAY_S, Charge, Hold, Redraw, Settlement, Share
 from terascope.core.runs import RunRecord
 from terascope.store.allocations import AllocationRow, AllocationStore
 from terascope.store.charges import ChargeStore
 from terascope.store.database import Database, Durability
-from terascope.store.entries import EntryStore
+from terascope.store.entries import EntryStore, Refund
 from terascope.store.holds import HoldStore
 from terascope.store.projects import ProjectRow, ProjectStore
 from terascope.store.runs import RunStore
+from terascope.store.tables import entries
 from terascope.testing.ledger import audit
 
 GRANTED = 1000
@@ -36,9 +39,18 @@ async def block_of(database: Database) -> Share:
     return held.block
 
 
-async def settle(database: Database, run_id: str, cost: int, share: Share | None = None, unlimited: str = "") -> None:
-    settlement = Settlement(run_id, "q" if unlimited else "p", cost, 100.0, unlimited, "ada", model="m", share=share)
-    assert await RunStore(database).add(RunRecord(id=run_id, started=1.0, endpoint="x", cost=cost), settlement) == 0
+async def settle(
+    database: Database, run_id: str, cost: int, share: Share | None = None, unlimited: str = "", user: str = "ada"
+) -> None:
+    """Charge what is covered, and settle the rest, as `Accounts.settlement` does."""
+    due: Charge | Settlement
+    common = (run_id, "q" if unlimited else "p", cost, 100.0, unlimited, user, f"key_{user}", "m", 2, 1)
+    if unlimited or (share and cost <= share.amount):
+        due = Charge(*common, *((share.block, share.allocation) if share else ("", "")))
+    else:
+        due = Settlement(*common, share)
+    record = RunRecord(id=run_id, started=1.0, endpoint="x", cost=cost, project=common[1])
+    assert await RunStore(database).add(record, due) == 0
 
 
 async def left(database: Database, project: str = "p") -> tuple[int, int]:
@@ -130,3 +142,69 @@ async def test_several_gateways_enter_everything_once(database: Database, url: s
         await other.aclose()
     assert await left(database) == (GRANTED - 60, 40)
     assert await charged(database) == 60
+
+
+async def test_what_one_user_was_charged_is_one_entry(database: Database) -> None:
+    block = await block_of(database)
+    for number in range(3):
+        await settle(database, f"req_{number}", 5 + number, Share(block.block, block.allocation, 10))
+    await settle(database, "req_bob", 4, Share(block.block, block.allocation, 10), user="bob")
+    assert await ChargeStore(database).enter() == []
+    assert await entries_of(database) == {"req_0": (-18, 3), "req_bob": (-4, 1)}
+    assert await left(database) == (GRANTED - 22, 78)
+    assert (await audit(database)).clean
+    ada, bob = await EntryStore(database).usage(0, 9)
+    assert (ada.user_id, ada.requests, ada.prompt_tokens, ada.output_tokens, ada.amount) == ("ada", 3, 6, 3, 18)
+    assert (bob.user_id, bob.requests, bob.prompt_tokens, bob.output_tokens, bob.amount) == ("bob", 1, 2, 1, 4)
+
+
+async def test_one_of_several_can_be_given_back_once(database: Database) -> None:
+    block = await block_of(database)
+    for number in range(3):
+        await settle(database, f"req_{number}", 5 + number, Share(block.block, block.allocation, 10))
+    await ChargeStore(database).enter()
+    for run_id, cost in (("req_2", 7), ("req_0", 5)):
+        assert await EntryStore(database).refund(Refund(run_id, 100.0, "root", "why")) == cost
+        with pytest.raises(Conflict, match="given back before"):
+            await EntryStore(database).refund(Refund(run_id, 100.0, "root", "why"))
+    assert await left(database) == (GRANTED - 6, 82)
+    assert await charged(database) == 6
+    [used] = await EntryStore(database).usage(0, 9)
+    assert (used.requests, used.prompt_tokens, used.output_tokens, used.amount) == (3, 2, 1, 6)
+    with pytest.raises(NotFound):
+        await EntryStore(database).refund(Refund("req_", 100.0, "root", ""))
+    with pytest.raises(NotFound):
+        await EntryStore(database).refund(Refund('req_%" or 1', 100.0, "root", ""))
+
+
+async def test_several_whose_block_is_gone_take_what_each_finds(database: Database) -> None:
+    block = await block_of(database)
+    await HoldStore(database).expire(HOLD.expires)
+    assert (await HoldStore(database).hold(Hold("req_most", "p", GRANTED - 8, 100.0, 900.0))).had
+    for number in range(3):
+        await settle(database, f"req_{number}", 5, Share(block.block, block.allocation, 10))
+    assert await ChargeStore(database).enter() == ["req_1", "req_2"]
+    assert await left(database) == (GRANTED - 8, GRANTED - 8)
+    assert await entries_of(database) == {"req_0": (-5, 1), "req_1": (-3, 1)}
+
+
+async def test_days_are_charged_apart(database: Database) -> None:
+    block = await block_of(database)
+    share = (block.block, block.allocation)
+    for number, time in enumerate((DAY_S - 1.0, DAY_S + 1.0, DAY_S + 2.0)):
+        run_id = f"req_{number}"
+        due = Charge(run_id, "p", 5, time, "", "ada", "key_ada", "m", 2, 1, *share)
+        await RunStore(database).add(RunRecord(id=run_id, started=time, endpoint="x", cost=5, project="p"), due)
+    await ChargeStore(database).enter()
+    assert await entries_of(database) == {"req_0": (-5, 1), "req_1": (-10, 2)}
+    assert [(one.day, one.amount) for one in await EntryStore(database).usage(0, 9)] == [
+        ("1970-01-01", 5),
+        ("1970-01-02", 10),
+    ]
+
+
+async def entries_of(database: Database) -> dict[str, tuple[int, int]]:
+    """Amounts of charges, and of how many requests they are, by id."""
+    query = select(entries.c.id, entries.c.amount, entries.c.requests).where(entries.c.kind == "charge")
+    async with database.read() as connection:
+        return {row[0]: (row[1], row[2]) for row in await connection.execute(query)}

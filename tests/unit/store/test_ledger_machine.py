@@ -132,8 +132,7 @@ class Ledger(RuleBasedStateMachine):
 
         async def together() -> list[int]:
             store = RunStore(self.databases[gateway])
-            due = [self.settlement(one, cost)._replace(share=part) for one in ids]
-            return await asyncio.gather(*(store.add(record(one.id), one) for one in due))
+            return await asyncio.gather(*(store.add(record(one), self.of_share(one, cost, part)) for one in ids))
 
         ids = [new_id("req") for _ in range(many)]
         for one, rest in zip(ids, self.run(together()), strict=True):
@@ -231,6 +230,13 @@ class Ledger(RuleBasedStateMachine):
 
     def settlement(self, request: str, cost: int) -> Settlement:
         return Settlement(request, self.project, cost, self.time, user_id="ada", model="m@1")
+
+    def of_share(self, request: str, cost: int, share: Share) -> Charge | Settlement:
+        """A charge where the share is enough."""
+        if cost <= share.amount:
+            whose = ("", "ada", "key_1", "m@1", 1, 2)
+            return Charge(request, self.project, cost, self.time, *whose, share.block, share.allocation)
+        return self.settlement(request, cost)._replace(share=share)
 
     async def entered(self) -> dict[str, int]:
         """What was charged later of what was due, by request."""

@@ -11,7 +11,9 @@ from sqlalchemy import Connection, make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from terascope.core.errors import ConfigError
+from terascope.store.charges import ChargeStore
 from terascope.store.database import Database, sqlite_url
+from terascope.store.entries import EntryStore
 from terascope.store.keys import KeyStore
 from terascope.store.members import MemberStore
 from terascope.store.migrate import HEAD, current, migrate
@@ -115,3 +117,31 @@ async def _in_transaction(url: str, work: Callable[[Connection], None]) -> None:
     async with engine.begin() as connection:
         await connection.run_sync(work)
     await engine.dispose()
+
+
+_OLD_CHARGES = (
+    "INSERT INTO projects (name, title, created, shares) VALUES ('p', '', 0, 1)",
+    "INSERT INTO allocations (id, project, unlimited, balance, held, starts, note, created) "
+    "VALUES ('alloc_1', 'p', true, 0, 0, 0, '', 0), ('alloc_2', 'p', false, 5, 0, 0, '', 0)",
+    "INSERT INTO charges VALUES ('req_1', 'p', 7, 99.5, 'alloc_1', 'ada', 'key_1', 'm@1', 2, 3, '', '')",
+    "INSERT INTO charges VALUES ('req_2', 'p', 8, 99.5, 'alloc_1', 'ada', 'key_1', 'm@1', 2, 3, '', '')",
+    "INSERT INTO entries VALUES "
+    "('req_0', 'alloc_1', 'p', 'charge', -5, 1, 0, 'ada', 'key_1', 'm@1', 2, 3, ''), "
+    "('req_0', 'alloc_2', 'p', 'charge', -1, 1, 0, 'ada', 'key_1', 'm@1', 0, 0, '')",
+)
+
+
+def _with_charges(connection: Connection) -> None:
+    migrate(connection, "0017")
+    for statement in _OLD_CHARGES:
+        connection.execute(text(statement))
+
+
+async def test_charges_from_before_are_entered(empty: str) -> None:
+    await _in_transaction(empty, _with_charges)
+    database = await Database.open(empty)
+    assert await ChargeStore(database).enter() == []
+    [used] = await EntryStore(database).usage(0, 9)
+    assert (used.requests, used.prompt_tokens, used.output_tokens, used.amount) == (3, 6, 9, 21)
+    assert await EntryStore(database).total("alloc_1") == -20
+    await database.aclose()
