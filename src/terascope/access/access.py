@@ -97,7 +97,8 @@ class Access:
         """
         name = project or principal.project
         known, asked = self.projects.known(name), (principal.key_id, version.public_name, mode, qos, also)
-        if known is not None and (before := known.granted.get(asked)) and before.holds_for(principal, version):
+        before = known.granted.get(asked) if known is not None else None
+        if before is not None and before.version is version and before.grant.principal is principal:
             return before.grant
         modes = sorted({mode, *also})
         for one in modes:

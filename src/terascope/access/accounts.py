@@ -13,7 +13,7 @@ from terascope.access.projects import Projects
 from terascope.core.clock import Clock
 from terascope.core.config import AccountingConfig
 from terascope.core.errors import AllocationExhausted
-from terascope.core.ledger import Charge, Hold, Settlement
+from terascope.core.ledger import Charge, Hold, Settlement, Share
 from terascope.core.prices import units
 from terascope.core.runs import RunRecord
 from terascope.store.charges import ChargeStore
@@ -22,7 +22,7 @@ from terascope.store.holds import Held, HoldStore
 
 log = logging.getLogger(__name__)
 _ADVICE = "set a smaller max_tokens"
-_NO_BLOCK = ("", "")
+_NO_SHARE = Share("", "", 0)
 _ENTER_S = 0.25  # charges that come within it are entered in the ledger together
 
 
@@ -93,8 +93,7 @@ class Accounts:
         Raises `AllocationExhausted` when the project has not enough left. What was held is returned by the
         settlement of the same id, or some minutes after this process died.
         """
-        amount = estimate.amount(grant.price, self.slice_tokens)
-        if grant.unlimited or not amount:
+        if grant.unlimited or not (amount := estimate.amount(grant.price, self._config.slice_tokens)):
             return NO_METER
         if not self._blocks.take(run_id, grant.project, amount):
             await self._hold(run_id, grant, amount)
@@ -114,9 +113,8 @@ class Accounts:
 
         Raises `AllocationExhausted`; `advice` is what one can do to need less.
         """
-        share = self._blocks.share(run_id)
         self._live.add(run_id)
-        held = await self._holds.extend(self._asked(run_id, grant, amount - (share.amount if share else 0)))
+        held = await self._holds.extend(self._asked(run_id, grant, amount - self._blocks.shared(run_id)))
         if not held.had:
             raise await self._exhausted(grant, amount, held, advice)
 
@@ -132,18 +130,19 @@ class Accounts:
         share = self._blocks.settled(run_id, cost)
         if not alone and not cost:
             return None
-        who = (record.user_id, record.key_id, record.model, prompt_tokens, record.completion_tokens)
-        due = (run_id, grant.project, cost, self._clock.now(), "" if alone or share else grant.unlimited, *who)
-        if not alone and (share is None or cost <= share.amount) and (share is not None or grant.unlimited):
-            self._note_charge()
-            return Charge(*due, *(share[:2] if share else _NO_BLOCK))
-        self._live.discard(run_id)
-        return Settlement(*due, share, alone)
-
-    def _note_charge(self) -> None:
+        block, allocation, covered = share or _NO_SHARE
+        unlimited = "" if alone or block else grant.unlimited
+        due = (
+            run_id, grant.project, cost, self._clock.now(), unlimited,
+            record.user_id, record.key_id, record.model, prompt_tokens, record.completion_tokens,
+        )  # fmt: skip
+        if alone or (cost > covered and not unlimited):
+            self._live.discard(run_id)
+            return Settlement(*due, share, alone)
         if not self._any_charged:
             self._any_charged = True
             self._charged.set()
+        return Charge(*due, block, allocation)
 
     async def enter(self) -> None:
         """Enter in the ledger what requests cost whose records are on their way or durable."""

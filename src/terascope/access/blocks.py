@@ -52,7 +52,7 @@ class Blocks:
         self._clock = clock
         self._payers: dict[str, _Payer] = {}
         self._blocks: dict[str, _Block] = {}
-        self._shares: dict[str, Share] = {}
+        self._shares: dict[str, tuple[_Block, int]] = {}
 
     def take(self, run_id: str, project: str, amount: int) -> bool:
         """Give a request a share of its project's block; False when the database has to be asked."""
@@ -63,7 +63,9 @@ class Blocks:
         block = payer.block
         if block is None or block.free < amount or now - block.drawn > FRESH_S:
             return False
-        self._give(run_id, block, amount)
+        block.free -= amount
+        block.out += amount
+        self._shares[run_id] = block, amount
         return True
 
     async def hold(self, hold: Hold) -> Held:
@@ -90,29 +92,27 @@ class Blocks:
         if held.block is not None:
             drawn = held.block
             block = self._blocks.setdefault(drawn.block, _Block(drawn.block, drawn.allocation, 0.0))
-            block.free += drawn.amount
+            block.free += drawn.amount - hold.amount
+            block.out += hold.amount
             block.drawn = self._clock.monotonic()
-            self._give(hold.id, block, hold.amount)
+            self._shares[hold.id] = block, hold.amount
             payer.block = block
         return held
 
-    def _give(self, run_id: str, block: _Block, amount: int) -> None:
-        block.free -= amount
-        block.out += amount
-        self._shares[run_id] = Share(block.id, block.allocation, amount)
-
-    def share(self, run_id: str) -> Share | None:
-        """What a request has a share of."""
-        return self._shares.get(run_id)
+    def shared(self, run_id: str) -> int:
+        """How much a request has of a block."""
+        return self._shares[run_id][1] if run_id in self._shares else 0
 
     def settled(self, run_id: str, cost: int) -> Share | None:
         """Take back the share of a request that cost so much; return it. Its settlement is submitted without delay."""
-        share = self._shares.pop(run_id, None)
-        block = self._blocks.get(share.block) if share is not None else None
-        if share is not None and block is not None:
-            block.out -= share.amount
-            block.free += max(0, share.amount - cost)
-        return share
+        had = self._shares.pop(run_id, None)
+        if had is None:
+            return None
+        block, amount = had
+        block.out -= amount
+        if cost < amount:
+            block.free += amount - cost
+        return Share(block.id, block.allocation, amount)
 
     def ids(self) -> list[str]:
         """The ids of all blocks, to be renewed."""

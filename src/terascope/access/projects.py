@@ -52,14 +52,13 @@ RIGHTS: dict[Role, frozenset[Right]] = {
 
 @dataclass(frozen=True, slots=True)
 class Granted:
-    """A right that was given once, and need not be looked into again while all it rests on is the same."""
+    """A right that was given once, and need not be looked into again while all it rests on is the same.
+
+    It is for the very same caller and model version: either is another object once it changes.
+    """
 
     version: ModelVersion
     grant: Grant
-
-    def holds_for(self, who: Principal, version: ModelVersion) -> bool:
-        """Whether it is that of the very same caller and model version; either is another object once it changes."""
-        return self.grant.principal is who and self.version is version
 
 
 @dataclass(frozen=True, slots=True)

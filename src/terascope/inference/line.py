@@ -2,7 +2,6 @@
 
 import asyncio
 import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import cached_property
@@ -103,7 +102,10 @@ class Place:
 
     def settle(self, cost: int, tokens: int) -> None:
         """The request is over: so much it has cost, and so many tokens its answer had."""
-        self._line.settle(self, cost, tokens)
+        if self.told:
+            self._line.settle(self, cost, tokens)
+        else:
+            self._line.put_off(self, cost, tokens)
 
 
 class ModelLine:
@@ -156,7 +158,7 @@ class ModelLine:
             self.queue.begin(place.ticket)
         else:
             self._alone[place] = None
-        return self._begin(place, roomy)
+        return self._begin(place, roomy[0] if len(roomy) == 1 else _least_loaded(roomy))
 
     async def take(self, place: Place) -> Replica:
         """Return a replica as `at_once` does, when the request's turn comes.
@@ -196,27 +198,33 @@ class ModelLine:
 
     def settle(self, place: Place, cost: int, tokens: int) -> None:
         """The request is over: it cost so much, in micro service units, and its answer had so many tokens."""
-        if not place.told:
-            self._alone.pop(place, None)
-            self._over.append((place.grant, cost, tokens))
-            if len(self._over) >= _PUT_OFF:
-                self.charge()
-        else:
-            self.queue.charge(place.ticket, cost)
-            self._served(cost)
-            self._seen(place.grant, tokens)
+        self.queue.charge(place.ticket, cost)
+        self._served(cost)
+        if tokens:
+            self.lengths.seen(place.grant.project, tokens)
+
+    def put_off(self, place: Place, cost: int, tokens: int) -> None:
+        """As `settle`, for one that the queue does not know of."""
+        self._alone.pop(place, None)
+        self._over.append((place.grant, cost, tokens))
+        if len(self._over) >= _PUT_OFF:
+            self.charge()
 
     def charge(self) -> None:
         """Charge for their turns those that were over before anybody waited."""
         over, self._over = self._over, []
-        costs: Counter[tuple[str, Qos]] = Counter()
+        sums: dict[tuple[str, Qos], list[int]] = {}
         for grant, cost, tokens in over:
-            costs[grant.project, grant.qos] += cost
-            self._usage.set_shares(grant.project, grant.shares)
-            self._seen(grant, tokens)
-        for (project, qos), cost in costs.items():
+            found = sums.setdefault((grant.project, grant.qos), [grant.shares, 0, 0, 0])
+            found[1] += cost
+            found[2] += tokens
+            found[3] += tokens > 0
+        for (project, qos), (shares, cost, tokens, answers) in sums.items():
+            self._usage.set_shares(project, shares)
             self.queue.ran_alone(project, qos, cost)
-        self._served(sum(costs.values()))
+            if answers:
+                self.lengths.seen(project, tokens / answers, answers)
+        self._served(sum(one[1] for one in sums.values()))
 
     def tell(self) -> None:
         """Somebody is to wait: have the queue know of all that got their places at once."""
@@ -232,10 +240,6 @@ class ModelLine:
     def _served(self, cost: int) -> None:
         self.pace.passed(self._clock.monotonic())
         self.pace.served(cost)
-
-    def _seen(self, grant: Grant, tokens: int) -> None:
-        if tokens:
-            self.lengths.seen(grant.project, tokens)
 
     def first_byte(self, replica: Replica, seconds: float) -> None:
         """The first byte of an answer came so long after it was asked for."""
@@ -266,7 +270,7 @@ class ModelLine:
     def any_able(self, place: Place) -> Replica | None:
         """A replica for what needs no turn, as it costs next to nothing."""
         able = self._able(place)
-        return able[least_loaded([one.in_flight for one in able])] if able else None
+        return _least_loaded(able) if able else None
 
     async def _wait(self, place: Place) -> None:
         if not self._able(place):
@@ -342,10 +346,9 @@ class ModelLine:
             if ticket is None:
                 return
             place = self._waiters.pop(ticket)
-            place.replica.set_result(self._begin(place, self._roomy(place)))
+            place.replica.set_result(self._begin(place, _least_loaded(self._roomy(place))))
 
-    def _begin(self, place: Place, roomy: list[Replica]) -> Replica:
-        replica = roomy[0] if len(roomy) == 1 else roomy[least_loaded([one.in_flight for one in roomy])]
+    def _begin(self, place: Place, replica: Replica) -> Replica:
         replica.occupy(place.slots)
         if not self._busy:
             self.pace.began(self._clock.monotonic())
@@ -398,6 +401,10 @@ class ModelLine:
             if len(self._able_for) < _KINDS:
                 self._able_for[kind] = found
         return found
+
+
+def _least_loaded(replicas: list[Replica]) -> Replica:
+    return replicas[least_loaded([one.in_flight for one in replicas])]
 
 
 def _limit(replica: Replica) -> InFlightLimit:

@@ -63,9 +63,9 @@ class AnswerLength:
         tokens = round(self._tokens.get(project, _UNKNOWN_TOKENS))
         return tokens if limit is None else min(tokens, limit)
 
-    def seen(self, project: str, tokens: int) -> None:
-        """An answer had so many."""
+    def seen(self, project: str, tokens: float, answers: int = 1) -> None:
+        """So many answers had that many each, or on average."""
         if len(self._tokens) >= self._most and project not in self._tokens:
             self._tokens.clear()
         before = self._tokens.get(project, float(tokens))
-        self._tokens[project] = before + _REMEMBERED * (tokens - before)
+        self._tokens[project] = tokens + (1 - _REMEMBERED) ** answers * (before - tokens)

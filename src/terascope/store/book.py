@@ -12,7 +12,7 @@ from typing import Any
 import orjson
 from sqlalchemy import Connection
 
-from terascope.core.ledger import Charge, EntryKind, Portion, Redraw, Settlement, Share, day_of
+from terascope.core.ledger import DAY_S, Charge, EntryKind, Portion, Redraw, Settlement, Share, day_of
 from terascope.store.plain import LOCK, Plain, PlainIn
 
 _PAYER = ("unlimited", "block", "allocation")
@@ -211,7 +211,7 @@ class Book:
         """
         groups: dict[object, list[Sequence[Any]]] = {}
         for row in rows:
-            groups.setdefault((_whose(row), day_of(_time_of(row))), []).append(row)
+            groups.setdefault((_whose(row), _time_of(row) // DAY_S), []).append(row)
         return [lacking for group in groups.values() for lacking in self._settle_group(group)]
 
     def _settle_group(self, group: list[Sequence[Any]]) -> list[str]:

@@ -7,6 +7,7 @@ locked before charges are.
 """
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
 from operator import itemgetter
 
 import orjson
@@ -46,8 +47,8 @@ def row_of(charged: Sequence[Charge]) -> tuple[str, str]:
 def book_with_all(connection: Connection, projects: Iterable[str] = ()) -> tuple[Book, list[str]]:
     """A book of `projects` in which all charges on record are entered, not yet saved; the requests not covered."""
     rows = {row_id: orjson.loads(text) for row_id, text in _ALL.rows(connection, ())}
-    book = Book(connection, projects={*projects, *(_project_of(one) for row in rows.values() for one in row)})
-    taken = [one for (row_id,) in _TAKE.rows(connection, list(rows)) for one in rows[row_id]]
+    book = Book(connection, projects={*projects, *map(_project_of, chain.from_iterable(rows.values()))})
+    taken = [*chain.from_iterable(rows[row_id] for (row_id,) in _TAKE.rows(connection, list(rows)))]
     book.load_holds(filter(None, map(_block_of, taken)))
     return book, book.settle_charges(taken)
 
