@@ -3,8 +3,9 @@
     make bench NAME=access_cost
 
 One gateway with the echo engine on a core of its own; the client (wrk, whole answers) and PostgreSQL share the others.
-PostgreSQL waits for the disk at every commit, as it does by default. Kinds, interleaved, each with a database of its
-own:
+PostgreSQL waits for the disk at every commit, as it does by default. The gateways of all kinds are up at once, each
+with a database of its own, and one after the other is asked for a second: a machine that is slower for a while is so
+for all of them. They are started anew several times, for one process is not as fast as the next. Kinds:
 
 - `before`: the gateway before there were projects and a ledger (commit 2e7775d, taken from git): keys and run records,
   and none of what else has come since. Only with `--kinds`.
@@ -15,8 +16,8 @@ own:
 
 Reported of each database, for `held` against `without`: `added_p50_ms` at 1 connection, `rps_lost` (the part of its
 requests/s at 32 connections), and `many_p50_ms`, `many_rps` (over those of `held`). Figures are medians over the
-rounds. `cpu_N_us` is the processor time of the gateway for a request at N connections: it is less disturbed by what
-else the machine does.
+rounds, and ratios and differences are medians of those within a round. `cpu_N_us` is the processor time of the gateway
+for a request at N connections: it is less disturbed by what else the machine does.
 """
 
 import argparse
@@ -24,13 +25,14 @@ import asyncio
 import io
 import json
 import os
+import statistics
 import subprocess
 import sys
 import tarfile
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +50,7 @@ WITHOUT: tuple[str | Path, ...] = (sys.executable, HERE / "without.py")
 BEFORE = "2e7775d"
 KEYS = 10  # that ask
 CONNECTIONS = (1, 32)
+Compare = Callable[[float | None, float | None], float | None]
 BODY = {"model": "echo", "messages": [{"role": "user", "content": "one two three"}], "max_tokens": 16}
 ECHO = {"model": "echo", "engine": "echo", "launcher": "inprocess"}
 
@@ -94,23 +97,27 @@ def set_price(server: Server, price: int) -> None:
     urllib.request.urlopen(request, timeout=10).close()
 
 
-def measure(kind: Kind, seconds: float) -> dict[str, float]:
-    """Start the gateway, warm it up, and take its figures."""
-    gateway_core, other_cores = CORES
+def measure(server: Server, keys: Path, seconds: float) -> dict[str, float]:
+    """The figures of one gateway in one round."""
     taken: dict[str, float] = {"bad": 0}
-    with gateway(kind, gateway_core) as server:
-        keys = kind.directory / "keys"
-        keys.write_text(server.key) if kind.name == "before" else ledger.write_keys(keys, KEYS)
-        ask(server, keys, 32, 2.0, other_cores)
-        assert server.process
-        for connections in CONNECTIONS:
-            before = server.process.cpu_s()
-            found = ask(server, keys, connections, seconds, other_cores)
-            taken[f"cpu_{connections}_us"] = (server.process.cpu_s() - before) / max(1, found["requests"]) * 1e6
-            taken[f"rps_{connections}"] = found["requests"] / found["seconds"]
-            taken[f"p50_{connections}_ms"] = found["p50_ms"]
-            taken["bad"] += found["bad"]
+    assert server.process
+    for connections in CONNECTIONS:
+        before = server.process.cpu_s()
+        found = ask(server, keys, connections, seconds, CORES[1])
+        taken[f"cpu_{connections}_us"] = (server.process.cpu_s() - before) / max(1, found["requests"]) * 1e6
+        taken[f"rps_{connections}"] = found["requests"] / found["seconds"]
+        taken[f"p50_{connections}_ms"] = found["p50_ms"]
+        taken["bad"] += found["bad"]
     return taken
+
+
+def started(kind: Kind, stack: ExitStack) -> tuple[Server, Path]:
+    """The gateway of that kind, warm, and the keys that it is asked with."""
+    server = stack.enter_context(gateway(kind, CORES[0]))
+    keys = kind.directory / "keys"
+    keys.write_text(server.key) if kind.name == "before" else ledger.write_keys(keys, KEYS)
+    ask(server, keys, 32, 2.0, CORES[1])
+    return server, keys
 
 
 def ask(server: Server, keys: Path, connections: int, seconds: float, cores: set[int]) -> dict[str, float]:
@@ -143,29 +150,45 @@ def prepared(names: Sequence[str], database: str, many: ledger.Size, stack: Exit
     return kinds
 
 
-def take(
-    database: str, names: Sequence[str], rounds: int, seconds: float, many: ledger.Size
-) -> dict[str, dict[str, float]]:
-    """Medians of each kind on one database."""
-    taken: dict[str, list[dict[str, float]]] = {}
+Rounds = dict[str, list[dict[str, float]]]
+"""The figures of each round, by kind."""
+
+
+def take(database: str, kinds: Sequence[Kind], rounds: int, seconds: int) -> Rounds:
+    """The figures of all kinds on one database, of gateways that are started for it."""
+    taken: Rounds = {}
+    with ExitStack() as stack:
+        up = {kind.name: started(kind, stack) for kind in kinds}
+        for number, name in report.interleaved(rounds, list(up)):
+            install.say(f"{database}, round {number + 1} of {rounds}: {name}")
+            taken.setdefault(name, []).append(measure(*up[name], seconds))
+    return taken
+
+
+def take_all(database: str, names: Sequence[str], starts: int, rounds: int, seconds: int, many: ledger.Size) -> Rounds:
+    """The figures of all starts."""
     with ExitStack() as stack:
         kinds = prepared(names, database, many, stack)
-        for number, kind in report.interleaved(rounds, kinds):
-            install.say(f"{database}, round {number + 1} of {rounds}: {kind.name}")
-            taken.setdefault(kind.name, []).append(measure(kind, seconds))
-    return {name: report.medians(taken[name]) for name in names if name in taken}
+        taken = [take(database, kinds, rounds, seconds) for _ in range(starts)]
+    return {name: [figures for one in taken for figures in one[name]] for name in taken[0]}
 
 
-def result(database: str, middle: Mapping[str, Mapping[str, float]]) -> dict[str, float | None]:
+def compared(taken: Rounds, how: Compare, figure: str, one: str, other: str) -> float | None:
+    """The median over the rounds of what `how` says of a figure of two kinds; None where one was not measured."""
+    pairs = zip(taken.get(one, ()), taken.get(other, ()), strict=False)
+    found = [said for mine, yours in pairs if (said := how(mine[figure], yours[figure])) is not None]
+    return statistics.median(found) if found else None
+
+
+def result(database: str, taken: Rounds) -> dict[str, float | None]:
     """The benchmark's keys of one database."""
-    held, many, without = (middle.get(name, {}) for name in ("held", "many", "without"))
-    kept = ratio(held.get("rps_32"), without.get("rps_32"))
+    kept = compared(taken, ratio, "rps_32", "held", "without")
     found = {
-        "added_p50_ms": difference(held.get("p50_1_ms"), without.get("p50_1_ms")),
+        "added_p50_ms": compared(taken, difference, "p50_1_ms", "held", "without"),
         "rps_lost": None if kept is None else 1 - kept,
-        "many_p50_ms": ratio(many.get("p50_1_ms"), held.get("p50_1_ms")),
-        "many_rps": ratio(many.get("rps_32"), held.get("rps_32")),
-        "bad": sum(one["bad"] for one in middle.values()),
+        "many_p50_ms": compared(taken, ratio, "p50_1_ms", "many", "held"),
+        "many_rps": compared(taken, ratio, "rps_32", "many", "held"),
+        "bad": sum(one["bad"] for rounds in taken.values() for one in rounds),
     }
     return {f"{key}_{database}": value for key, value in found.items()}
 
@@ -183,8 +206,9 @@ def targets(database: str) -> list[Target]:
 
 def main() -> None:
     ask_for = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    ask_for.add_argument("--rounds", type=int, default=5)
-    ask_for.add_argument("--seconds", type=float, default=5.0, help="how long each closed-loop load runs")
+    ask_for.add_argument("--rounds", type=int, default=4, help="of each start")
+    ask_for.add_argument("--starts", type=int, default=5, help="of the gateways")
+    ask_for.add_argument("--seconds", type=int, default=1, help="how long each closed-loop load runs")
     ask_for.add_argument("--databases", default=",".join(DATABASES), help="which, by comma")
     ask_for.add_argument("--kinds", default=",".join(KINDS), help="which, by comma")
     ask_for.add_argument("--entries", type=int, default=ledger.MANY.entries, help="of `many`")
@@ -195,12 +219,13 @@ def main() -> None:
     os.sched_setaffinity(0, CORES[1])  # what is started here shares the client's cores, unless it is pinned itself
     many = ledger.Size(ledger.MANY.keys, ledger.MANY.projects, a.entries)
     databases = a.databases.split(",")
-    taken = {one: take(one, a.kinds.split(","), a.rounds, a.seconds, many) for one in databases}
+    taken = {one: take_all(one, a.kinds.split(","), a.starts, a.rounds, a.seconds, many) for one in databases}
     columns = ["rps_1", "rps_32", "p50_1_ms", "p50_32_ms", "cpu_1_us", "cpu_32_us", "bad"]
-    rows = [[one, name, *(own[key] for key in columns)] for one in databases for name, own in taken[one].items()]
+    middle = {one: {name: report.medians(rounds) for name, rounds in taken[one].items()} for one in databases}
+    rows = [[one, name, *(own[key] for key in columns)] for one in databases for name, own in middle[one].items()]
     print(f"\n{report.table(['database', 'kind', *columns], rows)}")
     keys = {key: value for one in databases for key, value in result(one, taken[one]).items()}
-    report.finish("access_cost", keys, [target for one in databases for target in targets(one)], taken)
+    report.finish("access_cost", keys, [target for one in databases for target in targets(one)], middle)
 
 
 CORES = processes.split_cores() if __name__ == "__main__" else (set(), set())
