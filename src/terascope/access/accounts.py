@@ -22,7 +22,6 @@ from terascope.store.holds import Held, HoldStore
 
 log = logging.getLogger(__name__)
 _ADVICE = "set a smaller max_tokens"
-_NO_SHARE = Share("", "", 0)
 _ENTER_S = 0.25  # charges that come within it are entered in the ledger together
 
 
@@ -130,19 +129,18 @@ class Accounts:
         share = self._blocks.settled(run_id, cost)
         if not alone and not cost:
             return None
-        block, allocation, covered = share or _NO_SHARE
-        unlimited = "" if alone or block else grant.unlimited
+        unlimited = "" if alone or share else grant.unlimited
         due = (
             run_id, grant.project, cost, self._clock.now(), unlimited,
             record.user_id, record.key_id, record.model, prompt_tokens, record.completion_tokens,
         )  # fmt: skip
-        if alone or (cost > covered and not unlimited):
+        if alone or (cost > share[1] if share else not unlimited):
             self._live.discard(run_id)
-            return Settlement(*due, share, alone)
+            return Settlement(*due, Share(share[0].id, share[0].allocation, share[1]) if share else None, alone)
         if not self._any_charged:
             self._any_charged = True
             self._charged.set()
-        return Charge(*due, block, allocation)
+        return Charge(*due, share[0].id, share[0].allocation) if share else Charge(*due, "", "")
 
     async def enter(self) -> None:
         """Enter in the ledger what requests cost whose records are on their way or durable."""

@@ -4,6 +4,7 @@ A block is a hold like any other: durable before it is used, renewed while its g
 after it died. What is known here of a block is never more than the database holds for it (decision 11).
 """
 
+import math
 from collections import deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -19,7 +20,7 @@ _REQUESTS = 256  # as large as this one that a block is to serve
 
 
 @dataclass(slots=True)
-class _Block:
+class Block:
     """One block. `free` is what no request has a share of, `out` what requests that run have."""
 
     id: str
@@ -31,17 +32,18 @@ class _Block:
 
 @dataclass(slots=True)
 class _Payer:
-    """A project: when it asked last, the block that it has now, and whether one is being drawn."""
+    """A project: when it asked last, and when without a block; the one that it has now, and whether one is drawn."""
 
+    last: float = -math.inf
     asked: deque[float] = field(default_factory=lambda: deque(maxlen=_OFTEN))
-    block: _Block | None = None
+    block: Block | None = None
     drawing: bool = False
 
     def often(self, now: float) -> bool:
         return len(self.asked) == _OFTEN and now - self.asked[0] <= FRESH_S
 
     def idle(self, now: float) -> bool:
-        return not self.drawing and (not self.asked or now - self.asked[-1] > FRESH_S)
+        return not self.drawing and now - self.last > FRESH_S
 
 
 class Blocks:
@@ -51,22 +53,22 @@ class Blocks:
         self._holds = holds
         self._clock = clock
         self._payers: dict[str, _Payer] = {}
-        self._blocks: dict[str, _Block] = {}
-        self._shares: dict[str, tuple[_Block, int]] = {}
+        self._blocks: dict[str, Block] = {}
+        self._shares: dict[str, tuple[Block, int]] = {}
 
     def take(self, run_id: str, project: str, amount: int) -> bool:
         """Give a request a share of its project's block; False when the database has to be asked."""
         payer, now = self._payers.get(project), self._clock.monotonic()
         if payer is None:
             payer = self._payers[project] = _Payer()
+        payer.last, block = now, payer.block
+        if block is not None and block.free >= amount and now - block.drawn <= FRESH_S:
+            block.free -= amount
+            block.out += amount
+            self._shares[run_id] = block, amount
+            return True
         payer.asked.append(now)
-        block = payer.block
-        if block is None or block.free < amount or now - block.drawn > FRESH_S:
-            return False
-        block.free -= amount
-        block.out += amount
-        self._shares[run_id] = block, amount
-        return True
+        return False
 
     async def hold(self, hold: Hold) -> Held:
         """Hold for one request, with a block for those that follow where the project asks often and has plenty.
@@ -91,7 +93,7 @@ class Blocks:
         held = await self._holds.redraw(Redraw(hold, hold.amount * _REQUESTS, new_id("block"), known, keep))
         if held.block is not None:
             drawn = held.block
-            block = self._blocks.setdefault(drawn.block, _Block(drawn.block, drawn.allocation, 0.0))
+            block = self._blocks.setdefault(drawn.block, Block(drawn.block, drawn.allocation, 0.0))
             block.free += drawn.amount - hold.amount
             block.out += hold.amount
             block.drawn = self._clock.monotonic()
@@ -103,16 +105,18 @@ class Blocks:
         """How much a request has of a block."""
         return self._shares[run_id][1] if run_id in self._shares else 0
 
-    def settled(self, run_id: str, cost: int) -> Share | None:
-        """Take back the share of a request that cost so much; return it. Its settlement is submitted without delay."""
-        had = self._shares.pop(run_id, None)
-        if had is None:
-            return None
-        block, amount = had
-        block.out -= amount
-        if cost < amount:
-            block.free += amount - cost
-        return Share(block.id, block.allocation, amount)
+    def settled(self, run_id: str, cost: int) -> tuple[Block, int] | None:
+        """Take back the share of a request that cost so much; return its block and how much it was.
+
+        Its settlement is submitted without delay.
+        """
+        share = self._shares.pop(run_id, None)
+        if share is not None:
+            block, amount = share
+            block.out -= amount
+            if cost < amount:
+                block.free += amount - cost
+        return share
 
     def ids(self) -> list[str]:
         """The ids of all blocks, to be renewed."""

@@ -38,7 +38,8 @@ class Estimate(NamedTuple):
     def amount(self, price: Price, slice_tokens: int) -> int:
         """Micro service units; of an answer without a limit the first `slice_tokens` of each choice."""
         output = slice_tokens * self.choices if self.output is None else self.output
-        return price.cost(self.prompt, output) + -(-self.captured_bytes // BYTES_PER_MICRO)
+        captured = -(-self.captured_bytes // BYTES_PER_MICRO) if self.captured_bytes else 0
+        return price.prompt * self.prompt + price.output * output + captured
 
     @classmethod
     def of(cls, request: ModelRequest, version: ModelVersion) -> "Estimate":

@@ -27,7 +27,7 @@ from terascope.scheduler.usage import Usage
 Reserved = Callable[[ModelVersion, float], Mapping[str, int]]
 """How many slots of a model are reserved so many seconds from now, by project."""
 _KINDS = 1000  # kinds of requests whose replicas are remembered
-_PUT_OFF = 64  # requests that were over before anybody waited, and are not charged for their turns yet
+_PUT_OFF = 256  # requests that were over before anybody waited, and are not charged for their turns yet
 
 
 class Place:

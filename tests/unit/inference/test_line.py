@@ -243,10 +243,10 @@ async def test_what_runs_while_nobody_waits_is_charged_when_it_ends_or_somebody_
 
 
 async def test_many_that_are_over_are_charged_though_nobody_waits(crowd: Crowd) -> None:
-    for number in range(130):
+    for number in range(520):
         await crowd.ask(f"n{number}", "ab"[number % 2])
         await crowd.end(f"n{number}")
-    assert crowd.usage.added == [("a", 3200), ("b", 3200)] * 2
+    assert crowd.usage.added == [("a", 12_800), ("b", 12_800)] * 2
 
 
 async def test_requests_with_several_answers_take_several_places(fleet: Fleet, crowd: Crowd) -> None:
