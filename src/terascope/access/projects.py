@@ -22,11 +22,11 @@ from terascope.core.projects import (
     checked_text,
     is_service,
 )
-from terascope.store.allocations import AllocationStore
 from terascope.store.database import Database
 from terascope.store.members import MemberRow, MemberStore
 from terascope.store.policies import PolicyRow, PolicyStore
 from terascope.store.projects import ProjectRow, ProjectStore, no_project
+from terascope.store.rights import rights_of
 
 EVERY_MODEL = "*"
 _CACHE_S = 5.0  # another gateway's change is seen within this time; one's own at once
@@ -114,7 +114,7 @@ class Projects:
         self._projects = ProjectStore(database)
         self._members = MemberStore(database)
         self._policies = PolicyStore(database)
-        self._allocations = AllocationStore(database)
+        self._database = database
         self._clock = clock
         self._cache: OrderedDict[str, tuple[float, Project | None]] = OrderedDict()
         self._loading: dict[str, asyncio.Future[Project | None]] = {}
@@ -268,14 +268,12 @@ class Projects:
         self._loading.pop(name, None)
 
     async def _load(self, name: str) -> Project | None:
-        row = await self._projects.get(name)
-        if row is None:
+        found = await rights_of(self._database, name)
+        if found is None:
             return None
-        roles = {one.user_id: one.role for one in await self._members.of(name)}
-        allocations = [one for one in await self._allocations.of(name) if one.unlimited and one.open(self._clock.now())]
-        unlimited = allocations[0].id if allocations else ""
-        policies = tuple(await self._policies.of(name))
-        return Project(name, row.closed is not None, roles, policies, row.shares, unlimited)
+        now = self._clock.now()
+        open_now = (one for one, starts, ends in found.unlimited if starts <= now and (ends is None or now < ends))
+        return Project(name, found.closed, found.roles, found.policies, found.shares, next(open_now, ""))
 
 
 def _chosen(given: Iterable[str], kind: type[Mode] | type[Qos], what: str) -> tuple[str, ...]:

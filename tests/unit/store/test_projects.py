@@ -1,14 +1,18 @@
 """Projects, members and policies come back as they went in, and only where there is a project."""
 
+import asyncio
+
 import pytest
 
 from terascope.core.errors import Conflict, NotFound
 from terascope.core.projects import Role
+from terascope.store.allocations import AllocationRow, AllocationStore
 from terascope.store.database import Database
 from terascope.store.keys import KeyRow, KeyStore
 from terascope.store.members import MemberRow, MemberStore
 from terascope.store.policies import PolicyRow, PolicyStore
 from terascope.store.projects import ProjectRow, ProjectStore
+from terascope.store.rights import Rights, rights_of
 
 CLIMATE = ProjectRow("climate", "Regional climate", 5.0)
 
@@ -79,3 +83,26 @@ async def test_a_keys_user_is_in_its_project(database: Database) -> None:
     with pytest.raises(NotFound):
         await keys.add(KeyRow("key_3", "x", "tera-3", "c" * 64, ("query",), 1.0, project="none"), Role.MEMBER)
     assert await keys.by_id("key_3") is None
+
+
+async def test_what_admission_asks_of_several_projects_at_once(database: Database) -> None:
+    projects, members, policies = ProjectStore(database), MemberStore(database), PolicyStore(database)
+    for name in ("lab", "other"):
+        await projects.add(ProjectRow(name, "", 1.0, shares=3))
+    await projects.put(ProjectRow("other", "", 1.0, closed=2.0))
+    await members.put(MemberRow("lab", "ada", Role.PI, 0.0))
+    await members.put(MemberRow("lab", "bob", Role.MEMBER, 0.0))
+    await policies.put(PolicyRow("lab", "m", ("query", "embed"), ("batch",)))
+    for id, unlimited, ends in (("alloc_1", False, None), ("alloc_2", True, 9.0), ("alloc_3", True, None)):
+        row = AllocationRow(id, "lab", unlimited, 0 if unlimited else 5, 1.0, ends, "", float(id[-1]))
+        await AllocationStore(database).add(row, f"entry_{id}", "root")
+    lab, nobody, other, again = await asyncio.gather(
+        *(rights_of(database, name) for name in ("lab", "nobody", "other", "lab"))
+    )
+    assert lab == again == Rights(
+        False, 3, {"ada": Role.PI, "bob": Role.MEMBER},
+        (PolicyRow("lab", "m", ("query", "embed"), ("batch",)),),
+        (("alloc_2", 1.0, 9.0), ("alloc_3", 1.0, None)),
+    )  # fmt: skip
+    assert nobody is None
+    assert other == Rights(True, 3, {}, (), ())
