@@ -18,7 +18,9 @@ from terascope.store.policies import PolicyRow
 
 _PROJECTS = PlainIn("SELECT name, closed, shares FROM projects WHERE name IN ({})")
 _MEMBERS = PlainIn("SELECT project, user_id, role FROM members WHERE project IN ({})")
-_POLICIES = PlainIn("SELECT project, model, modes, qos FROM policies WHERE project IN ({}) ORDER BY model")
+_POLICIES = PlainIn(  # as text: of two databases one would take the JSON apart
+    "SELECT project, model, CAST(modes AS TEXT), CAST(qos AS TEXT) FROM policies WHERE project IN ({}) ORDER BY model"
+)
 _UNLIMITED = PlainIn(
     "SELECT project, id, starts, ends FROM allocations WHERE unlimited AND project IN ({}) ORDER BY created, id"
 )

@@ -93,9 +93,9 @@ async def test_what_admission_asks_of_several_projects_at_once(database: Databas
     await members.put(MemberRow("lab", "ada", Role.PI, 0.0))
     await members.put(MemberRow("lab", "bob", Role.MEMBER, 0.0))
     await policies.put(PolicyRow("lab", "m", ("query", "embed"), ("batch",)))
-    for id, unlimited, ends in (("alloc_1", False, None), ("alloc_2", True, 9.0), ("alloc_3", True, None)):
-        row = AllocationRow(id, "lab", unlimited, 0 if unlimited else 5, 1.0, ends, "", float(id[-1]))
-        await AllocationStore(database).add(row, f"entry_{id}", "root")
+    for one, unlimited, ends in (("alloc_1", False, None), ("alloc_2", True, 9.0), ("alloc_3", True, None)):
+        row = AllocationRow(one, "lab", unlimited, 0 if unlimited else 5, 1.0, ends, "", float(one[-1]))
+        await AllocationStore(database).add(row, f"entry_{one}", "root")
     lab, nobody, other, again = await asyncio.gather(
         *(rights_of(database, name) for name in ("lab", "nobody", "other", "lab"))
     )
@@ -105,4 +105,4 @@ async def test_what_admission_asks_of_several_projects_at_once(database: Databas
         (("alloc_2", 1.0, 9.0), ("alloc_3", 1.0, None)),
     )  # fmt: skip
     assert nobody is None
-    assert other == Rights(True, 3, {}, (), ())
+    assert other == Rights(True, 1, {}, (), ())
