@@ -193,8 +193,8 @@ class ModelLine:
             self.pace.ended(self._clock.monotonic())
         if place.told:
             self.queue.end(place.ticket)
-            if self.queue.size:
-                self._serve()
+        if self.queue.size:
+            self._serve()
 
     def settle(self, place: Place, cost: int, tokens: int) -> None:
         """The request is over: it cost so much, in micro service units, and its answer had so many tokens."""
