@@ -21,9 +21,9 @@ from terascope.core.models import Mode, ModelVersion
 from terascope.core.projects import Qos
 from terascope.core.runs import RunRecord
 from terascope.files.files import Files
-from terascope.inference.line import Place
 from terascope.inference.passing import Ending, Passing
 from terascope.inference.patience import Patience
+from terascope.inference.place import Place
 from terascope.inference.quotes import cost_in
 from terascope.inference.reply import Reply, Unheard
 from terascope.inference.run import Run

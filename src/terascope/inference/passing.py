@@ -18,8 +18,8 @@ from terascope.files.files import Files
 from terascope.fleet.replica import Replica
 from terascope.inference.annotating import annotated, annotation_event
 from terascope.inference.keeping import Keeping
-from terascope.inference.line import Place
 from terascope.inference.patience import Beat, Patience
+from terascope.inference.place import Place
 from terascope.inference.quotes import priced
 from terascope.inference.refusals import refusal
 from terascope.inference.reply import Header, Reply

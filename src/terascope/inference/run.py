@@ -14,7 +14,7 @@ from terascope.core.models import ModelVersion
 from terascope.core.runs import RunRecord
 from terascope.core.states import Outcome
 from terascope.fleet.replica import Replica
-from terascope.inference.line import Place
+from terascope.inference.place import Place
 from terascope.internals.limits import BYTES_PER_MICRO, GRADIENT_SHARE
 from terascope.protocol.request import ModelRequest
 

@@ -12,7 +12,8 @@ from terascope.core.projects import Qos
 from terascope.fleet.demand import Demand
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.replica import Replica
-from terascope.inference.line import ModelLine, Place, Reserved
+from terascope.inference.line import ModelLine, Reserved
+from terascope.inference.place import Place
 from terascope.internals.limits import Cost
 from terascope.protocol.request import ModelRequest
 from terascope.scheduler.queue import ModelQueue

@@ -19,7 +19,7 @@ from terascope.core.projects import Qos
 from terascope.engines.registry import engine_kind
 from terascope.fleet.fleet import Fleet
 from terascope.fleet.replica import Replica
-from terascope.inference.line import Place
+from terascope.inference.place import Place
 from terascope.inference.turns import Turns
 from terascope.protocol.request import ModelRequest
 from terascope.scheduler.breaker import MOST_LOST
