@@ -74,7 +74,6 @@ class Accounts:
         self._holds = HoldStore(database)
         self._charges = ChargeStore(database)
         self._charged = asyncio.Event()  # there is something to enter
-        self._any_charged = False  # the same, quicker to ask
         self._projects = projects
         self._config = config
         self._clock = clock
@@ -137,14 +136,11 @@ class Accounts:
         if alone or (cost > share[1] if share else not unlimited):
             self._live.discard(run_id)
             return Settlement(*due, Share(share[0].id, share[0].allocation, share[1]) if share else None, alone)
-        if not self._any_charged:
-            self._any_charged = True
-            self._charged.set()
+        self._charged.set()
         return Charge(*due, share[0].id, share[0].allocation) if share else Charge(*due, "", "")
 
     async def enter(self) -> None:
         """Enter in the ledger what requests cost whose records are on their way or durable."""
-        self._any_charged = False
         self._charged.clear()  # the records of those that have set it were submitted before what follows
         for run_id in await self._charges.enter():
             log.warning("a request could not be charged", extra={"request_id": run_id})

@@ -29,7 +29,7 @@ class Replica:
         self.in_flight = 0
         """How many requests it is answering; `occupy` and `free` change it."""
         self._peak = 0
-        self._idle: asyncio.Event | None = None  # while somebody waits for it
+        self._idle: asyncio.Event | None = None  # once somebody has waited for it
 
     @property
     def id(self) -> str:
@@ -70,10 +70,10 @@ class Replica:
 
     async def idle(self) -> None:
         """Return once nothing is in flight."""
+        idle = self._idle = self._idle or asyncio.Event()
         while self.in_flight:
-            self._idle = self._idle or asyncio.Event()
-            await self._idle.wait()
-            self._idle = None
+            idle.clear()
+            await idle.wait()
 
     def lacks(self, endpoint: str, needs: frozenset[str]) -> frozenset[str]:
         """Return what of `needs`, and `endpoint` itself, its engine does not have."""

@@ -114,7 +114,7 @@ def _refund(connection: Connection, asked: tuple[Refund, str]) -> int:
     query = select(entries).where(entries.c.id == charge, entries.c.kind == EntryKind.CHARGE.value)
     charges = connection.execute(query).mappings().all()
     if not charges:
-        raise NotFound(f"the request {refund.run_id[:60]!r} was charged nothing")
+        raise NotFound(f"the request {refund.run_id[:60]!r} was charged nothing, or its record is no longer kept")
     book = Book(connection, ids=(row["allocation"] for row in charges))
     entry_id = f"refund_{refund.run_id}"
     if connection.execute(

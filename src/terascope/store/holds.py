@@ -109,7 +109,8 @@ def _extend(connection: Connection, asked: Sequence[Hold]) -> list[Held]:
 
 
 def _redraw(connection: Connection, asked: Sequence[Redraw]) -> list[Held]:
-    book, _ = book_with_all(connection, (one.hold.project for one in asked))  # what stays in a block is for others
+    # with what is due entered: what is to stay in a block is for those that still run
+    book, _ = book_with_all(connection, (one.hold.project for one in asked))
     book.load_holds(one.old.block for one in asked if one.old is not None)
     held = [_block_or_one(book, one) for one in asked]
     book.save()

@@ -40,6 +40,19 @@ async def test_idle_when_nothing_is_in_flight(replica: Replica) -> None:
     assert replica.in_flight == 0
 
 
+async def test_all_who_wait_are_told_though_another_request_came_between(replica: Replica) -> None:
+    replica.occupy(1)
+    waiting = [asyncio.create_task(replica.idle()) for _ in range(2)]
+    await asyncio.sleep(0)
+    replica.free(1)
+    replica.occupy(1)  # before either of them could run
+    await asyncio.sleep(0)
+    assert not any(one.done() for one in waiting)
+    replica.free(1)
+    async with asyncio.timeout(5):
+        await asyncio.gather(*waiting)
+
+
 def test_before_it_answers_it_can_do_nothing(replica: Replica) -> None:
     assert replica.lacks("completions", frozenset({"seed"})) == {"completions", "seed"}
     assert not replica.can("completions", frozenset())
