@@ -139,6 +139,15 @@ def when_client_leaves(scope: Scope, call: Callable[[], None]) -> None:
     scope[_WHEN_GONE] = call
 
 
+def forget_client(scope: Scope) -> None:
+    """The request is over: nothing is to be called any more when the client leaves.
+
+    What would be called knows the answer, and that knows the scope: only the garbage collector would find the two, and
+    until then each request takes memory that no cache holds yet.
+    """
+    scope.pop(_WHEN_GONE, None)
+
+
 def client_left(scope: Scope) -> None:
     """The connection of the request behind `scope` is gone."""
     if call := scope.get(_WHEN_GONE):

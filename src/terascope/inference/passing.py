@@ -64,7 +64,6 @@ class Passing:
         self.run = run
         self.answer_began = False
         """True once a part of the engine's answer has gone to the client; heartbeats do not count."""
-        self.beat: Beat | None = self._heartbeat if request.stream else None
         self._request = request
         self._version = version
         self._reply = reply
@@ -75,6 +74,11 @@ class Passing:
         self._place = place
         self._files = files
         self._limits = [(name.encode(), value.encode()) for name, value in run.admitted.headers.items()]
+
+    @property
+    def beat(self) -> Beat | None:
+        """What tells the client that its request lives; None where nothing may be told before the answer."""
+        return self._heartbeat if self._request.stream else None
 
     async def generate(self, replica: Replica, patience: Patience) -> Ending:
         """Have `replica` answer; return what is left to send.

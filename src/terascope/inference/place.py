@@ -20,6 +20,12 @@ class Place:
 
     replica: asyncio.Future[Replica]
     """What is waited for; who need not wait has none."""
+    since = 0.0
+    told = False
+    """Whether the queue knows of it; it need not while nobody waits."""
+    so_far = 0
+    """What the answer has cost by now, in micro service units."""
+    taken: Replica | None = None
 
     def __init__(
         self, line: "ModelLine", grant: Grant, request: ModelRequest, cost: Cost | None, estimate: Estimate | None
@@ -28,12 +34,6 @@ class Place:
         self.request = request
         self.kind = request.kind
         self.slots = request.choices
-        self.since = 0.0
-        self.told = False
-        """Whether the queue knows of it; it need not while nobody waits."""
-        self.so_far = 0
-        """What the answer has cost by now, in micro service units."""
-        self.taken: Replica | None = None
         self._cost = cost
         self._estimate = estimate
         self._line = line

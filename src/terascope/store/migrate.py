@@ -6,7 +6,7 @@ from sqlalchemy import Connection, inspect, text
 
 from terascope.core.errors import ConfigError
 
-HEAD = "0018"
+HEAD = "0019"
 _LOCK = 0x7E2A5C09E  # any number that no other program takes for its lock
 _SCRIPTS = Path(__file__).parent / "migrations"
 

@@ -268,9 +268,8 @@ Index("ix_entries_project_day", entries.c.project, entries.c.day)
 charges = Table(  # of requests that are over, not yet in `entries`; few, for they are entered in a moment
     "charges",
     metadata,
-    Column("id", String(40), primary_key=True),  # of the first of them
+    Column("id", String(40), nullable=False),  # of the first of them; no key: all are read, and each commit writes one
     Column("charges", Text, nullable=False),  # those of one commit: `Charge`s, as JSON
-    sqlite_with_rowid=False,
 )
 
 reservations = Table(

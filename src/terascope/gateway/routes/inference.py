@@ -8,7 +8,7 @@ from terascope.core.config import ServerConfig
 from terascope.core.errors import BadRequest, InternalError, ServiceError
 from terascope.core.models import Mode
 from terascope.core.projects import Qos
-from terascope.gateway.asgi import HttpReply, Receive, Scope, Send, header, read_body, when_client_leaves
+from terascope.gateway.asgi import HttpReply, Receive, Scope, Send, forget_client, header, read_body, when_client_leaves
 from terascope.inference.inference import Asked, Inference, stopping
 
 log = logging.getLogger(__name__)
@@ -48,6 +48,8 @@ class ModelRoute:
         except Exception:
             log.exception("unexpected error", extra={"request_id": request_id})
             await reply.fail(InternalError("something went wrong here; the log has the reason under this request id"))
+        finally:
+            forget_client(scope)
 
 
 def _ending(reply: HttpReply) -> Callable[[], None]:
