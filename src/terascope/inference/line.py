@@ -135,7 +135,9 @@ class ModelLine:
         over, self._over = self._over, []
         sums: dict[tuple[str, Qos], list[int]] = {}
         for grant, cost, tokens in over:
-            found = sums.setdefault((grant.project, grant.qos), [grant.shares, 0, 0, 0])
+            found = sums.get((grant.project, grant.qos))
+            if found is None:
+                found = sums[grant.project, grant.qos] = [grant.shares, 0, 0, 0]
             found[1] += cost
             found[2] += tokens
             found[3] += tokens > 0
@@ -282,7 +284,7 @@ class ModelLine:
         return [one for one in self._trusted(place) if self._room(one, place.grant.qos)]
 
     def _room(self, replica: Replica, qos: Qos) -> int:
-        return self._limit(replica).room(replica.in_flight, qos)
+        return (self._limits.get(replica) or self._limit(replica)).room(replica.in_flight, qos)
 
     def _limit(self, replica: Replica) -> InFlightLimit:
         found = self._limits.get(replica)
