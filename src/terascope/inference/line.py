@@ -284,7 +284,7 @@ class ModelLine:
         return [one for one in self._trusted(place) if self._room(one, place.grant.qos)]
 
     def _room(self, replica: Replica, qos: Qos) -> int:
-        return (self._limits.get(replica) or self._limit(replica)).room(replica.in_flight, qos)
+        return self._limit(replica).room(replica.in_flight, qos)
 
     def _limit(self, replica: Replica) -> InFlightLimit:
         found = self._limits.get(replica)

@@ -145,3 +145,18 @@ async def test_charges_from_before_are_entered(empty: str) -> None:
     assert (used.requests, used.prompt_tokens, used.output_tokens, used.amount) == (3, 6, 9, 21)
     assert await EntryStore(database).total("alloc_1") == -20
     await database.aclose()
+
+
+def _replicate(connection: Connection) -> None:
+    connection.execute(text("CREATE PUBLICATION p FOR ALL TABLES"))
+
+
+async def test_charges_are_entered_where_all_tables_are_replicated(empty: str) -> None:
+    await _in_transaction(empty, _with_charges)
+    database = await Database.open(empty)
+    if not empty.startswith("sqlite"):
+        await _in_transaction(empty, _replicate)
+    assert await ChargeStore(database).enter() == []
+    [used] = await EntryStore(database).usage(0, 9)
+    assert used.requests == 3
+    await database.aclose()
