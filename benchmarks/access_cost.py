@@ -15,7 +15,7 @@ for all of them. They are started anew several times, for one process is not as 
 - `many`: `held` by the same ten keys beside 100,000 keys, 10,000 projects and 10 million ledger entries.
 
 Reported of each database, for `held` against `without`: `added_p50_ms` at 1 connection, `rps_lost` (the part of its
-requests/s at 32 connections), and `many_p50_ms`, `many_rps` (over those of `held`). Figures are medians over the
+requests/s at 32 connections, with its standard error `rps_lost_se`), and `many_p50_ms`, `many_rps` (over those of `held`). Figures are medians over the
 rounds, and ratios and differences are medians of those within a round. `cpu_N_us` is the processor time of the gateway
 for a request at N connections: it is less disturbed by what else the machine does.
 """
@@ -24,6 +24,7 @@ import argparse
 import asyncio
 import io
 import json
+import math
 import os
 import statistics
 import subprocess
@@ -175,9 +176,19 @@ def take_all(database: str, names: Sequence[str], starts: int, rounds: int, seco
 
 def compared(taken: Rounds, how: Compare, figure: str, one: str, other: str) -> float | None:
     """The median over the rounds of what `how` says of a figure of two kinds; None where one was not measured."""
-    pairs = zip(taken.get(one, ()), taken.get(other, ()), strict=False)
-    found = [said for mine, yours in pairs if (said := how(mine[figure], yours[figure])) is not None]
+    found = by_round(taken, how, figure, one, other)
     return statistics.median(found) if found else None
+
+
+def by_round(taken: Rounds, how: Compare, figure: str, one: str, other: str) -> list[float]:
+    """What `how` says of a figure of two kinds in each round."""
+    pairs = zip(taken.get(one, ()), taken.get(other, ()), strict=False)
+    return [said for mine, yours in pairs if (said := how(mine[figure], yours[figure])) is not None]
+
+
+def standard_error(values: Sequence[float]) -> float | None:
+    """That of their median, as if they were normally distributed; None of fewer than two."""
+    return math.sqrt(math.pi / 2 / len(values)) * statistics.stdev(values) if len(values) > 1 else None
 
 
 def result(database: str, taken: Rounds) -> dict[str, float | None]:
@@ -186,6 +197,7 @@ def result(database: str, taken: Rounds) -> dict[str, float | None]:
     found = {
         "added_p50_ms": compared(taken, difference, "p50_1_ms", "held", "without"),
         "rps_lost": None if kept is None else 1 - kept,
+        "rps_lost_se": standard_error(by_round(taken, ratio, "rps_32", "held", "without")),
         "many_p50_ms": compared(taken, ratio, "p50_1_ms", "many", "held"),
         "many_rps": compared(taken, ratio, "rps_32", "many", "held"),
         "bad": sum(one["bad"] for rounds in taken.values() for one in rounds),

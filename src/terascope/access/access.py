@@ -3,6 +3,7 @@
 import hmac
 import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from terascope.access.accounts import Accounts
@@ -12,7 +13,7 @@ from terascope.access.issuance import Issuance
 from terascope.access.keys import Keys
 from terascope.access.limits import Limits
 from terascope.access.principal import Grant, Principal
-from terascope.access.projects import Granted, Projects
+from terascope.access.projects import Projects
 from terascope.access.reservations import Reservations
 from terascope.access.scopes import OPERATOR
 from terascope.core.clock import Clock
@@ -33,6 +34,20 @@ if TYPE_CHECKING:
 LOCAL_KEY_ID = "key_local"
 LOCAL_USER = "local operator"
 _LOCAL = Principal(LOCAL_KEY_ID, "local operator", frozenset({OPERATOR}), LOCAL_USER)
+_REMEMBERED = 10_000  # rights that were given of late
+
+
+@dataclass(frozen=True, slots=True)
+class _Granted:
+    """A right that was given once, and need not be looked into again while all it rests on is the same.
+
+    It is for the very same caller and model version: either is another object once it changes.
+    """
+
+    version: ModelVersion
+    grant: Grant
+    changes: int
+    until: float
 
 
 class Access:
@@ -49,6 +64,8 @@ class Access:
         self.limits = Limits(limits or LimitsConfig(), clock)
         self.days = Days(limits or LimitsConfig(), clock, RunStore(database).traced)
         self.projects = Projects(database, clock)
+        self._clock = clock
+        self._granted: dict[tuple[str, str, Mode, Qos, frozenset[Mode], str], _Granted] = {}
         self.accounts = Accounts(database, self.projects, config or AccountingConfig(), clock)
         self.audit = AuditStore(database)
         self.allocations = Allocations(database, self.projects, self.accounts, clock)
@@ -95,21 +112,34 @@ class Access:
 
         Nothing is held yet: that is for `accounts.hold`. Raises `NotAllowed`.
         """
-        name = project or principal.project
-        known, asked = self.projects.known(name), (principal.key_id, version.public_name, mode, qos, also)
-        before = known.granted.get(asked) if known is not None else None
-        if before is not None and before.version is version and before.grant.principal is principal:
+        asked = (principal.key_id, version.public_name, mode, qos, also, project)
+        before = self._granted.get(asked)
+        if (
+            before is not None
+            and before.version is version
+            and before.grant.principal is principal
+            and before.changes == self.projects.changes
+            and before.until > self._clock.monotonic()
+        ):
             return before.grant
-        modes = sorted({mode, *also})
-        for one in modes:
+        changes = self.projects.changes
+        grant, until = await self._admit(principal, version, mode, qos, {mode, *also}, project or principal.project)
+        if len(self._granted) >= _REMEMBERED:
+            self._granted.clear()
+        self._granted[asked] = _Granted(version, grant, changes, until)
+        return grant
+
+    async def _admit(
+        self, principal: Principal, version: ModelVersion, mode: Mode, qos: Qos, modes: set[Mode], project: str
+    ) -> tuple[Grant, float]:
+        """The right, and until when (monotonic) what it rests on need not be looked at again."""
+        for one in sorted(modes):
             principal.require(one)
-        payer = await self.projects.for_use(principal, name)
-        for one in modes:
+        payer = await self.projects.for_use(principal, project)
+        for one in sorted(modes):
             payer.check(version, one, qos)
         paid = (payer.name, qos, version.price, payer.shares, payer.unlimited)
-        grant = Grant(principal, mode, version.public_name, *paid)
-        payer.granted[asked] = Granted(version, grant)
-        return grant
+        return Grant(principal, mode, version.public_name, *paid), payer.until
 
 
 def _tokens(database: Database, clock: Clock, projects: Projects, issuers: Sequence[IssuerConfig]) -> "Tokens | None":

@@ -6,7 +6,7 @@ import math
 from collections.abc import Awaitable
 from typing import Protocol
 
-from terascope.access.blocks import FRESH_S, Blocks
+from terascope.access.blocks import FRESH_S, Block, Blocks
 from terascope.access.estimate import Estimate
 from terascope.access.principal import Grant
 from terascope.access.projects import Projects
@@ -22,7 +22,7 @@ from terascope.store.holds import Held, HoldStore
 
 log = logging.getLogger(__name__)
 _ADVICE = "set a smaller max_tokens"
-_ENTER_S = 0.25  # charges that come within it are entered in the ledger together
+_ENTER_S = 1.0  # charges that come within it are entered in the ledger together
 
 
 class Meter(Protocol):
@@ -123,21 +123,28 @@ class Accounts:
         """
         if grant is None:
             return None
-        run_id, cost = record.id, record.cost
-        alone = run_id in self._live
-        share = self._blocks.settled(run_id, cost)
-        if not alone and not cost:
+        cost, alone = record.cost, record.id in self._live
+        share = self._blocks.settled(record.id, cost)
+        if not cost and not alone:
             return None
-        unlimited = "" if alone or share else grant.unlimited
-        due = (
-            run_id, grant.project, cost, self._clock.now(), unlimited,
-            record.user_id, record.key_id, record.model, prompt_tokens, record.completion_tokens,
-        )  # fmt: skip
-        if alone or (cost > share[1] if share else not unlimited):
-            self._live.discard(run_id)
-            return Settlement(*due, Share(share[0].id, share[0].allocation, share[1]) if share else None, alone)
+        if alone or not (cost <= share[1] if share else grant.unlimited):
+            return self._alone(grant, record, prompt_tokens, share, alone)
         self._charged.set()
-        return Charge(*due, share[0].id, share[0].allocation) if share else Charge(*due, "", "")
+        block, allocation = (share[0].id, share[0].allocation) if share else ("", "")
+        return Charge(
+            record.id, grant.project, cost, self._clock.now(), "" if share else grant.unlimited,
+            record.user_id, record.key_id, record.model, prompt_tokens, record.completion_tokens, block, allocation,
+        )  # fmt: skip
+
+    def _alone(
+        self, grant: Grant, record: RunRecord, prompt_tokens: int, share: tuple[Block, int] | None, more: bool
+    ) -> Settlement:
+        self._live.discard(record.id)
+        return Settlement(
+            record.id, grant.project, record.cost, self._clock.now(), "" if more or share else grant.unlimited,
+            record.user_id, record.key_id, record.model, prompt_tokens, record.completion_tokens,
+            Share(share[0].id, share[0].allocation, share[1]) if share else None, more,
+        )  # fmt: skip
 
     async def enter(self) -> None:
         """Enter in the ledger what requests cost whose records are on their way or durable."""

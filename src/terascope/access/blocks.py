@@ -4,6 +4,7 @@ A block is a hold like any other: durable before it is used, renewed while its g
 after it died. What is known here of a block is never more than the database holds for it (decision 11).
 """
 
+import asyncio
 import math
 from collections import deque
 from collections.abc import Iterable
@@ -32,18 +33,18 @@ class Block:
 
 @dataclass(slots=True)
 class _Payer:
-    """A project: when it asked last, and when without a block; the one that it has now, and whether one is drawn."""
+    """A project: when it asked last, and when without a block; the one it has now; what tells that one was drawn."""
 
     last: float = -math.inf
     asked: deque[float] = field(default_factory=lambda: deque(maxlen=_OFTEN))
     block: Block | None = None
-    drawing: bool = False
+    drawing: asyncio.Event | None = None
 
     def often(self, now: float) -> bool:
         return len(self.asked) == _OFTEN and now - self.asked[0] <= FRESH_S
 
     def idle(self, now: float) -> bool:
-        return not self.drawing and now - self.last > FRESH_S
+        return self.drawing is None and now - self.last > FRESH_S
 
 
 class Blocks:
@@ -76,13 +77,19 @@ class Blocks:
         Durable on return. When there is not enough nothing is held, and what was free in the block is given back.
         """
         payer = self._payers[hold.project]
+        if payer.drawing is not None:  # there will be enough for this one, too
+            await payer.drawing.wait()
+            if self.take(hold.id, hold.project, hold.amount):
+                block, amount = self._shares[hold.id]
+                return Held(True, block=Share(block.id, block.allocation, amount))
         if payer.drawing or not (payer.block or payer.often(self._clock.monotonic())):
             return await self._holds.hold(hold)
-        payer.drawing = True
+        payer.drawing = asyncio.Event()
         try:
             return await self._draw(payer, hold)
         finally:
-            payer.drawing = False
+            payer.drawing.set()
+            payer.drawing = None
 
     async def _draw(self, payer: _Payer, hold: Hold) -> Held:
         old, payer.block = payer.block, None  # nobody gets a share of it meanwhile
@@ -136,7 +143,9 @@ class Blocks:
                 payer.block = None
                 del self._payers[project]
         used = {payer.block.id for payer in self._payers.values() if payer.block is not None}
-        drawing = any(payer.drawing for payer in self._payers.values())  # one of those here may be drawn anew
+        drawing = any(
+            payer.drawing is not None for payer in self._payers.values()
+        )  # one of those here may be drawn anew
         for block in [one for one in self._blocks.values() if one.id not in used and not drawing]:
             if not block.out:
                 self._forget([block.id])

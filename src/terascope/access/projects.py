@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from functools import partial
 
-from terascope.access.principal import Grant, Principal
+from terascope.access.principal import Principal
 from terascope.core.clock import Clock
 from terascope.core.errors import BadRequest, Conflict, NotAllowed
 from terascope.core.models import Mode, ModelName, ModelVersion
@@ -51,17 +51,6 @@ RIGHTS: dict[Role, frozenset[Right]] = {
 
 
 @dataclass(frozen=True, slots=True)
-class Granted:
-    """A right that was given once, and need not be looked into again while all it rests on is the same.
-
-    It is for the very same caller and model version: either is another object once it changes.
-    """
-
-    version: ModelVersion
-    grant: Grant
-
-
-@dataclass(frozen=True, slots=True)
 class Project:
     """A project as admission needs it."""
 
@@ -72,10 +61,8 @@ class Project:
     shares: int = 1
     unlimited: str = ""
     """Its allocation without a limit, if one may be used now."""
-    granted: dict[tuple[str, str, Mode, Qos, frozenset[Mode]], Granted] = field(
-        default_factory=dict, init=False, compare=False, repr=False
-    )
-    """What was granted to whom since the project was looked at: by key, model, mode, QOS and further modes."""
+    until: float = field(default=0.0, compare=False)
+    """When it is to be looked at again, in monotonic seconds."""
 
     def allows(self, who: Principal, right: Right) -> bool:
         """Whether `who` may do that here."""
@@ -118,6 +105,8 @@ class Projects:
         self._clock = clock
         self._cache: OrderedDict[str, tuple[float, Project | None]] = OrderedDict()
         self._loading: dict[str, asyncio.Future[Project | None]] = {}
+        self.changes = 0
+        """How often a project was changed here: what was concluded before another change is void."""
 
     def known(self, name: str) -> Project | None:
         """The project when it was looked at within the last seconds, without waiting."""
@@ -264,16 +253,18 @@ class Projects:
 
     def forget(self, name: str) -> None:
         """Look at the project anew the next time, even where somebody is looking now."""
+        self.changes += 1
         self._cache.pop(name, None)
         self._loading.pop(name, None)
 
     async def _load(self, name: str) -> Project | None:
+        until = self._clock.monotonic() + _CACHE_S
         found = await rights_of(self._database, name)
         if found is None:
             return None
         now = self._clock.now()
         open_now = (one for one, starts, ends in found.unlimited if starts <= now and (ends is None or now < ends))
-        return Project(name, found.closed, found.roles, found.policies, found.shares, next(open_now, ""))
+        return Project(name, found.closed, found.roles, found.policies, found.shares, next(open_now, ""), until)
 
 
 def _chosen(given: Iterable[str], kind: type[Mode] | type[Qos], what: str) -> tuple[str, ...]:

@@ -4,8 +4,8 @@ import asyncio
 import math
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 
-from terascope.access.principal import Grant
 from terascope.core.clock import Clock
 from terascope.core.errors import ModelUnavailable, ServiceError, UnsupportedFeature
 from terascope.core.models import ModelVersion
@@ -25,7 +25,18 @@ from terascope.scheduler.usage import Usage
 Reserved = Callable[[ModelVersion, float], Mapping[str, int]]
 """How many slots of a model are reserved so many seconds from now, by project."""
 _KINDS = 1000  # kinds of requests whose replicas are remembered
-_PUT_OFF = 256  # requests that were over before anybody waited, and are not charged for their turns yet
+_PUT_OFF = 256  # requests of a project that were over before anybody waited, and are not charged for their turns yet
+
+
+@dataclass(slots=True)
+class _Over:
+    """Requests of one project and QOS that are over and not charged for their turns yet."""
+
+    shares: int = 1
+    cost: int = 0
+    requests: int = 0
+    tokens: int = 0
+    answers: int = 0
 
 
 class ModelLine:
@@ -59,7 +70,7 @@ class ModelLine:
         self._clock = clock
         self._waiters: dict[Ticket, Place] = {}
         self._alone: dict[Place, None] = {}  # that got their places at once and are not over; the queue knows none
-        self._over: list[tuple[Grant, int, int]] = []  # that were in it: with what they cost, and their answers' tokens
+        self._over: dict[tuple[str, Qos], _Over] = {}  # those that were in it
         self._busy = 0  # requests that have a replica
         self._able_of: tuple[Replica, ...] = ()
         self._able_for: dict[tuple[Kind, Qos], list[Replica]] = {}
@@ -71,14 +82,18 @@ class ModelLine:
         if self.queue.size or self._reserved(self.version, 0.0):
             return None
         able = self._able(place)
-        roomy = able if len(able) == 1 and self._room(able[0], place.grant.qos) else self._roomy(place)
-        if not roomy:
+        if len(able) > 1:
+            able = self._roomy(place)
+        if not able:
+            return None
+        replica = able[0] if len(able) == 1 else _least_loaded(able)
+        if not self._limit(replica).room(replica.in_flight, place.grant.qos):
             return None
         if place.told:  # it has lost its first replica
             self.queue.begin(place.ticket)
         else:
             self._alone[place] = None
-        return self._begin(place, roomy[0] if len(roomy) == 1 else _least_loaded(roomy))
+        return self._begin(place, replica)
 
     async def take(self, place: Place) -> Replica:
         """Return a replica as `at_once` does, when the request's turn comes.
@@ -126,27 +141,28 @@ class ModelLine:
     def put_off(self, place: Place, cost: int, tokens: int) -> None:
         """As `settle`, for one that the queue does not know of."""
         self._alone.pop(place, None)
-        self._over.append((place.grant, cost, tokens))
-        if len(self._over) >= _PUT_OFF:
+        grant = place.grant
+        over = self._over.get((grant.project, grant.qos))
+        if over is None:
+            over = self._over[grant.project, grant.qos] = _Over()
+        over.shares = grant.shares
+        over.cost += cost
+        over.requests += 1
+        if tokens:
+            over.tokens += tokens
+            over.answers += 1
+        if over.requests >= _PUT_OFF:
             self.charge()
 
     def charge(self) -> None:
         """Charge for their turns those that were over before anybody waited."""
-        over, self._over = self._over, []
-        sums: dict[tuple[str, Qos], list[int]] = {}
-        for grant, cost, tokens in over:
-            found = sums.get((grant.project, grant.qos))
-            if found is None:
-                found = sums[grant.project, grant.qos] = [grant.shares, 0, 0, 0]
-            found[1] += cost
-            found[2] += tokens
-            found[3] += tokens > 0
-        for (project, qos), (shares, cost, tokens, answers) in sums.items():
-            self._usage.set_shares(project, shares)
-            self.queue.ran_alone(project, qos, cost)
-            if answers:
-                self.lengths.seen(project, tokens / answers, answers)
-        self._served(sum(one[1] for one in sums.values()))
+        all_over, self._over = self._over, {}
+        for (project, qos), over in all_over.items():
+            self._usage.set_shares(project, over.shares)
+            self.queue.ran_alone(project, qos, over.cost)
+            if over.answers:
+                self.lengths.seen(project, over.tokens / over.answers, over.answers)
+        self._served(sum(over.cost for over in all_over.values()))
 
     def tell(self) -> None:
         """Somebody is to wait: have the queue know of all that got their places at once."""

@@ -79,7 +79,7 @@ def _insert(connection: Connection, added: Sequence[tuple[RunRecord, Settlement 
     records = [_values(record) for record, _ in added]
     charged = [due for _, due in added if isinstance(due, Charge)]
     if charged:
-        _INSERT_CHARGED(connection, records, charges.row_of(charged))
+        _INSERT_CHARGED(connection, records, charges.row_of(charged, connection))
     else:
         _INSERT(connection, records)
     uncovered = settle(connection, [due for _, due in added if isinstance(due, Settlement)])

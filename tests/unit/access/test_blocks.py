@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+from sqlalchemy import select
 
 from terascope.access.access import Access
 from terascope.access.blocks import FRESH_S
@@ -20,6 +21,7 @@ from terascope.store.allocations import AllocationRow
 from terascope.store.database import Database
 from terascope.store.holds import HoldStore
 from terascope.store.runs import RunStore
+from terascope.store.tables import holds
 from terascope.testing.clock import ManualClock
 from terascope.testing.databases import new_sqlite
 from terascope.testing.ledger import audit
@@ -222,6 +224,50 @@ async def test_a_block_that_the_database_lost_is_forgotten(gateway: Gateway, clo
     await gateway.ask_often()
     assert (await audit(gateway.database)).clean
     assert (await gateway.left())[0][0] == 100_000 - 34 * 4
+
+
+async def test_who_comes_while_a_block_is_drawn_gets_a_share_of_it(gateway: Gateway, clock: ManualClock) -> None:
+    await gateway.grant(1_000_000)
+    await gateway.ask_often()
+    clock.advance(FRESH_S + 1)
+    running = await asyncio.gather(*(gateway.begin(10) for _ in range(30)))
+    assert not await alone(gateway.database)
+    for run_id in running:
+        await gateway.end(run_id, 4)
+    await gateway.access.accounts.aclose()
+    assert await gateway.left() == [(1_000_000 - 47 * 4, 0)]
+    assert (await audit(gateway.database)).clean
+
+
+async def test_who_waits_for_a_block_goes_on_when_the_one_that_drew_it_left(
+    gateway: Gateway, clock: ManualClock
+) -> None:
+    await gateway.grant(1_000_000)
+    await gateway.ask_often()
+    clock.advance(FRESH_S + 1)
+    first, *others = [asyncio.create_task(gateway.begin(10)) for _ in range(5)]
+    await asyncio.sleep(0)
+    first.cancel()
+    for run_id in await asyncio.gather(*others):
+        await gateway.end(run_id, 4)
+    assert (await gateway.left())[0][0] == 1_000_000 - 21 * 4 - (0 if first.cancelled() else 4)
+
+
+async def test_what_is_more_than_the_block_that_is_drawn_is_held_alone(gateway: Gateway, clock: ManualClock) -> None:
+    await gateway.grant(100_000)
+    await gateway.ask_often()
+    clock.advance(FRESH_S + 1)
+    _, large = await asyncio.gather(gateway.begin(10), gateway.begin(50_000))
+    assert await alone(gateway.database) == [large]
+    await gateway.end(large, 50_000)
+    assert (await gateway.left())[0][0] == 100_000 - 17 * 4 - 50_000
+
+
+async def alone(database: Database) -> list[str]:
+    """The requests for which something is held that is not in a block."""
+    async with database.read() as connection:
+        held = (await connection.execute(select(holds.c.id))).scalars()
+        return [one for one in held if not one.startswith("block")]
 
 
 @pytest.mark.parametrize("seed", range(4))

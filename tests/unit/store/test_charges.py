@@ -144,6 +144,27 @@ async def test_several_gateways_enter_everything_once(database: Database, url: s
     assert await charged(database) == 60
 
 
+@pytest.mark.parametrize("own", [True, False], ids=["own", "another's"])
+async def test_whoever_wrote_charges_they_are_entered_alike(
+    database: Database, url: str, durability: Durability, own: bool
+) -> None:
+    block = await block_of(database)
+    other = await Database.open(url, durability=durability)
+    try:
+        share = Share(block.block, block.allocation, 10)
+        await asyncio.gather(*(settle(database, f"req_{number}", 5, share, user='a"\n\u00fc') for number in range(3)))
+        await settle(database, "req_3", 7, unlimited="alloc_free")
+        assert await ChargeStore(database if own else other).enter() == []
+        assert sorted((await entries_of(database)).values()) == [(-15, 3), (-7, 1)]
+        assert [(one.user_id, one.requests) for one in await EntryStore(other).usage(0, 9)] == [
+            ('a"\n\u00fc', 3),
+            ("ada", 1),
+        ]
+    finally:
+        await other.aclose()
+    assert (await audit(database)).clean
+
+
 async def test_what_one_user_was_charged_is_one_entry(database: Database) -> None:
     block = await block_of(database)
     for number in range(3):
