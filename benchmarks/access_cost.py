@@ -15,9 +15,9 @@ for all of them. They are started anew several times, for one process is not as 
 - `many`: `held` by the same ten keys beside 100,000 keys, 10,000 projects and 10 million ledger entries.
 
 Reported of each database, for `held` against `without`: `added_p50_ms` at 1 connection, `rps_lost` (the part of its
-requests/s at 32 connections, with its standard error `rps_lost_se`), and `many_p50_ms`, `many_rps` (over those of `held`). Figures are medians over the
-rounds, and ratios and differences are medians of those within a round. `cpu_N_us` is the processor time of the gateway
-for a request at N connections: it is less disturbed by what else the machine does.
+requests/s at 32 connections) with its standard error `rps_lost_se`, and `many_p50_ms`, `many_rps` (over those of
+`held`). Figures are medians over the rounds, and ratios and differences are medians of those within a round. `cpu_N_us`
+is the processor time of the gateway for a request at N connections: it is less disturbed by what else the machine does.
 """
 
 import argparse
