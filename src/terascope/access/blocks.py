@@ -143,9 +143,8 @@ class Blocks:
                 payer.block = None
                 del self._payers[project]
         used = {payer.block.id for payer in self._payers.values() if payer.block is not None}
-        drawing = any(
-            payer.drawing is not None for payer in self._payers.values()
-        )  # one of those here may be drawn anew
+        # one of those here may be drawn anew
+        drawing = any(payer.drawing is not None for payer in self._payers.values())
         for block in [one for one in self._blocks.values() if one.id not in used and not drawing]:
             if not block.out:
                 self._forget([block.id])
