@@ -22,11 +22,12 @@ _REQUESTS = 256  # as large as this one that a block is to serve
 
 @dataclass(slots=True)
 class Block:
-    """One block. `free` is what no request has a share of, `out` what requests that run have."""
+    """One block of a project. `free` is what no request has a share of, `out` what requests that run have."""
 
     id: str
     allocation: str
-    drawn: float
+    project: str
+    drawn: float = 0.0
     free: int = 0
     out: int = 0
 
@@ -74,8 +75,16 @@ class Blocks:
     async def hold(self, hold: Hold) -> Held:
         """Hold for one request, with a block for those that follow where the project asks often and has plenty.
 
-        Durable on return. When there is not enough nothing is held, and what was free in the block is given back.
+        Durable on return. When there is not enough nothing is held, and what was free in blocks is given back.
         """
+        held = await self._hold(hold)
+        if not held.had and await self._return_left(
+            [one for one in self._blocks.values() if one.project == hold.project]
+        ):
+            return await self._holds.hold(hold)
+        return held
+
+    async def _hold(self, hold: Hold) -> Held:
         payer = self._payers[hold.project]
         if payer.drawing is not None:  # there will be enough for this one, too
             await payer.drawing.wait()
@@ -100,7 +109,7 @@ class Blocks:
         held = await self._holds.redraw(Redraw(hold, hold.amount * _REQUESTS, new_id("block"), known, keep))
         if held.block is not None:
             drawn = held.block
-            block = self._blocks.setdefault(drawn.block, Block(drawn.block, drawn.allocation, 0.0))
+            block = self._blocks.setdefault(drawn.block, Block(drawn.block, drawn.allocation, hold.project))
             block.free += drawn.amount - hold.amount
             block.out += hold.amount
             block.drawn = self._clock.monotonic()
@@ -142,15 +151,22 @@ class Blocks:
             if all or payer.idle(now):
                 payer.block = None
                 del self._payers[project]
-        used = {payer.block.id for payer in self._payers.values() if payer.block is not None}
-        # one of those here may be drawn anew
-        drawing = any(payer.drawing is not None for payer in self._payers.values())
-        for block in [one for one in self._blocks.values() if one.id not in used and not drawing]:
+        await self._return_left(list(self._blocks.values()))
+
+    async def _return_left(self, blocks: Iterable[Block]) -> bool:
+        """Return what is free in those of `blocks` of which nobody gets a share any more; whether there are any."""
+        left = [one for one in blocks if self._is_left(one)]
+        for block in left:
             if not block.out:
                 self._forget([block.id])
             if block.free or not block.out:
                 block.free = 0
                 await self._holds.give_back(Share(block.id, block.allocation, block.out))
+        return bool(left)
+
+    def _is_left(self, block: Block) -> bool:
+        payer = self._payers.get(block.project)  # while it draws a block, that may be the same one, anew
+        return payer is None or (payer.drawing is None and payer.block is not block)
 
     def _forget(self, blocks: Iterable[str]) -> None:
         for one in blocks:

@@ -263,6 +263,23 @@ async def test_what_is_more_than_the_block_that_is_drawn_is_held_alone(gateway: 
     assert (await gateway.left())[0][0] == 100_000 - 17 * 4 - 50_000
 
 
+async def test_what_is_left_of_an_earlier_block_can_be_had(gateway: Gateway) -> None:
+    await gateway.grant(20_000)
+    await gateway.ask_often()
+    running = [await gateway.begin(10) for _ in range(100)]
+    large = await gateway.begin(2000)  # too much to hold a block for such requests, and the one that was there is kept
+    for run_id in running:
+        await gateway.end(run_id, 1)
+    left = 20_000 - 17 * 4 - 100 - 2000
+    with pytest.raises(AllocationExhausted, match=r"has 0\.017832 service units left"):
+        await gateway.begin(left + 1)
+    last = await gateway.begin(left)
+    await gateway.end(large, 2000)
+    await gateway.end(last, left)
+    assert await gateway.left() == [(0, 0)]
+    assert (await audit(gateway.database)).clean
+
+
 async def alone(database: Database) -> list[str]:
     """The requests for which something is held that is not in a block."""
     async with database.read() as connection:
