@@ -41,7 +41,8 @@ _REMEMBERED = 10_000  # rights that were given of late
 class _Granted:
     """A right that was given once, and need not be looked into again while all it rests on is the same.
 
-    It is for the very same caller and model version: either is another object once it changes.
+    It is for the very same caller and model version: either is another object once it changes. It is void after the
+    next of the `changes` of projects, and `until` (monotonic) it holds.
     """
 
     version: ModelVersion

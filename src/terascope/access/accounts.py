@@ -139,6 +139,7 @@ class Accounts:
     def _alone(
         self, grant: Grant, record: RunRecord, prompt_tokens: int, share: tuple[Block, int] | None, more: bool
     ) -> Settlement:
+        """What is to be settled where `more` than the share is held, or the cost is not covered for certain."""
         self._live.discard(record.id)
         return Settlement(
             record.id, grant.project, record.cost, self._clock.now(), "" if more or share else grant.unlimited,

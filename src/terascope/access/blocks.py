@@ -78,11 +78,10 @@ class Blocks:
         Durable on return. When there is not enough nothing is held, and what was free in blocks is given back.
         """
         held = await self._hold(hold)
-        if not held.had and await self._return_left(
-            [one for one in self._blocks.values() if one.project == hold.project]
-        ):
-            return await self._holds.hold(hold)
-        return held
+        if held.had:
+            return held
+        own = [one for one in self._blocks.values() if one.project == hold.project]
+        return await self._holds.hold(hold) if await self._return_left(own) else held
 
     async def _hold(self, hold: Hold) -> Held:
         payer = self._payers[hold.project]

@@ -42,10 +42,14 @@ class ChargeStore:
         return uncovered
 
 
-def row_of(charged: Sequence[Charge], connection: Connection) -> tuple[str, str]:
-    """The row of the charges of one commit, for `INSERT` on `connection`."""
-    connection.info.setdefault(_WRITTEN, {})[charged[0].id] = charged
+def row_of(charged: Sequence[Charge]) -> tuple[str, str]:
+    """The row of the charges of one commit, for `INSERT`."""
     return charged[0].id, orjson.dumps([*map(tuple, charged)]).decode()
+
+
+def remember(connection: Connection, charged: Sequence[Charge]) -> None:
+    """Their row was written on `connection`, which a row that is there already is not."""
+    connection.info.setdefault(_WRITTEN, {})[charged[0].id] = charged
 
 
 def _on_record(connection: Connection) -> dict[str, Sequence[Sequence[Any]]]:

@@ -79,7 +79,8 @@ def _insert(connection: Connection, added: Sequence[tuple[RunRecord, Settlement 
     records = [_values(record) for record, _ in added]
     charged = [due for _, due in added if isinstance(due, Charge)]
     if charged:
-        _INSERT_CHARGED(connection, records, charges.row_of(charged, connection))
+        _INSERT_CHARGED(connection, records, charges.row_of(charged))
+        charges.remember(connection, charged)
     else:
         _INSERT(connection, records)
     uncovered = settle(connection, [due for _, due in added if isinstance(due, Settlement)])

@@ -165,6 +165,17 @@ async def test_whoever_wrote_charges_they_are_entered_alike(
     assert (await audit(database)).clean
 
 
+async def test_a_record_that_comes_again_is_charged_once_as_it_was(database: Database) -> None:
+    await settle(database, "req_0", 5, unlimited="alloc_free")
+    again = (settle(database, f"req_{number}", 7, unlimited="alloc_free") for number in range(3))
+    refused, *others = await asyncio.gather(*again, return_exceptions=True)
+    assert isinstance(refused, Exception)
+    assert others == [None, None]
+    assert await ChargeStore(database).enter() == []
+    assert [*(await entries_of(database)).values()] == [(-19, 3)]
+    assert (await audit(database)).clean
+
+
 async def test_what_one_user_was_charged_is_one_entry(database: Database) -> None:
     block = await block_of(database)
     for number in range(3):
